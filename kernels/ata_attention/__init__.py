@@ -1,0 +1,8 @@
+"""Attention that also returns how much attention each key received, with gradients through both.
+
+`ata_attention` is the one function to call; `AtaOutput` is what it returns. The package depends on torch alone.
+"""
+
+from ata_attention.interface import AtaOutput, ata_attention
+
+__all__ = ["AtaOutput", "ata_attention"]

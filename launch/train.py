@@ -1,0 +1,77 @@
+"""Trains, scores, exports and reports one run.
+
+    deepspeed --num_accelerators 2 launch/train.py --config configs/demo.yaml [--training.steps 100 …]
+
+One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, a run goes on from its
+newest checkpoint.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from mgh_ds import files
+from mgh_ds.config import load_config
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation.heldout import evaluate_heldout, load_records
+from mgh_ds.evaluation.tables import print_comparison
+from mgh_ds.model.encoder import Encoder
+from mgh_ds.report.page import write_report
+from mgh_ds.training.anchors import anchor_weights
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.distributed import barrier, is_main, process_group
+from mgh_ds.training.export import export_run
+from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.trainer import Trainer
+
+
+def main(arguments: list[str]) -> None:
+    config = load_config(RunConfig, [word for word in arguments if not word.startswith("--local_rank")])
+    folder = RunFolder(config.path)
+    with process_group():
+        if is_main():
+            folder.start(config)
+        trainer = Trainer(config, folder)
+        score(trainer, "before")
+        trainer.train()
+        score(trainer, "after")
+        if is_main():
+            finish(trainer)
+        barrier()
+
+
+def score(trainer: Trainer, label: str) -> None:
+    """Rank 0 scores the held-out records, if there are any, while the other ranks wait."""
+    config, folder = trainer.config, trainer.folder
+    already = label == "before" and folder.evaluation(label).exists()  # a resumed run is no longer untrained
+    if is_main() and config.data.held_out and not already:
+        encoder = Encoder(trainer.model, trainer.tokenizer)
+        records = load_records(config.data.held_out)
+        evaluate_heldout(
+            encoder, records, label, folder.evaluation(label), batch_size=config.evaluation.batch_size
+        )
+        texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
+        earlier = files.read_json(folder.path / "anchors.json") if label == "after" else []
+        anchors = earlier + anchor_weights(trainer.model, trainer.tokenizer, texts, label)
+        files.write_json(folder.path / "anchors.json", anchors)
+    barrier()
+
+
+def finish(trainer: Trainer) -> None:
+    """Exports the model, writes the report and says what came of the run."""
+    folder = trainer.folder
+    export_run(trainer.model, trainer.tokenizer, folder.path, folder.export)
+    report = write_report(folder.path)
+    if trainer.config.data.held_out:
+        print_comparison(folder.evaluation("before"), folder.evaluation("after"))
+    run = files.read_json(folder.path / "run.json")
+    print(f"{run['texts_per_s']:,.0f} texts/s, {run['tokens_per_s']:,.0f} tokens/s on {run['world_size']} ranks")
+    print(f"model:  {folder.export}\nreport: {report}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except MghError as error:
+        sys.exit(f"error: {error}" if int(os.environ.get("RANK", "0")) == 0 else 1)

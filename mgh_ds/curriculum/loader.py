@@ -1,0 +1,124 @@
+"""Reads the records of a rank's share and picks the negatives that the stage asks for."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mgh_ds.curriculum.mixing import fold_key, mix64
+from mgh_ds.curriculum.plan import EMPTY, Plan
+from mgh_ds.curriculum.stages import Stage
+from mgh_ds.records.schema import Negative, Record
+
+
+class RecordRows(Protocol):
+    """Random access to records by row number."""
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> list[Record]: ...
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """m slots with 1 + K documents each (the positive first); empty slots and missing negatives hold "" and weight 0."""
+
+    seed: int  # of this micro-batch's dropout; the same for every world size
+    ids: list[str]  # record ids, [m]
+    queries: list[str]  # [m]
+    documents: list[str]  # [m · (1 + K)], slot by slot
+    query_instructions: list[str | None]  # [m]
+    document_instructions: list[str | None]  # [m · (1 + K)]
+    valid: np.ndarray  # bool [m]
+    document_valid: np.ndarray  # bool [m, 1 + K]
+    levels: np.ndarray  # int64 [m, K], 0 = ungraded or missing
+    query_hash: np.ndarray  # int64 [m], equal for equal texts
+    document_hash: np.ndarray  # int64 [m, 1 + K]
+    symmetric: np.ndarray  # bool [m]: query and positive may change places
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One record as a stage trains on it, or an empty place in the batch (`record` None)."""
+
+    record: Record | None
+    negatives: list[Negative]
+
+
+class Loader:
+    """Turns a plan's row numbers into texts."""
+
+    def __init__(self, store: RecordRows, plan: Plan) -> None:
+        self.store, self.plan = store, plan
+
+    def micro_batches(self, step: int, world_size: int, rank: int) -> list[MicroBatch]:
+        """This rank's micro-batches of a step, in the order in which they are to be worked on."""
+        share = self.plan.share(step, world_size, rank)
+        stage, epoch = self.plan.stage(step), self.plan.epoch(step)
+        records = iter(self.store.rows(share[share != EMPTY]))
+        batches = []
+        for number, rows in enumerate(share):
+            slots = [
+                Slot(None, []) if row == EMPTY else self._slot(next(records), int(row), stage, epoch) for row in rows
+            ]
+            chunk = number * world_size + rank
+            batches.append(make_micro_batch(slots, stage.negatives, fold_key(self.plan.seed, step, chunk)))
+        return batches
+
+    def _slot(self, record: Record, row: int, stage: Stage, epoch: int) -> Slot:
+        key = fold_key(self.plan.seed, stage.index, epoch, int(self.plan.index.id_hash[row]))
+        return Slot(record, choose_negatives(record, stage, self.plan.config.missing_level, key))
+
+
+def choose_negatives(record: Record, stage: Stage, missing_level: str, key: int) -> list[Negative]:
+    """At most `stage.negatives` of the record's negatives: those at the stage's levels and ungraded ones, drawn by `key`.
+
+    A record with neither brings the negatives of its nearest level if `missing_level` says so, else none.
+    """
+    fitting = [n for n in record.negatives if n.level is None or n.level in stage.levels]
+    if not fitting and missing_level == "nearest" and record.negatives:
+        distance = {n.level: min(abs(n.level - level) for level in stage.levels) for n in record.negatives if n.level}
+        nearest = min(distance, key=lambda level: (distance[level], -level))  # on a tie the harder level
+        fitting = [n for n in record.negatives if n.level == nearest]
+    drawn = np.argsort(mix64(np.arange(len(fitting), dtype=np.uint64), key), kind="stable")[: stage.negatives]
+    return [fitting[place] for place in sorted(drawn)]
+
+
+def make_micro_batch(slots: Sequence[Slot], negatives: int, seed: int) -> MicroBatch:
+    """Lays slots out as the arrays of a `MicroBatch` with `negatives` places for negatives in each."""
+    documents, levels, document_valid = [], [], []
+    for slot in slots:
+        missing = negatives - len(slot.negatives)
+        positive = slot.record.positive if slot.record else ""
+        documents += [positive, *(n.text for n in slot.negatives), *[""] * missing]
+        document_valid.append([slot.record is not None, *[True] * len(slot.negatives), *[False] * missing])
+        levels.append([*(n.level or 0 for n in slot.negatives), *[0] * missing])
+    records = [slot.record for slot in slots]
+    symmetric = [record is not None and record.task.kind == "symmetric" for record in records]
+    instructions = [record.task.instruction if record else None for record in records]
+    queries = [record.query if record else "" for record in records]
+    shape = (len(slots), 1 + negatives)
+    return MicroBatch(
+        seed=seed,
+        ids=[record.id if record else "" for record in records],
+        queries=queries,
+        documents=documents,
+        query_instructions=instructions,
+        document_instructions=[
+            instruction if both else None
+            for instruction, both in zip(instructions, symmetric, strict=True)
+            for _ in range(shape[1])
+        ],
+        valid=np.array([record is not None for record in records]),
+        document_valid=np.array(document_valid, dtype=bool).reshape(shape),
+        levels=np.array(levels, dtype=np.int64).reshape(len(slots), negatives),
+        query_hash=text_hashes(queries),
+        document_hash=text_hashes(documents).reshape(shape),
+        symmetric=np.array(symmetric),
+    )
+
+
+def text_hashes(texts: Sequence[str]) -> np.ndarray:
+    """64-bit hashes of texts, int64 [n]: how identical texts are recognised across ranks."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), dtype=np.int64)

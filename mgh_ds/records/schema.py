@@ -1,0 +1,111 @@
+"""What one training example is: a query, its positive, and negatives graded by how close they come to it.
+
+The models are strict: nothing is coerced, unknown keys are refused, and the only change made to a text is that
+white space at its ends goes. So a record that validates once is the same record wherever it is read.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+SCHEMA_VERSION = 1
+MAX_TEXT_CHARS = 100_000
+MAX_NEGATIVES = 64
+MAX_ID_CHARS = 200
+MAX_LEVEL = 4
+
+Subtype = Literal["long-long", "long-short", "short-long", "short-short", "paraphrase", "sts"]
+SYMMETRIC_SUBTYPES = frozenset({"paraphrase", "sts"})
+
+
+def _without_nul(text: str) -> str:
+    # Tokenizers, C libraries and terminals disagree about NUL, so no text of ours has one.
+    if "\x00" in text:
+        raise PydanticCustomError("nul_character", "Text should not contain a NUL character")
+    return text
+
+
+def _text(max_chars: int) -> StringConstraints:
+    return StringConstraints(strip_whitespace=True, min_length=1, max_length=max_chars)
+
+
+Text = Annotated[str, _text(MAX_TEXT_CHARS), AfterValidator(_without_nul)]
+Id = Annotated[str, _text(MAX_ID_CHARS), AfterValidator(_without_nul)]
+Note = Annotated[str, _text(2_000), AfterValidator(_without_nul)]
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$")]
+Level = Annotated[int, Field(ge=1, le=MAX_LEVEL)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Task(_Strict):
+    """What is asked of the embedding: the kind of relation, its shape, and the instruction in words.
+
+    Asymmetric subtypes name the lengths of query and positive; symmetric ones (both texts play the same part)
+    are `paraphrase` and `sts`.
+    """
+
+    kind: Literal["asymmetric", "symmetric"]
+    subtype: Subtype
+    instruction: Text
+
+    @model_validator(mode="after")
+    def _kind_fits_subtype(self) -> Self:
+        if self.kind != kind_of(self.subtype):
+            raise PydanticCustomError(
+                "kind_mismatch",
+                "subtype '{subtype}' is {right}, not {found}",
+                {"subtype": self.subtype, "right": kind_of(self.subtype), "found": self.kind},
+            )
+        return self
+
+
+class Negative(_Strict):
+    """A text that is not the answer. `level` 1 is the easiest, 4 the hardest; None says it was never graded."""
+
+    text: Text
+    level: Level | None
+
+
+class Record(_Strict):
+    """One training example; as JSON it is one line of MGH JSONL.
+
+    `negatives` may be empty: such a record trains against the other texts of its batch alone.
+    `source` says where the row came from; its key `dataset` is required, all others are free.
+    """
+
+    id: Id
+    task: Task
+    language: Language
+    query: Text
+    positive: Text
+    negatives: Annotated[list[Negative], Field(max_length=MAX_NEGATIVES)]
+    source: Annotated[dict[Note, Note], Field(max_length=64)]
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if "dataset" not in self.source:
+            raise PydanticCustomError("missing_dataset", "source should name its dataset")
+        for index, negative in enumerate(self.negatives):
+            if negative.text == self.positive:
+                raise PydanticCustomError(
+                    "negative_is_positive", "negative {index} is the positive itself", {"index": index}
+                )
+        return self
+
+    @property
+    def levels(self) -> frozenset[int]:
+        """The levels that this record's graded negatives have."""
+        return frozenset(negative.level for negative in self.negatives if negative.level is not None)
+
+    def negatives_of(self, level: int | None) -> list[Negative]:
+        """The negatives of one level, in the record's order; None asks for the ungraded ones."""
+        return [negative for negative in self.negatives if negative.level == level]
+
+
+def kind_of(subtype: Subtype) -> Literal["asymmetric", "symmetric"]:
+    """The kind of task that a subtype belongs to."""
+    return "symmetric" if subtype in SYMMETRIC_SUBTYPES else "asymmetric"

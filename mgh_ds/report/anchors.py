@@ -1,0 +1,77 @@
+"""The heat map of anchor weights: each token's pooling weight relative to uniform, before and after training."""
+
+import math
+from dataclasses import dataclass
+
+from mgh_ds.report.data import Anchor, Run
+
+WORD_START = ("Ġ", "▁")  # byte-level BPE and SentencePiece mark the beginning of a word
+CONTINUATION = "##"  # WordPiece marks the rest of one
+CAPS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as shown: `ratio` is its weight × the number of weighted tokens, so 1 is uniform pooling.
+
+    `strength` in 0..1 is |log ratio| on the page's common scale; `side` is "more", "less" or "off" (weight 0).
+    """
+
+    text: str
+    starts_word: bool
+    ratio: float
+    strength: float
+    side: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One text's tokens, and the three that weigh most."""
+
+    tokens: list[Token]
+    heaviest: list[Token]
+
+
+@dataclass(frozen=True)
+class TextHeat:
+    """A text with its heat maps; either may not be there yet."""
+
+    text: str
+    before: HeatMap | None
+    after: HeatMap | None
+
+
+def heat_maps(run: Run) -> tuple[list[TextHeat], float]:
+    """The texts of anchors.json in order, on one common scale, and that scale's cap.
+
+    The colours are logarithmic and reach full strength at `cap` × uniform (and at 1/cap): the smallest
+    power of two that holds 95 % of all tokens, so that one outlier does not wash the others out.
+    """
+    everywhere = sorted(abs(math.log(ratio)) for anchor in run.anchors for ratio in ratios(anchor) if ratio > 0)
+    reach = math.exp(everywhere[int(0.95 * (len(everywhere) - 1))]) if everywhere else 1.0
+    cap = next((cap for cap in CAPS if cap >= reach), CAPS[-1])
+    maps = {(anchor.text, anchor.label): _heat_map(anchor, cap) for anchor in run.anchors}
+    texts = dict.fromkeys(anchor.text for anchor in run.anchors)
+    return [TextHeat(text, maps.get((text, "before")), maps.get((text, "after"))) for text in texts], cap
+
+
+def ratios(anchor: Anchor) -> list[float]:
+    """Each token's weight × the number of tokens that have one: tokens masked out of pooling (weight 0),
+    such as an instruction's, do not count, for uniform pooling would leave them out too."""
+    weighted = sum(weight > 0 for weight in anchor.weights)
+    return [weight * weighted for weight in anchor.weights]
+
+
+def _heat_map(anchor: Anchor, cap: float) -> HeatMap:
+    marked = any(token.startswith(WORD_START) for token in anchor.tokens)
+    shown = zip(anchor.tokens, ratios(anchor), strict=True)
+    tokens = [_token(token, ratio, cap, marked) for token, ratio in shown]
+    return HeatMap(tokens, sorted(tokens, key=lambda token: -token.ratio)[:3])
+
+
+def _token(token: str, ratio: float, cap: float, marked: bool) -> Token:
+    starts_word = token.startswith(WORD_START) if marked else not token.startswith(CONTINUATION)
+    text = token.lstrip("".join(WORD_START)) if marked else token.removeprefix(CONTINUATION)
+    strength = min(1.0, abs(math.log(ratio)) / math.log(cap)) if ratio > 0 else 0.0
+    side = "off" if ratio == 0 else "more" if ratio >= 1 else "less"
+    return Token(text or "·", starts_word, ratio, round(strength, 3), side)

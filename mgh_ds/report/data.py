@@ -1,0 +1,234 @@
+"""A run folder as checked data: the files a run leaves behind, with whatever is not there yet as None."""
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from mgh_ds.errors import MghError
+from mgh_ds.files import read_json
+
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float that a run may not have measured: null or absent in the file is NaN here."""
+
+T = TypeVar("T")
+
+
+class Level(BaseModel):
+    """How one level's negatives fare: `accuracy` in 0..1, `margin` a difference of cosines, over `count` of them."""
+
+    accuracy: Measured
+    margin: Measured = math.nan
+    count: int = Field(ge=0)
+
+
+class Step(BaseModel):
+    """One optimiser step, a line of kind "step" in metrics.jsonl."""
+
+    step: int
+    stage: int
+    stage_name: str
+    loss: Measured
+    lr: Measured = math.nan
+    grad_norm: Measured = math.nan
+    seconds: Measured = math.nan
+    texts_per_s: Measured = math.nan
+    tokens_per_s: Measured = math.nan
+    levels: dict[str, Level] = {}
+    masked_share: Measured = math.nan
+
+
+class Checkpoint(BaseModel):
+    """One checkpoint written, a line of kind "checkpoint" in metrics.jsonl."""
+
+    step: int
+    seconds: float
+    bytes: int
+
+
+class Score(BaseModel):
+    """A held-out task's main score, in 0..1, and the metric it is measured by."""
+
+    metric: str
+    score: Measured
+
+
+class Evaluation(BaseModel):
+    """evaluation/before.json or evaluation/after.json."""
+
+    label: str
+    model: str = ""
+    pooling: str = ""
+    tasks: dict[str, Score] = {}
+    levels: dict[str, Level] = {}
+
+
+class Anchor(BaseModel):
+    """One text of anchors.json: a pooling weight for each of its tokens, summing to 1."""
+
+    label: Literal["before", "after"]
+    text: str
+    tokens: list[str]
+    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+    @model_validator(mode="after")
+    def _one_weight_a_token(self) -> "Anchor":
+        if len(self.tokens) != len(self.weights):
+            raise ValueError(f"{len(self.tokens)} tokens but {len(self.weights)} weights")
+        return self
+
+
+class Parameters(BaseModel):
+    total: int
+    trainable: int
+
+
+class RunInfo(BaseModel):
+    """run.json; a run that is still training has written only a part of it."""
+
+    name: str | None = None
+    model: str | None = None
+    world_size: int | None = None
+    device: str | None = None
+    versions: dict[str, str] = {}
+    started: datetime | None = None
+    finished: datetime | None = None
+    train_seconds: float | None = None
+    steps: int | None = None
+    global_batch: int | None = None
+    parameters: Parameters | None = None
+    texts_per_s: float | None = None
+    tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of consecutive steps that trained on the same levels."""
+
+    index: int
+    name: str
+    steps: list[Step]
+
+    @property
+    def first(self) -> int:
+        return self.steps[0].step
+
+    @property
+    def last(self) -> int:
+        return self.steps[-1].step
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the page shows. `notes` says what was found amiss in the files but did not stop the report."""
+
+    folder: Path
+    info: RunInfo
+    steps: list[Step]
+    checkpoints: list[Checkpoint]
+    before: Evaluation | None
+    after: Evaluation | None
+    anchors: list[Anchor]
+    config: str | None
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.info.name or self.folder.resolve().name
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        spans = groupby(self.steps, key=lambda step: (step.stage, step.stage_name))
+        return [Stage(index, name, list(steps)) for (index, name), steps in spans]
+
+    @cached_property
+    def levels(self) -> list[str]:
+        """The levels that training logged, easiest first."""
+        return sorted({level for step in self.steps for level in step.levels})
+
+
+def load_run(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Only metrics.jsonl must exist; every other file is optional, so a run can be looked at while it trains.
+    Raises MghError, naming the file and where possible the line and field, for a folder that is not a run's
+    and for a file that breaks its format.
+    """
+    if not folder.is_dir():
+        raise MghError(f"{folder} is not a folder: give the folder of a run, such as runs/demo")
+    steps, checkpoints, notes = read_metrics(folder / "metrics.jsonl")
+    config = folder / "config.yaml"
+    return Run(
+        folder=folder,
+        info=_optional(folder / "run.json", RunInfo) or RunInfo(),
+        steps=steps,
+        checkpoints=checkpoints,
+        before=_optional(folder / "evaluation" / "before.json", Evaluation),
+        after=_optional(folder / "evaluation" / "after.json", Evaluation),
+        anchors=_optional(folder / "anchors.json", list[Anchor]) or [],
+        config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+        notes=notes,
+    )
+
+
+def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
+    """Reads metrics.jsonl: the steps in order, the checkpoints, and notes on lines left out.
+
+    A step logged twice counts once, as logged last: a resumed run repeats the steps after its checkpoint.
+    The last line may be torn, since the run may be writing it just now or have been killed while it did.
+    """
+    if not path.exists():
+        raise MghError(f"{path} does not exist: is {path.parent} the folder of a run that has begun to train?")
+    steps: dict[int, Step] = {}
+    checkpoints: dict[int, Checkpoint] = {}
+    notes: list[str] = []
+    unknown: set[str] = set()
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # broken JSON or broken UTF-8
+            if number == len(lines):
+                notes.append("The last line of metrics.jsonl was cut off while being written and is left out.")
+                break
+            raise MghError(f"{where} is not valid JSON: {error}") from None
+        kind = row.get("kind") if isinstance(row, dict) else None
+        if kind == "step":
+            step = _check(where, Step, row)
+            steps[step.step] = step
+        elif kind == "checkpoint":
+            checkpoint = _check(where, Checkpoint, row)
+            checkpoints[checkpoint.step] = checkpoint
+        elif isinstance(kind, str):
+            unknown.add(kind)
+        else:
+            raise MghError(f'{where} has no "kind": expected an object of kind "step" or "checkpoint"')
+    notes += [f"Lines of kind “{kind}” in metrics.jsonl are not shown here." for kind in sorted(unknown)]
+    return _in_order(steps), _in_order(checkpoints), notes
+
+
+def _in_order(rows: dict[int, T]) -> list[T]:
+    return [rows[step] for step in sorted(rows)]
+
+
+def _optional(path: Path, kind: type[T]) -> T | None:
+    """The checked content of a JSON file, or None where there is no such file yet."""
+    return _check(str(path), kind, read_json(path)) if path.exists() else None
+
+
+def _check(where: str, kind: type[T], value: Any) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the value"
+        raise MghError(f"{where}: {field}: {first['msg']}") from None

@@ -1,0 +1,336 @@
+"""Line charts over the steps as plain geometry: ticks, stage bands, paths and labels in SVG units.
+
+`chart.svg.jinja` turns a `Chart` into inline SVG. The page draws its own SVG so that the colours follow the
+reader's light or dark theme, the letters stay text, and nothing has to be fetched.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mgh_ds.report.data import Level, Run, Stage, Step
+
+Array = npt.NDArray[np.float64]
+
+MOST_POINTS = 400  # a path with more is thinned: a chart is at most about 900 pixels wide
+LINE_HEIGHT = 14.0
+CHARACTER = 6.3  # width of an average letter at the charts' font size
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: `values` and `weights` are float64 [steps]; NaN marks a step without the value."""
+
+    label: str
+    css: str
+    values: Array
+    weights: Array
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """A stage's background; `name` is empty where it would not fit, `title` never."""
+
+    x: float
+    width: float
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """`path` is the running mean, `faint` the raw values; the label stands right of the last point."""
+
+    css: str
+    path: str
+    faint: str
+    label: str
+    label_x: float
+    label_y: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in SVG units, ready to be drawn."""
+
+    alt: str
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    bands: list[Band]
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plotting area in SVG units, and the ranges of steps and values that it spans."""
+
+    width: float
+    height: float
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    right_margin: float
+    left: float = 46.0
+    top: float = 24.0
+    bottom_margin: float = 24.0
+
+    @property
+    def right(self) -> float:
+        return self.width - self.right_margin
+
+    @property
+    def bottom(self) -> float:
+        return self.height - self.bottom_margin
+
+    def x(self, step: Array | float) -> Array:
+        low, high = self.x_range
+        return np.asarray(self.left + (step - low) / (high - low) * (self.right - self.left))
+
+    def y(self, value: Array | float) -> Array:
+        low, high = self.y_range
+        return np.asarray(self.bottom - (value - low) / (high - low) * (self.bottom - self.top))
+
+
+def loss_chart(run: Run) -> Chart | None:
+    """Loss over the steps, all stages in one wide chart."""
+    return _single(run, "loss", lambda step: step.loss, number, width=960, height=300)
+
+
+def accuracy_chart(run: Run) -> Chart | None:
+    """Share of each level's negatives that score below the positive, in percent."""
+    return _by_level(run, "accuracy in percent", lambda level: 100 * level.accuracy, high_limit=100.0)
+
+
+def margin_chart(run: Run) -> Chart | None:
+    """Mean of cos(query, positive) − cos(query, negative) for each level."""
+    return _by_level(run, "margin", lambda level: level.margin)
+
+
+def small_charts(run: Run) -> list[tuple[str, Chart | None]]:
+    """The instruments of a run: throughput, learning rate and gradient norm, each from zero."""
+
+    def small(name: str, value: Callable[[Step], float]) -> tuple[str, Chart | None]:
+        return name, _single(run, name, value, number, width=470, height=170, from_zero=True)
+
+    return [
+        small("texts per second", lambda step: step.texts_per_s),
+        small("tokens per second", lambda step: step.tokens_per_s),
+        small("learning rate", lambda step: step.lr),
+        small("gradient norm", lambda step: step.grad_norm),
+    ]
+
+
+def number(value: float) -> str:
+    """A value in at most about six characters: 12,300, 0.431, 2·10⁻⁵."""
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    if magnitude < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        text = f"{mantissa.removesuffix('.0')}·10{superscript}"
+    elif magnitude >= 1000:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) that enclose [low, high]."""
+    if high <= low:
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def running_mean(values: Array, weights: Array, window: int) -> Array:
+    """Weighted mean over `window` neighbours, centred, fewer at the ends; NaN where none of them has a value."""
+    known = np.isfinite(values)
+    mass = np.concatenate([[0.0], np.cumsum(np.where(known, weights, 0.0))])
+    total = np.concatenate([[0.0], np.cumsum(np.where(known, values * weights, 0.0))])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))
+    near = mass[high] - mass[low]
+    return np.where(near > 0, (total[high] - total[low]) / np.where(near > 0, near, 1.0), np.nan)
+
+
+def smoothing_window(run: Run) -> int:
+    """How many steps the drawn lines average over: about a thirtieth of the run, odd, at least 3."""
+    return max(3, len(run.steps) // 30 | 1)
+
+
+def _single(
+    run: Run,
+    name: str,
+    value: Callable[[Step], float],
+    form: Callable[[float], str],
+    *,
+    width: float,
+    height: float,
+    from_zero: bool = False,
+) -> Chart | None:
+    """A chart of one value a step, its line labelled with the value it ends on."""
+    values = np.array([value(step) for step in run.steps], dtype=np.float64)
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return None
+    smooth = _smooth(run, values, np.ones(len(values)))
+    first, last = smooth[np.isfinite(smooth)][[0, -1]]
+    alt = f"Line chart of the {name} over {len(run.steps)} steps: {form(first)} at first, {form(last)} at last."
+    series = [Series(form(last), "single", values, np.ones(len(values)))]
+    low = 0.0 if from_zero else float(known.min())
+    return _chart(run, series, alt, (low, float(known.max())), form, width=width, height=height)
+
+
+def _by_level(
+    run: Run, name: str, value: Callable[[Level], float], high_limit: float | None = None
+) -> Chart | None:
+    """A chart with a line for each level; the running mean weighs a step by its number of negatives."""
+    series = []
+    for level in run.levels:
+        logged = [step.levels.get(level) for step in run.steps]
+        values = np.array([value(one) if one and one.count else math.nan for one in logged], dtype=np.float64)
+        weights = np.array([one.count if one else 0 for one in logged], dtype=np.float64)
+        if np.isfinite(values).any():
+            label = "ungraded" if level == "null" else f"level {level}"
+            series.append(Series(label, f"level-{level}", values, weights))
+    if not series:
+        return None
+    ends = []
+    for one in series:
+        smooth = _smooth(run, one.values, one.weights)
+        first, last = smooth[np.isfinite(smooth)][[0, -1]]
+        ends.append(f"{one.label} from {number(first)} to {number(last)}")
+    known = np.concatenate([one.values[np.isfinite(one.values)] for one in series])
+    low, high = float(known.min()), float(known.max()) if high_limit is None else high_limit
+    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {'; '.join(ends)}."
+    return _chart(run, series, alt, (low, high), number, width=470, height=300)
+
+
+def _chart(
+    run: Run,
+    series: list[Series],
+    alt: str,
+    values: tuple[float, float],
+    form: Callable[[float], str],
+    *,
+    width: float,
+    height: float,
+) -> Chart:
+    y_values = nice_ticks(*values, about=max(3, round(height / 60)))
+    first, last = run.steps[0].step, run.steps[-1].step
+    frame = Frame(
+        width=width,
+        height=height,
+        x_range=(first - 0.5, last + 0.5),
+        y_range=(y_values[0], y_values[-1]),
+        right_margin=10 + CHARACTER * max(len(one.label) for one in series),
+    )
+    x_values = [v for v in nice_ticks(first, last, about=round(width / 90)) if first <= v <= last and v % 1 == 0]
+    return Chart(
+        alt=alt,
+        width=width,
+        height=height,
+        left=frame.left,
+        right=frame.right,
+        top=frame.top,
+        bottom=frame.bottom,
+        x_ticks=[Tick(_round(frame.x(value)), f"{value:,.0f}") for value in x_values],
+        y_ticks=[Tick(_round(frame.y(value)), form(value)) for value in y_values],
+        bands=[_band(stage, frame) for stage in run.stages],
+        lines=_spread([_line(run, one, frame) for one in series], frame),
+    )
+
+
+def _band(stage: Stage, frame: Frame) -> Band:
+    left, right = float(frame.x(stage.first - 0.5)), float(frame.x(stage.last + 0.5))
+    fits = CHARACTER * len(stage.name) <= right - left
+    title = f"{stage.name}: steps {stage.first} to {stage.last}"
+    return Band(_round(left), _round(right - left), stage.name if fits else "", title)
+
+
+def _line(run: Run, series: Series, frame: Frame) -> Line:
+    smooth = _smooth(run, series.values, series.weights)
+    steps = np.array([step.step for step in run.steps], dtype=np.float64)
+    last = np.flatnonzero(np.isfinite(smooth))[-1]
+    return Line(
+        css=series.css,
+        path=_path(run, frame, steps, smooth),
+        faint=_path(run, frame, steps, series.values),
+        label=series.label,
+        label_x=_round(frame.x(steps[last]) + 6),
+        label_y=_round(frame.y(smooth[last]) + 4),
+    )
+
+
+def _spread(lines: list[Line], frame: Frame) -> list[Line]:
+    """Moves labels that stand beside each other apart, up or down, until none covers another."""
+    placed: dict[float, list[Line]] = {}
+    for line in sorted(lines, key=lambda line: line.label_y):
+        placed.setdefault(line.label_x, []).append(line)
+    result = []
+    for column in placed.values():
+        heights = [line.label_y for line in column]
+        for index in range(1, len(heights)):
+            heights[index] = max(heights[index], heights[index - 1] + LINE_HEIGHT)
+        lift = max(0.0, heights[-1] - frame.bottom)
+        result += [
+            Line(line.css, line.path, line.faint, line.label, line.label_x, _round(height - lift))
+            for line, height in zip(column, heights, strict=True)
+        ]
+    return result
+
+
+def _smooth(run: Run, values: Array, weights: Array) -> Array:
+    """The running mean within each stage: a mean across a boundary would blur the change of negatives."""
+    window = smoothing_window(run)
+    return np.concatenate([running_mean(values[part], weights[part], window) for part in _parts(run)])
+
+
+def _path(run: Run, frame: Frame, steps: Array, values: Array) -> str:
+    """SVG path data: one piece for each stretch of values without a gap within a stage."""
+    pieces = []
+    most = max(2, MOST_POINTS // max(1, len(run.stages)))
+    for part in _parts(run):
+        known = np.flatnonzero(np.isfinite(values[part])) + part.start
+        for stretch in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+            if stretch.size:
+                x, y = _thin(frame.x(steps[stretch]), most), _thin(frame.y(values[stretch]), most)
+                points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+                pieces.append(f"M{points}" + ("h0" if len(x) == 1 else ""))  # h0: a round cap draws a dot
+    return "".join(pieces)
+
+
+def _parts(run: Run) -> list[slice]:
+    """The stages as slices of the run's steps."""
+    ends = np.cumsum([len(stage.steps) for stage in run.stages]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _thin(values: Array, most: int) -> Array:
+    """At most `most` values: the means of neighbouring ones."""
+    if len(values) <= most:
+        return values
+    return np.array([part.mean() for part in np.array_split(values, most)])
+
+
+def _round(value: Array | float) -> float:
+    return round(float(value), 1)

@@ -1,0 +1,25 @@
+"""Which tokens a model pools most of: the weights behind the report's heat map."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mgh_ds.model.embedder import EmbeddingModel
+from mgh_ds.model.tokens import Tokenizer
+
+
+@torch.no_grad()
+def anchor_weights(
+    model: EmbeddingModel, tokenizer: Tokenizer, texts: Sequence[str], label: str
+) -> list[dict[str, Any]]:
+    """For each text its tokens and their pooling weights, which sum to 1; entries of a run folder's `anchors.json`."""
+    model.eval()
+    device = next(model.parameters()).device
+    entries = []
+    for text in texts:
+        batch = tokenizer.tokenize([text], None).to(device)
+        weights = model.token_weights(*batch)[0]
+        tokens = tokenizer.backend.convert_ids_to_tokens(batch.input_ids[0])
+        entries.append({"label": label, "text": text, "tokens": tokens, "weights": weights.tolist()})
+    return entries

@@ -1,0 +1,122 @@
+"""Everything that a training recipe may say; the YAML files in `configs/` are read into these classes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgh_ds.curriculum.config import CurriculumConfig
+from mgh_ds.errors import MghError
+from mgh_ds.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the records are.
+
+    Attributes:
+        train: stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
+        held_out: the same kind of path; scored before and after training. None: nothing is scored.
+    """
+
+    train: list[str]
+    held_out: str | None = None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """InfoNCE over the pool of the whole global batch (paper, section 3.2).
+
+    Attributes:
+        temperature: divides the cosines; 0.02 is a cosine scale of 50.
+        own_negatives_only: a query sees its own record's graded negatives and every positive, but not the graded
+            negatives of other records.
+        symmetric: records of symmetric tasks are also trained from the positive back to the query.
+        false_negative_margin: candidates whose cosine exceeds the positive's by more than this are masked as probable
+            positives; None masks identical texts only.
+    """
+
+    temperature: float = 0.02
+    own_negatives_only: bool = False
+    symmetric: bool = False
+    false_negative_margin: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation.
+
+    Attributes:
+        steps: optimiser steps.
+        global_batch: records a step and size of the pool of negatives, whatever the number of ranks.
+        micro_batch: records a forward pass, the knob for memory. Without dropout it does not change the gradient.
+        learning_rate: peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0.
+        warmup_steps: steps from 0 to the peak.
+        weight_decay: AdamW's.
+        gradient_clipping: greatest norm of the gradient; 0 leaves it as it is.
+        checkpoint_every: steps between checkpoints; the last step always makes one.
+        keep_checkpoints: how many of the newest stay.
+        deepspeed: JSON file with the engine's settings; what this class decides may not stand in it.
+        loss: the loss.
+    """
+
+    steps: int
+    global_batch: int
+    micro_batch: int
+    learning_rate: float = 2e-4
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    gradient_clipping: float = 1.0
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    deepspeed: str = "configs/deepspeed/zero2.json"
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Scoring of the held-out records.
+
+    Attributes:
+        batch_size: texts a forward pass.
+        anchor_texts: for how many held-out texts the token weights are kept for the report's heat map.
+    """
+
+    batch_size: int = 64
+    anchor_texts: int = 6
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Attributes:
+        name: the run's folder is `<folder>/<name>`; started again under the same name, a run goes on where it stopped.
+        model: backbone, pooling, LoRA and precision.
+        data: training and held-out records.
+        training: the optimisation.
+        curriculum: order of the levels, and how batches are put together.
+        evaluation: scoring of the held-out records.
+        folder: parent of all runs.
+        seed: fixes adapter initialisation, order of the data and dropout.
+    """
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    folder: str = "runs"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        training = self.training
+        if training.loss.temperature <= 0:
+            raise MghError(f"training.loss.temperature must be above 0, found {training.loss.temperature}")
+        if training.checkpoint_every < 1 or training.keep_checkpoints < 1:
+            raise MghError("training.checkpoint_every and training.keep_checkpoints must be 1 or more")
+        if not self.data.train:
+            raise MghError("data.train names no store or file to train on")
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / self.name
