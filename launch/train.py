@@ -11,12 +11,16 @@ import sys
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import rich
+
 from mgh_ds import files
 from mgh_ds.config import load_config
 from mgh_ds.errors import MghError
-from mgh_ds.evaluation.heldout import evaluate_heldout, load_records
-from mgh_ds.evaluation.tables import print_comparison
+from mgh_ds.evaluation.results import EvaluationResult
+from mgh_ds.evaluation.run import evaluate_heldout
+from mgh_ds.evaluation.tables import comparison_table
 from mgh_ds.model.encoder import Encoder
+from mgh_ds.records.store import open_or_convert
 from mgh_ds.report.page import write_report
 from mgh_ds.training.anchors import anchor_weights
 from mgh_ds.training.config import RunConfig
@@ -46,10 +50,14 @@ def score(trainer: Trainer, label: str) -> None:
     config, folder = trainer.config, trainer.folder
     already = label == "before" and folder.evaluation(label).exists()  # a resumed run is no longer untrained
     if is_main() and config.data.held_out and not already:
-        encoder = Encoder(trainer.model, trainer.tokenizer)
-        records = load_records(config.data.held_out)
+        records = list(open_or_convert(config.data.held_out, folder.store_cache))
         evaluate_heldout(
-            encoder, records, label, folder.evaluation(label), batch_size=config.evaluation.batch_size
+            Encoder(trainer.model, trainer.tokenizer),
+            records,
+            label=label,
+            output=folder.evaluation(label),
+            batch_size=config.evaluation.batch_size,
+            instructions=config.model.use_instructions,
         )
         texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
         earlier = files.read_json(folder.path / "anchors.json") if label == "after" else []
@@ -61,10 +69,11 @@ def score(trainer: Trainer, label: str) -> None:
 def finish(trainer: Trainer) -> None:
     """Exports the model, writes the report and says what came of the run."""
     folder = trainer.folder
-    export_run(trainer.model, trainer.tokenizer, folder.path, folder.export)
+    export_run(folder.path, folder.export, replace=True)
     report = write_report(folder.path)
     if trainer.config.data.held_out:
-        print_comparison(folder.evaluation("before"), folder.evaluation("after"))
+        before, after = (EvaluationResult.read(folder.evaluation(label)) for label in ("before", "after"))
+        rich.print(comparison_table(before, after))
     run = files.read_json(folder.path / "run.json")
     print(f"{run['texts_per_s']:,.0f} texts/s, {run['tokens_per_s']:,.0f} tokens/s on {run['world_size']} ranks")
     print(f"model:  {folder.export}\nreport: {report}")

@@ -27,11 +27,10 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     parser.add_class_arguments(kind)
     _check_arguments(kind, arguments)
     try:
-        return kind(**vars(parser.instantiate(parser.parse_args(list(arguments)))) | {})
-    except TypeError:
-        raise
+        parsed = parser.instantiate(parser.parse_args(list(arguments)))
     except jsonargparse.ArgumentError as error:
         raise MghError(f"configuration: {error}") from None
+    return kind(**{name: value for name, value in vars(parsed).items() if name != "config"})
 
 
 def dump_config(config: Any) -> str:

@@ -1,14 +1,17 @@
-"""The portable backend: plain matmuls over blocks of queries, O(n·block) memory, and an analytic backward pass.
+"""The portable backend: plain matmuls over blocks of queries, O(n·block) memory, an analytic backward pass.
 
-Per block of queries the whole key row is at hand, so the softmax is exact in one step; the backward pass recomputes it from
-the saved `lse`. All arithmetic is in fp32 (fp64 for fp64 input), whatever the dtype of the input.
+For a block of queries the whole key row is at hand, so the softmax is exact in one step; the backward pass computes
+the block again from the saved `lse`. All arithmetic is in fp32 (fp64 for fp64 input), whatever the input's dtype.
 
-    S_ij = scale·q_i·k_j        P_ij = exp(S_ij − L_i)        O_i = Σ_j P_ij v_j        c_j = Σ_i P_ij
-    dP_ij = dO_i·v_j + dc_j     D_i = dO_i·O_i + Σ_j P_ij dc_j        dS_ij = P_ij (dP_ij − D_i)
-    dq_i = scale·Σ_j dS_ij k_j      dk_j = scale·Σ_i dS_ij q_i        dv_j = Σ_i P_ij dO_i
+    S_ij = scale·q_i·k_j       P_ij = exp(S_ij − lse_i)      out_i = Σ_j P_ij v_j        c_j = Σ_i P_ij
+    dP_ij = dout_i·v_j + dc_j  D_i = dout_i·out_i + Σ_j P_ij dc_j                        dS_ij = P_ij (dP_ij − D_i)
+    dq_i = scale·Σ_j dS_ij k_j dk_j = scale·Σ_i dS_ij q_i    dv_j = Σ_i P_ij dout_i
 
-Rows of P sum to one, so adding a constant to `dc` changes nothing in exact arithmetic; `dc` is centred first, which keeps
-`dP − D` small in floating point.
+The rows of P sum to one, so a constant added to `dc` changes nothing in exact arithmetic; `dc` is centred first, which
+keeps `dP − D` small in floating point.
+
+Heads are grouped by the key head that they share: U = B·Hkv key heads, each with G = Hq / Hkv query heads.
+Shape suffixes: U key heads (`u` of them in a block), G query heads of each, N tokens, D head dimension.
 """
 
 from collections.abc import Iterator
@@ -20,36 +23,38 @@ from torch.autograd.function import once_differentiable
 
 from ata_attention.masks import Visibility
 
-# Elements of one block of S: small enough to stay in a core's cache on CPU, large enough to fill a GPU.
-BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
+Result = tuple[Tensor, Tensor, Tensor]
+
+# Elements of a block of S: on a CPU it should stay in a core's cache, on a GPU it should fill the chip.
+CPU_BLOCK = 2**18
+GPU_BLOCK = 2**24
+# Where attention is causal or windowed, blocks of few queries leave out most of the keys that none of them sees.
+LIMITED_ROWS = 128
 
 
 def padded(
     q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
     return _ChunkedAttention.apply(q, k, v, key_padding_mask, scale, visibility)
 
 
 def packed(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, visibility: Visibility
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Result:
     """Arguments and results as in `ata_attention`, packed layout: one sequence after another."""
-    lengths = cu_seqlens.diff().tolist()
-    if not lengths:
-        return q.clone(), q.new_empty(q.shape[:2]), q.new_empty(q.shape[:2])
-    # split, not slicing: its backward joins the parts once instead of padding each part to the full length.
+    lengths = cu_seqlens.diff().tolist() or [0]
+    # Split, not sliced: its backward joins the parts once instead of padding each of them to the full length.
     parts = [
         padded(*(x.transpose(0, 1)[None] for x in part), None, scale, visibility)
         for part in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
     ]
-    outs, lses, sums = zip(*parts, strict=True)
-    join = [torch.cat([x[0].transpose(0, 1) for x in results]) for results in (outs, lses, sums)]
-    return join[0], join[1], join[2]
+    out, lse, column_sums = (torch.cat([x[0].transpose(0, 1) for x in kind]) for kind in zip(*parts, strict=True))
+    return out, lse, column_sums
 
 
 class _Block(NamedTuple):
-    """One step of the loop: key heads `units`, queries `rows`, and the keys that these queries can see."""
+    """One step of the loop: key heads `units`, queries `rows`, and the keys that at least one of them sees."""
 
     units: slice
     rows: slice
@@ -57,62 +62,43 @@ class _Block(NamedTuple):
 
 
 def _blocks(units: int, group: int, n: int, visibility: Visibility, device: torch.device) -> Iterator[_Block]:
-    """Cuts the work so that one block of S (units × group × rows × n) has about `BLOCK_ELEMENTS` elements."""
-    budget = BLOCK_ELEMENTS.get(device.type, BLOCK_ELEMENTS["cuda"])
-    rows = min(n, max(1, budget // (group * n)))
-    at_once = max(1, budget // (group * rows * n))
-    for unit in range(0, units, at_once):
+    budget = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    rows = max(1, min(n, budget // max(group * n, 1), LIMITED_ROWS if visibility.limited else n))
+    at_once = max(1, budget // max(group * n * rows, 1))
+    for first in range(0, units, at_once):
         for start in range(0, n, rows):
-            stop = min(start + rows, n)
-            yield _Block(
-                slice(unit, min(unit + at_once, units)), slice(start, stop), slice(*visibility.keys_of(start, stop, n))
-            )
-
-
-def _bias(hidden: Tensor | None, visibility: Visibility, block: _Block, like: Tensor) -> Tensor | None:
-    """0 where a query may look and −inf where not, broadcastable to `[units, group, rows, keys]`; None if all may."""
-    bias = None
-    positions = [torch.arange(part.start, part.stop, device=like.device) for part in (block.rows, block.keys)]
-    visible = visibility.mask(*positions)
-    if visible is not None:
-        bias = like.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
-    if hidden is not None:
-        keys = hidden[block.units, None, None, block.keys]
-        bias = keys if bias is None else bias + keys
-    return bias
+            part = slice(start, min(start + rows, n))
+            yield _Block(slice(first, min(first + at_once, units)), part, visibility.keys_of(part, n))
 
 
 class _ChunkedAttention(torch.autograd.Function):
-    """Padded layout. In the loops heads are grouped by key head: q `[U, G, N, D]`, k and v `[U, N, D]`, U = B·Hkv."""
-
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, scale: float, visibility: Visibility
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, heads, n, _ = q.shape
+    ) -> Result:
+        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
+        units, group, n, _ = q_UGND.shape
         dtype = torch.promote_types(q.dtype, torch.float32)
-        queries, keys, values = _grouped(q, k, v)
-        units, group = queries.shape[:2]
-        hidden, dead = _padding(tokens, units // max(batch, 1), dtype)
-        out = torch.empty_like(queries, dtype=q.dtype, memory_format=torch.contiguous_format)
-        lse = queries.new_empty(units, group, n, dtype=dtype)
-        sums = queries.new_zeros(units, group, n, dtype=dtype)
+        bias_UN = _padding_bias(tokens, k.shape[1], dtype)
+        out_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
+        lse_UGN = torch.empty(units, group, n, dtype=dtype, device=q.device)
+        sums_UGN = torch.zeros_like(lse_UGN)
         for block in _blocks(units, group, n, visibility, q.device):
-            u, rows, cols = block
-            scores = _scores(queries, keys, scale, _bias(hidden, visibility, block, lse), block)
-            top = scores.amax(-1, keepdim=True).clamp_min_(torch.finfo(dtype).min)
-            weights = scores.sub_(top).exp_()
+            u, rows, keys = block
+            weights = _scores(q_UGND, k_UND, bias_UN, scale, visibility, block)
+            # The maximum is finite even where no key is visible, which is where the query is padding.
+            top = weights.amax(-1, keepdim=True).clamp_min_(torch.finfo(dtype).min)
+            weights.sub_(top).exp_()
             total = weights.sum(-1, keepdim=True)
-            norm = total.reciprocal()
-            lse_block = (top + total.log()).squeeze(-1)
-            if dead is not None:
-                norm.masked_fill_(dead[u, None, rows, None], 0.0)
-                lse_block.masked_fill_(dead[u, None, rows], float("inf"))
-            lse[u, :, rows] = lse_block
-            out[u, :, rows] = (weights @ values[u, None, cols].to(dtype)).mul_(norm)
-            sums[u, :, cols] += (norm.transpose(-1, -2) @ weights).squeeze(-2)
-        out = out.view(q.shape)
-        lse, sums = lse.view(batch, heads, n), sums.view(batch, heads, n)
+            norm, lse = total.reciprocal(), total.log_().add_(top)
+            if bias_UN is not None:
+                padding = bias_UN[u, None, rows, None] < 0
+                norm.masked_fill_(padding, 0.0)
+                lse.masked_fill_(padding, float("inf"))
+            out_UGND[u, :, rows] = _matmul(weights, v_UND[u, keys].to(dtype)).mul_(norm)
+            lse_UGN[u, :, rows] = lse.squeeze(-1)
+            sums_UGN[u, :, keys] += torch.matmul(norm.mT, weights).squeeze(-2)
+        out, lse, sums = out_UGND.view(q.shape), lse_UGN.view(q.shape[:3]), sums_UGN.view(q.shape[:3])
         ctx.save_for_backward(q, k, v, tokens, out, lse, sums)
         ctx.scale, ctx.visibility = scale, visibility
         ctx.mark_non_differentiable(lse)
@@ -121,79 +107,86 @@ class _ChunkedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, tokens, out, lse, sums = ctx.saved_tensors
         if d_out is None and d_sums is None:
-            return None, None, None, None, None, None
-        batch, n = q.shape[0], q.shape[2]
+            return (None,) * 6
+        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
+        units, group, n, _ = q_UGND.shape
         dtype = lse.dtype
-        scale, visibility = ctx.scale, ctx.visibility
-        queries, keys, values = _grouped(q, k, v)
-        units, group = queries.shape[:2]
-        hidden, _dead = _padding(tokens, units // max(batch, 1), dtype)
-        lse = lse.view(units, group, n)
-        d_sums = _centred(d_sums, sums, tokens, (units, group, n))
-        if d_out is not None:
-            d_out = d_out.reshape(queries.shape)
-            out = out.reshape(queries.shape)
-        d_q = torch.empty_like(queries, dtype=q.dtype, memory_format=torch.contiguous_format)
-        d_k, d_v = (torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in (keys, values))
-        for block in _blocks(units, group, n, visibility, q.device):
-            u, rows, cols = block
-            bias = lse[u, :, rows, None].neg()
-            look = _bias(hidden, visibility, block, lse)
-            weights = _scores(queries, keys, scale, bias if look is None else bias + look, block).exp_()
-            d_scores = lse.new_zeros(()).expand_as(weights)
-            row_term = lse.new_zeros(())
-            if d_sums is not None:
-                d_columns = d_sums[u, :, None, cols]
-                d_scores = d_columns.expand_as(weights)
-                row_term = weights @ d_columns.transpose(-1, -2)
-            if d_out is not None:
-                d_block = d_out[u, :, rows].to(dtype)
-                row_term = row_term + (d_block * out[u, :, rows]).sum(-1, keepdim=True)
-                value_grad = d_block @ values[u, None, cols].to(dtype).transpose(-1, -2)
-                d_scores = value_grad if d_sums is None else value_grad.add_(d_scores)
-                d_v[u, cols] += (weights.transpose(-1, -2) @ d_block).sum(1)
-            d_scores = (d_scores - row_term).mul_(weights)
-            d_q[u, :, rows] = (d_scores @ keys[u, None, cols].to(dtype)).mul_(scale)
-            d_k[u, cols] += (d_scores.transpose(-1, -2) @ queries[u, :, rows].to(dtype)).sum(1).mul_(scale)
-        return d_q.view(q.shape), d_k.to(k.dtype).view(k.shape), d_v.to(v.dtype).view(v.shape), None, None, None
+        bias_UN = _padding_bias(tokens, k.shape[1], dtype)
+        lse_UGN = lse.view(units, group, n)
+        dc_UGN = None if d_sums is None else _centred(d_sums.to(dtype), sums, tokens).reshape(units, group, n)
+        dout_UGND = None if d_out is None else d_out.reshape(q_UGND.shape)
+        out_UGND = out.reshape(q_UGND.shape)
+        dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
+        dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
+        for block in _blocks(units, group, n, ctx.visibility, q.device):
+            u, rows, keys = block
+            weights = _scores(q_UGND, k_UND, bias_UN, ctx.scale, ctx.visibility, block)
+            weights.sub_(lse_UGN[u, :, rows, None]).exp_()
+            d_columns = None if dc_UGN is None else dc_UGN[u, :, None, keys]
+            if dout_UGND is None:
+                d_scores = d_columns - torch.matmul(weights, d_columns.mT)
+            else:
+                d_rows = dout_UGND[u, :, rows].to(dtype)
+                dv_UND[u, keys] += _outer(weights, d_rows)
+                row_term = (d_rows * out_UGND[u, :, rows]).sum(-1, keepdim=True)
+                d_scores = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
+                if d_columns is not None:
+                    row_term += torch.matmul(weights, d_columns.mT)
+                    d_scores += d_columns
+                d_scores -= row_term
+            d_scores *= weights
+            dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
+            dk_UND[u, keys] += _outer(d_scores, q_UGND[u, :, rows].to(dtype))
+        d_k = dk_UND.mul_(ctx.scale).to(k.dtype).view(k.shape)
+        return dq_UGND.view(q.shape), d_k, dv_UND.to(v.dtype).view(v.shape), None, None, None
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`[B, Hq, N, D]` → `[U, G, N, D]`; `[B, Hkv, N, D]` → `[U, N, D]`."""
-    batch, heads, n, d = q.shape
-    groups = heads // k.shape[1]
-    units = batch * k.shape[1]
-    return q.reshape(units, groups, n, d), k.reshape(units, n, d), v.reshape(units, n, d)
+def _by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`q [B, Hq, N, D]` → `[U, G, N, D]`; `k, v [B, Hkv, N, D]` → `[U, N, D]`."""
+    batch, heads, n, d = k.shape
+    grouped = q.reshape(batch * heads, q.shape[1] // heads, n, d)
+    return grouped, k.reshape(batch * heads, n, d), v.reshape(batch * heads, n, d)
 
 
-def _padding(tokens: Tensor | None, heads: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """From the mask `[B, N]`: −inf at padded keys, and True at padded queries, both `[U, N]`; None without padding."""
+def _padding_bias(tokens: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
+    """`[U, N]` from the mask `[B, N]`: 0 at tokens and −inf at padding; None if nothing is padding."""
     if tokens is None or bool(tokens.all()):
-        return None, None
-    dead = ~tokens.repeat_interleave(heads, dim=0)
-    return torch.zeros(dead.shape, dtype=dtype, device=dead.device).masked_fill_(dead, float("-inf")), dead
-
-
-def _scores(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None, block: _Block) -> Tensor:
-    """`scale·q·kᵀ + bias` of one block, `[units, group, rows, keys]`."""
-    u, rows, cols = block
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    left = queries[u, :, rows].to(dtype) * scale
-    scores = left @ keys[u, None, cols].to(dtype).transpose(-1, -2)
-    return scores if bias is None else scores.add_(bias)
-
-
-def _centred(d_sums: Tensor | None, sums: Tensor, tokens: Tensor | None, shape: tuple[int, int, int]) -> Tensor | None:
-    """`dc − Σ(c·dc)/Σc` for each head and sequence, contiguous `[U, G, N]`; nothing flows through padded keys."""
-    if d_sums is None:
         return None
-    d_sums = d_sums.to(sums.dtype)
+    bias = torch.zeros(tokens.shape, dtype=dtype, device=tokens.device).masked_fill_(~tokens, float("-inf"))
+    return bias.repeat_interleave(heads, dim=0)
+
+
+def _scores(
+    q_UGND: Tensor, k_UND: Tensor, bias_UN: Tensor | None, scale: float, visibility: Visibility, block: _Block
+) -> Tensor:
+    """S of a block, `[u, G, rows, keys]`, with −inf where the query does not see the key."""
+    u, rows, keys = block
+    dtype = torch.promote_types(q_UGND.dtype, torch.float32)
+    scores = _matmul(q_UGND[u, :, rows].to(dtype) * scale, k_UND[u, keys].to(dtype).mT)
+    if bias_UN is not None:
+        scores += bias_UN[u, None, None, keys]
+    for edge in visibility.edges(rows, keys):
+        hidden = ~visibility.mask(rows, edge, scores.device)
+        scores[..., edge.start - keys.start : edge.stop - keys.start].masked_fill_(hidden, float("-inf"))
+    return scores
+
+
+def _matmul(a_uGrx: Tensor, b_uxy: Tensor) -> Tensor:
+    """`[u, G, r, x] · [u, x, y] → [u, G, r, y]`, without copying `b` for each of the G heads."""
+    return torch.bmm(a_uGrx.flatten(1, 2), b_uxy).unflatten(1, a_uGrx.shape[1:3])
+
+
+def _outer(a_uGrx: Tensor, b_uGry: Tensor) -> Tensor:
+    """`Σ_Gr a_uGrx b_uGry → [u, x, y]`: the gradient of a key head gathers all its query heads."""
+    return torch.bmm(a_uGrx.flatten(1, 2).mT, b_uGry.flatten(1, 2))
+
+
+def _centred(d_sums: Tensor, sums: Tensor, tokens: Tensor | None) -> Tensor:
+    """`dc − Σ(c·dc)/Σc` for each head and sequence, `[B, Hq, N]`; what arrives at padding is dropped."""
     if tokens is not None:
-        d_sums = d_sums.masked_fill(~tokens[:, None, :], 0.0)
-    count = sums.sum(-1, keepdim=True).clamp_min(torch.finfo(sums.dtype).tiny)
-    return (d_sums - (sums * d_sums).sum(-1, keepdim=True) / count).reshape(shape)
+        d_sums = d_sums.masked_fill(~tokens[:, None], 0.0)
+    count = sums.sum(-1, keepdim=True).clamp_min(1.0)
+    return d_sums - (sums * d_sums).sum(-1, keepdim=True) / count

@@ -9,11 +9,11 @@ from ata_attention import chunked, reference
 from ata_attention.masks import Visibility, Window
 
 Backend = Literal["auto", "chunked", "reference"]
-BACKENDS = ("auto", "chunked", "reference")
+BACKENDS = {"chunked": chunked, "reference": reference}
 
 
 class AtaOutput(NamedTuple):
-    """What `ata_attention` returns. `backend` names the implementation that ran."""
+    """What `ata_attention` returns; `backend` names the implementation that ran."""
 
     out: Tensor
     lse: Tensor
@@ -38,66 +38,65 @@ def ata_attention(
 
     Two layouts, told apart by `cu_seqlens`:
 
-    - padded: `q [B, Hq, N, D]`, `k, v [B, Hkv, N, D]`, `key_padding_mask` bool `[B, N]`, True = token (padding may
-      stand on either side, or anywhere). Padded queries see nothing and give nothing: their `out` is 0, their `lse` +inf,
-      and they add nothing to any column sum;
-    - packed: `q [T, Hq, D]`, `k, v [T, Hkv, D]`, `cu_seqlens` int32 `[S + 1]` from 0 to T (a sequence may have
-      length 0 or 1), `max_seqlen` the longest length if the caller knows it.
+    - padded: `q [B, Hq, N, D]`, `k, v [B, Hkv, N, D]`, `key_padding_mask` bool `[B, N]`, True = token; padding may
+      stand on either side, or anywhere. A padded query sees nothing and gives nothing: its `out` is 0, its `lse`
+      +inf, and it adds nothing to any column sum;
+    - packed: `q [T, Hq, D]`, `k, v [T, Hkv, D]`, `cu_seqlens` int32 `[S + 1]` rising from 0 to T (a sequence may have
+      length 0 or 1), and `max_seqlen`, the longest length, if the caller knows it.
 
-    Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `1/sqrt(D)`. `window = (left, right)` lets query `i`
-    see the keys `i - left … i + right` (an int means both); `causal` hides the keys after `i`.
+    Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `window = (left, right)`
+    query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys after `i`.
+    `backend` is "auto" (the fastest that fits), "chunked" (O(n) memory) or "reference" (the whole matrix).
 
-    Returns `out` (shape and dtype of `q`), `lse` and `column_sums` (`[B, Hq, N]` or `[T, Hq]`; fp32, or fp64 for fp64 input).
-    Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and sequence of `n` tokens
-    `Σ_j c_hj = n`.
+    Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for fp64
+    input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each sequence of
+    `n` tokens `Σ_j c_hj = n`.
 
     Raises ValueError or TypeError, naming the argument, for shapes, dtypes or devices that do not fit.
     """
-    _check_tensors(q, k, v, packed=cu_seqlens is not None)
+    _check_tensors(q, k, v, layout="[B, H, N, D] (padded)" if cu_seqlens is None else "[T, H, D] (packed)")
     _check_window(window)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    chosen = "chunked" if backend == "auto" else backend
+    if chosen not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     visibility = Visibility.of(causal, window)
-    chosen = "chunked" if backend == "auto" else backend
-    run = chunked if chosen == "chunked" else reference
     if cu_seqlens is None:
         if max_seqlen is not None:
             raise ValueError("max_seqlen belongs to the packed layout: pass cu_seqlens with it, or leave it out")
         _check_padding(key_padding_mask, q)
-        return AtaOutput(*run.padded(q, k, v, key_padding_mask, scale, visibility), chosen)
-    if key_padding_mask is not None:
-        raise ValueError("key_padding_mask and cu_seqlens are two layouts: pass one of them")
-    _check_lengths(cu_seqlens, max_seqlen, q)
-    return AtaOutput(*run.packed(q, k, v, cu_seqlens, scale, visibility), chosen)
+        result = BACKENDS[chosen].padded(q, k, v, key_padding_mask, scale, visibility)
+    else:
+        if key_padding_mask is not None:
+            raise ValueError("key_padding_mask and cu_seqlens belong to two different layouts: pass one of them")
+        _check_lengths(cu_seqlens, max_seqlen, q)
+        result = BACKENDS[chosen].packed(q, k, v, cu_seqlens, scale, visibility)
+    return AtaOutput(*result, backend=chosen)
 
 
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, packed: bool) -> None:
-    rank, layout = (3, "[T, H, D] (packed)") if packed else (4, "[B, H, N, D] (padded)")
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, layout: str) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() != rank:
+        if x.dim() != layout.count(",") + 1:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {layout}")
         if x.dtype != q.dtype or x.device != q.device:
             raise TypeError(f"{name} is {x.dtype} on {x.device}, but q is {q.dtype} on {q.device}")
     if not q.dtype.is_floating_point:
         raise TypeError(f"q has dtype {q.dtype}; expected a floating-point dtype")
-    heads = 1
     if k.shape != v.shape:
         raise ValueError(f"k has shape {tuple(k.shape)} and v {tuple(v.shape)}; they must be equal")
-    if q.shape[:heads] + q.shape[heads + 1 :] != k.shape[:heads] + k.shape[heads + 1 :]:
-        raise ValueError(
-            f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}; they may differ in the number of heads only"
-        )
-    if k.shape[heads] == 0 or q.shape[heads] % k.shape[heads]:
-        raise ValueError(f"q has {q.shape[heads]} heads and k {k.shape[heads]}; the first must be a multiple of the second")
+    # Heads are the second axis in both layouts.
+    if (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
+        raise ValueError(f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}; only their heads may differ in number")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads and k has {k.shape[1]}; expected a multiple")
 
 
 def _check_window(window: int | Window | None) -> None:
-    sides = () if window is None else (window,) if isinstance(window, int) else tuple(window)
-    if window is not None and not isinstance(window, int) and len(sides) != 2:
-        raise ValueError(f"window is {window!r}; expected an int or (left, right)")
-    if any(side < 0 for side in sides):
-        raise ValueError(f"window is {window!r}; both sides must be 0 or more (leave it out for no limit)")
+    if window is None:
+        return
+    sides = (window,) if isinstance(window, int) else tuple(window)
+    if (not isinstance(window, int) and len(sides) != 2) or any(side < 0 for side in sides):
+        raise ValueError(f"window is {window!r}; expected an int or (left, right), 0 or more, or None for no limit")
 
 
 def _check_padding(key_padding_mask: Tensor | None, q: Tensor) -> None:
@@ -115,8 +114,8 @@ def _check_lengths(cu_seqlens: Tensor, max_seqlen: int | None, q: Tensor) -> Non
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:
         raise ValueError(f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected torch.int32 [S + 1]")
     bounds = cu_seqlens.tolist()
-    lengths = [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
-    if bounds[0] != 0 or bounds[-1] != q.shape[0] or any(length < 0 for length in lengths):
-        raise ValueError(f"cu_seqlens must rise from 0 to {q.shape[0]} (the tokens in q); found {bounds[:8]}…{bounds[-1]}")
-    if max_seqlen is not None and max_seqlen < max(lengths, default=0):
-        raise ValueError(f"max_seqlen is {max_seqlen}, but the longest sequence has {max(lengths)} tokens")
+    if bounds != sorted(bounds) or bounds[0] != 0 or bounds[-1] != q.shape[0]:
+        raise ValueError(f"cu_seqlens must rise from 0 to {q.shape[0]}, the number of tokens in q; found {bounds}")
+    longest = max((stop - start for start, stop in zip(bounds, bounds[1:], strict=False)), default=0)
+    if max_seqlen is not None and max_seqlen < longest:
+        raise ValueError(f"max_seqlen is {max_seqlen}, but the longest sequence has {longest} tokens")

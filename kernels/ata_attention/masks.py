@@ -1,37 +1,50 @@
-"""Who sees whom: the rules shared by every backend (causal order, sliding window), and their parsing."""
+"""Who sees whom within one sequence: the rule shared by every backend, for causal order and sliding windows."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 Window = tuple[int, int]
 
 
 class Visibility(NamedTuple):
-    """Query `i` sees key `j` of the same sequence if `i - left <= j <= i + right`; `None` means no limit on that side."""
+    """Query `i` sees key `j` if `i - left <= j <= i + right`; None means no limit on that side."""
 
     left: int | None
     right: int | None
 
     @classmethod
     def of(cls, causal: bool, window: int | Window | None) -> "Visibility":
-        """From the arguments of `ata_attention`: `window` counts keys on either side of the query, itself excluded."""
+        """From the arguments of `ata_attention`."""
         left, right = (window, window) if window is None or isinstance(window, int) else window
         return cls(left, 0 if causal else right)
 
-    def keys_of(self, start: int, stop: int, n: int) -> tuple[int, int]:
-        """The range of keys that the queries `start..stop-1` of a sequence of `n` tokens can see between them."""
-        first = 0 if self.left is None else max(0, start - self.left)
-        last = n if self.right is None else min(n, stop + self.right)
-        return first, last
+    @property
+    def limited(self) -> bool:
+        return self.left is not None or self.right is not None
 
-    def mask(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor | None:
-        """Boolean `[len(queries), len(keys)]` for two ranges of positions, or None if every query sees every key."""
-        distance = keys[None, :] - queries[:, None]
-        visible = None
+    def keys_of(self, rows: slice, n: int) -> slice:
+        """The keys that at least one of the queries `rows` sees, in a sequence of `n` tokens."""
+        first = 0 if self.left is None else max(0, rows.start - self.left)
+        last = n if self.right is None else min(n, rows.stop + self.right)
+        return slice(first, last)
+
+    def edges(self, rows: slice, keys: slice) -> Iterator[slice]:
+        """The parts of `keys` that some of the queries `rows` see and others do not; they may overlap."""
         if self.left is not None:
-            visible = distance >= -self.left
+            yield slice(keys.start, max(keys.start, min(keys.stop, rows.stop - 1 - self.left)))
         if self.right is not None:
-            ahead = distance <= self.right
-            visible = ahead if visible is None else visible & ahead
+            yield slice(min(keys.stop, max(keys.start, rows.start + self.right + 1)), keys.stop)
+
+    def mask(self, rows: slice, keys: slice, device: torch.device) -> Tensor:
+        """Bool `[rows, keys]`, True where the query sees the key."""
+        query = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        distance = torch.arange(keys.start, keys.stop, device=device) - query
+        visible = torch.ones_like(distance, dtype=torch.bool)
+        if self.left is not None:
+            visible &= distance >= -self.left
+        if self.right is not None:
+            visible &= distance <= self.right
         return visible

@@ -1,10 +1,12 @@
 """Several stores, read as if they were one."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from mgh_ds.errors import MghError
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, StoreIndex
 
@@ -35,5 +37,12 @@ class Mixture:
         return [found[row] for row in wanted.tolist()]
 
     def index(self) -> StoreIndex:
-        """The stores' columns, one after another."""
-        return StoreIndex.concatenate([store.index() for store in self.stores])
+        """The stores' columns, one after another. Raises MghError when a record stands in two of them."""
+        parts = [store.index() for store in self.stores]
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(StoreIndex)
+        }
+        if len(np.unique(columns["id_hash"])) < len(self):
+            raise MghError("a record id occurs in more than one of the stores trained on: give their records other ids")
+        return StoreIndex(**columns)

@@ -1,12 +1,21 @@
 """What one training example is: a query, its positive, and negatives graded by how close they come to it.
 
-The models are strict: nothing is coerced, unknown keys are refused, and the only change made to a text is that
-white space at its ends goes. So a record that validates once is the same record wherever it is read.
+The models are strict: nothing is coerced, unknown keys are refused, and the only change made to a text is
+that white space at its ends goes. So a record that validates once is the same record wherever it is read.
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION = 1
@@ -17,6 +26,18 @@ MAX_LEVEL = 4
 
 Subtype = Literal["long-long", "long-short", "short-long", "short-short", "paraphrase", "sts"]
 SYMMETRIC_SUBTYPES = frozenset({"paraphrase", "sts"})
+
+# Error types whose message needs no "found …" beside it.
+SELF_EXPLAINING = frozenset(
+    {
+        "missing",
+        "nul_character",
+        "kind_mismatch",
+        "negative_is_positive",
+        "missing_dataset",
+        "extra_forbidden",
+    }
+)
 
 
 def _without_nul(text: str) -> str:
@@ -57,14 +78,15 @@ class Task(_Strict):
         if self.kind != kind_of(self.subtype):
             raise PydanticCustomError(
                 "kind_mismatch",
-                "subtype '{subtype}' is {right}, not {found}",
+                "Subtype '{subtype}' should have kind '{right}', not '{found}'",
                 {"subtype": self.subtype, "right": kind_of(self.subtype), "found": self.kind},
             )
         return self
 
 
 class Negative(_Strict):
-    """A text that is not the answer. `level` 1 is the easiest, 4 the hardest; None says it was never graded."""
+    """A text that is not the answer. `level` 1 is the easiest, 4 the hardest; None says it was never
+    graded."""
 
     text: Text
     level: Level | None
@@ -85,16 +107,24 @@ class Record(_Strict):
     negatives: Annotated[list[Negative], Field(max_length=MAX_NEGATIVES)]
     source: Annotated[dict[Note, Note], Field(max_length=64)]
 
-    @model_validator(mode="after")
-    def _is_sound(self) -> Self:
-        if "dataset" not in self.source:
-            raise PydanticCustomError("missing_dataset", "source should name its dataset")
-        for index, negative in enumerate(self.negatives):
-            if negative.text == self.positive:
+    @field_validator("negatives")
+    @classmethod
+    def _differ_from_the_positive(cls, negatives: list[Negative], info: ValidationInfo) -> list[Negative]:
+        for index, negative in enumerate(negatives):
+            if negative.text == info.data.get("positive"):
                 raise PydanticCustomError(
-                    "negative_is_positive", "negative {index} is the positive itself", {"index": index}
+                    "negative_is_positive",
+                    "Negative {index} should differ from the positive",
+                    {"index": index},
                 )
-        return self
+        return negatives
+
+    @field_validator("source")
+    @classmethod
+    def _names_its_dataset(cls, source: dict[str, str]) -> dict[str, str]:
+        if "dataset" not in source:
+            raise PydanticCustomError("missing_dataset", "Source should have the key 'dataset'")
+        return source
 
     @property
     def levels(self) -> frozenset[int]:

@@ -1,1 +1,1 @@
-"""The report: what a run folder's files say, as one self-contained HTML page. It reads files and nothing else."""
+"""The report: what a run folder's files say, as one self-contained HTML page. It reads files, no more."""

@@ -1,4 +1,4 @@
-"""The heat map of anchor weights: each token's pooling weight relative to uniform, before and after training."""
+"""The heat map of anchor weights: each token's pooling weight relative to uniform, before and after."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CAPS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 class Token:
     """A token as shown: `ratio` is its weight × the number of weighted tokens, so 1 is uniform pooling.
 
-    `strength` in 0..1 is |log ratio| on the page's common scale; `side` is "more", "less" or "off" (weight 0).
+    `strength` in 0..1 is |log ratio| on the page's scale; `side` is "more", "less" or "off" (weight 0).
     """
 
     text: str
@@ -47,7 +47,9 @@ def heat_maps(run: Run) -> tuple[list[TextHeat], float]:
     The colours are logarithmic and reach full strength at `cap` × uniform (and at 1/cap): the smallest
     power of two that holds 95 % of all tokens, so that one outlier does not wash the others out.
     """
-    everywhere = sorted(abs(math.log(ratio)) for anchor in run.anchors for ratio in ratios(anchor) if ratio > 0)
+    everywhere = sorted(
+        abs(math.log(ratio)) for anchor in run.anchors for ratio in ratios(anchor) if ratio > 0
+    )
     reach = math.exp(everywhere[int(0.95 * (len(everywhere) - 1))]) if everywhere else 1.0
     cap = next((cap for cap in CAPS if cap >= reach), CAPS[-1])
     maps = {(anchor.text, anchor.label): _heat_map(anchor, cap) for anchor in run.anchors}

@@ -50,7 +50,7 @@ class Headline:
 
 
 def level_name(level: str) -> str:
-    """The name of a level as the page writes it: "level 4 · hard"; "ungraded" for a negative without a grade."""
+    """A level as the page names it: "level 4 · hard"; "ungraded" for negatives without a grade."""
     if level in DIFFICULTY:
         return f"level {level} · {DIFFICULTY[level]}"
     return "ungraded" if level == "null" else f"level {level}"
@@ -66,15 +66,17 @@ def headline(run: Run) -> Headline | None:
     return Headline(
         level=hardest,
         count=max(level.count for level in (before, after) if level),
-        points=Pair(_points(before and before.accuracy), _points(after and after.accuracy)),
-        before_interval=before and wilson_interval(before.accuracy, before.count),
-        after_interval=after and wilson_interval(after.accuracy, after.count),
+        points=_accuracy(before, after),
+        before_interval=wilson_interval(before.accuracy, before.count) if before else None,
+        after_interval=wilson_interval(after.accuracy, after.count) if after else None,
     )
 
 
 def task_rows(run: Run) -> list[Row]:
     """The held-out tasks in the order the evaluation wrote them."""
-    return [_task_row(name, _task(run.before, name), _task(run.after, name)) for name in _either(run, "tasks")]
+    return [
+        _task_row(name, _task(run.before, name), _task(run.after, name)) for name in _either(run, "tasks")
+    ]
 
 
 def level_rows(run: Run) -> list[Row]:
@@ -96,21 +98,22 @@ def wilson_interval(share: float, count: int) -> tuple[float, float] | None:
 
 def _task_row(name: str, before: Score | None, after: Score | None) -> Row:
     metric = next(score.metric for score in (before, after) if score)
-    return Row(
-        name,
-        METRICS.get(metric, metric.replace("_", " ")),
-        Pair(_points(before and before.score), _points(after and after.score)),
-    )
+    points = Pair(_points(before.score if before else None), _points(after.score if after else None))
+    return Row(name, METRICS.get(metric, metric.replace("_", " ")), points)
 
 
 def _level_row(name: str, before: Level | None, after: Level | None) -> Row:
-    margins = " → ".join("…" if not level else f"{level.margin:+.3f}" for level in (before, after))
     count = max(level.count for level in (before, after) if level)
-    return Row(
-        level_name(name),
-        f"margin {margins.replace('-', '−').replace('nan', '…')}, n = {count}",
-        Pair(_points(before and before.accuracy), _points(after and after.accuracy)),
-    )
+    detail = f"margin {_margin(before)} → {_margin(after)}, n = {count}"
+    return Row(level_name(name), detail, _accuracy(before, after))
+
+
+def _accuracy(before: Level | None, after: Level | None) -> Pair:
+    return Pair(_points(before.accuracy if before else None), _points(after.accuracy if after else None))
+
+
+def _margin(level: Level | None) -> str:
+    return "…" if level is None or math.isnan(level.margin) else f"{level.margin:+.3f}".replace("-", "−")
 
 
 def _either(run: Run, part: str) -> list[str]:

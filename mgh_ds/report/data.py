@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Level(BaseModel):
-    """How one level's negatives fare: `accuracy` in 0..1, `margin` a difference of cosines, over `count` of them."""
+    """How one level's negatives fare: `accuracy` in 0..1, `margin` in cosine, over `count`."""
 
     accuracy: Measured
     margin: Measured = math.nan
@@ -126,7 +126,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the page shows. `notes` says what was found amiss in the files but did not stop the report."""
+    """Everything the page shows. `notes` says what was amiss in the files but did not stop the report."""
 
     folder: Path
     info: RunInfo
@@ -184,7 +184,9 @@ def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
     The last line may be torn, since the run may be writing it just now or have been killed while it did.
     """
     if not path.exists():
-        raise MghError(f"{path} does not exist: is {path.parent} the folder of a run that has begun to train?")
+        raise MghError(
+            f"{path} does not exist: is {path.parent} the folder of a run that has begun to train?"
+        )
     steps: dict[int, Step] = {}
     checkpoints: dict[int, Checkpoint] = {}
     notes: list[str] = []
@@ -198,7 +200,9 @@ def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
             row = json.loads(line)
         except ValueError as error:  # broken JSON or broken UTF-8
             if number == len(lines):
-                notes.append("The last line of metrics.jsonl was cut off while being written and is left out.")
+                notes.append(
+                    "The last line of metrics.jsonl was cut off while being written and is left out."
+                )
                 break
             raise MghError(f"{where} is not valid JSON: {error}") from None
         kind = row.get("kind") if isinstance(row, dict) else None

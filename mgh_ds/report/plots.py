@@ -16,18 +16,19 @@ from mgh_ds.report.data import Level, Run, Stage, Step
 Array = npt.NDArray[np.float64]
 
 MOST_POINTS = 400  # a path with more is thinned: a chart is at most about 900 pixels wide
+WIDE, HALF, SMALL = (960.0, 300.0), (470.0, 300.0), (470.0, 170.0)  # widths and heights in SVG units
 LINE_HEIGHT = 14.0
 CHARACTER = 6.3  # width of an average letter at the charts' font size
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `values` and `weights` are float64 [steps]; NaN marks a step without the value."""
+    """One line: `values` and their running mean `smooth` are float64 [steps], NaN where a step has none."""
 
     label: str
     css: str
     values: Array
-    weights: Array
+    smooth: Array
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ class Frame:
 
 def loss_chart(run: Run) -> Chart | None:
     """Loss over the steps, all stages in one wide chart."""
-    return _single(run, "loss", lambda step: step.loss, number, width=960, height=300)
+    return _single(run, "loss", lambda step: step.loss, WIDE)
 
 
 def accuracy_chart(run: Run) -> Chart | None:
     """Share of each level's negatives that score below the positive, in percent."""
-    return _by_level(run, "accuracy in percent", lambda level: 100 * level.accuracy, high_limit=100.0)
+    return _by_level(run, "accuracy in percent", lambda level: 100 * level.accuracy, include=(90, 100))
 
 
 def margin_chart(run: Run) -> Chart | None:
@@ -121,28 +122,26 @@ def margin_chart(run: Run) -> Chart | None:
 
 
 def small_charts(run: Run) -> list[tuple[str, Chart | None]]:
-    """The instruments of a run: throughput, learning rate and gradient norm, each from zero."""
-
-    def small(name: str, value: Callable[[Step], float]) -> tuple[str, Chart | None]:
-        return name, _single(run, name, value, number, width=470, height=170, from_zero=True)
-
-    return [
-        small("texts per second", lambda step: step.texts_per_s),
-        small("tokens per second", lambda step: step.tokens_per_s),
-        small("learning rate", lambda step: step.lr),
-        small("gradient norm", lambda step: step.grad_norm),
+    """The instruments of a run by name: throughput, learning rate and gradient norm, each from zero."""
+    window = smoothing_window(run)
+    instruments: list[tuple[str, Callable[[Step], float], int]] = [
+        ("texts per second", lambda step: step.texts_per_s, window),
+        ("tokens per second", lambda step: step.tokens_per_s, window),
+        ("learning rate", lambda step: step.lr, 1),  # set, not measured: nothing to smooth
+        ("gradient norm", lambda step: step.grad_norm, window),
     ]
+    return [(name, _single(run, name, value, SMALL, (0,), window)) for name, value, window in instruments]
 
 
 def number(value: float) -> str:
-    """A value in at most about six characters: 12,300, 0.431, 2·10⁻⁵."""
+    """A value to about three digits: 12,300, 0.431, 2·10⁻⁵."""
     if value == 0:
         return "0"
     magnitude = abs(value)
     if magnitude < 1e-3:
-        mantissa, exponent = f"{value:.1e}".split("e")
+        mantissa, exponent = f"{value:.2e}".split("e")
         superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        text = f"{mantissa.removesuffix('.0')}·10{superscript}"
+        text = f"{mantissa.rstrip('0').rstrip('.')}·10{superscript}"
     elif magnitude >= 1000:
         text = f"{value:,.0f}"
     else:
@@ -152,17 +151,27 @@ def number(value: float) -> str:
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) that enclose [low, high]."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def tick_names(values: list[float]) -> list[str]:
+    """The ticks as text, all with as many decimals as the finest of them needs."""
+    largest = max(abs(value) for value in values)
+    if largest < 1e-3:
+        return [number(value) for value in values]
+    exact = (all(abs(round(v, d) - v) <= 1e-9 * largest for v in values) for d in range(13))
+    decimals = next((d for d, fits in enumerate(exact) if fits), 12)
+    return [f"{value:,.{decimals}f}".replace("-", "−") for value in values]
 
 
 def running_mean(values: Array, weights: Array, window: int) -> Array:
-    """Weighted mean over `window` neighbours, centred, fewer at the ends; NaN where none of them has a value."""
+    """Weighted mean over `window` neighbours, centred, fewer at the ends; NaN where none has a value."""
     known = np.isfinite(values)
     mass = np.concatenate([[0.0], np.cumsum(np.where(known, weights, 0.0))])
     total = np.concatenate([[0.0], np.cumsum(np.where(known, values * weights, 0.0))])
@@ -173,78 +182,68 @@ def running_mean(values: Array, weights: Array, window: int) -> Array:
 
 
 def smoothing_window(run: Run) -> int:
-    """How many steps the drawn lines average over: about a thirtieth of the run, odd, at least 3."""
-    return max(3, len(run.steps) // 30 | 1)
+    """How many steps the drawn lines average over: about a fifteenth of the run, odd, at least 5."""
+    return max(5, len(run.steps) // 15 | 1)
 
 
 def _single(
     run: Run,
     name: str,
     value: Callable[[Step], float],
-    form: Callable[[float], str],
-    *,
-    width: float,
-    height: float,
-    from_zero: bool = False,
+    size: tuple[float, float],
+    include: tuple[float, ...] = (),
+    window: int | None = None,
 ) -> Chart | None:
     """A chart of one value a step, its line labelled with the value it ends on."""
     values = np.array([value(step) for step in run.steps], dtype=np.float64)
-    known = values[np.isfinite(values)]
-    if not known.size:
+    if not np.isfinite(values).any():
         return None
-    smooth = _smooth(run, values, np.ones(len(values)))
-    first, last = smooth[np.isfinite(smooth)][[0, -1]]
-    alt = f"Line chart of the {name} over {len(run.steps)} steps: {form(first)} at first, {form(last)} at last."
-    series = [Series(form(last), "single", values, np.ones(len(values)))]
-    low = 0.0 if from_zero else float(known.min())
-    return _chart(run, series, alt, (low, float(known.max())), form, width=width, height=height)
+    smooth = _smooth(run, values, np.ones(len(values)), window or smoothing_window(run))
+    first, last = _ends(smooth)
+    told = f"{number(first)} at first, {number(last)} at last"
+    alt = f"Line chart of the {name} over {len(run.steps)} steps: {told}."
+    return _chart(run, [Series(number(last), "single", values, smooth)], alt, size, include)
 
 
 def _by_level(
-    run: Run, name: str, value: Callable[[Level], float], high_limit: float | None = None
+    run: Run, name: str, value: Callable[[Level], float], include: tuple[float, ...] = ()
 ) -> Chart | None:
     """A chart with a line for each level; the running mean weighs a step by its number of negatives."""
-    series = []
+    lines = []
     for level in run.levels:
         logged = [step.levels.get(level) for step in run.steps]
         values = np.array([value(one) if one and one.count else math.nan for one in logged], dtype=np.float64)
-        weights = np.array([one.count if one else 0 for one in logged], dtype=np.float64)
+        counts = np.array([one.count if one else 0 for one in logged], dtype=np.float64)
         if np.isfinite(values).any():
             label = "ungraded" if level == "null" else f"level {level}"
-            series.append(Series(label, f"level-{level}", values, weights))
-    if not series:
+            smooth = _smooth(run, values, counts, smoothing_window(run))
+            lines.append(Series(label, f"level-{level}", values, smooth))
+    if not lines:
         return None
-    ends = []
-    for one in series:
-        smooth = _smooth(run, one.values, one.weights)
-        first, last = smooth[np.isfinite(smooth)][[0, -1]]
-        ends.append(f"{one.label} from {number(first)} to {number(last)}")
-    known = np.concatenate([one.values[np.isfinite(one.values)] for one in series])
-    low, high = float(known.min()), float(known.max()) if high_limit is None else high_limit
-    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {'; '.join(ends)}."
-    return _chart(run, series, alt, (low, high), number, width=470, height=300)
+    ends = [(line.label, *map(number, _ends(line.smooth))) for line in lines]
+    told = "; ".join(f"{label} from {first} to {last}" for label, first, last in ends)
+    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {told}."
+    return _chart(run, lines, alt, HALF, include)
 
 
 def _chart(
-    run: Run,
-    series: list[Series],
-    alt: str,
-    values: tuple[float, float],
-    form: Callable[[float], str],
-    *,
-    width: float,
-    height: float,
+    run: Run, series: list[Series], alt: str, size: tuple[float, float], include: tuple[float, ...]
 ) -> Chart:
-    y_values = nice_ticks(*values, about=max(3, round(height / 60)))
+    """Lays the lines out on a frame that holds all their values, and those in `include` too."""
+    width, height = size
+    known = [*include, *(value for one in series for value in one.values[np.isfinite(one.values)].tolist())]
+    y_values = nice_ticks(min(known), max(known), about=max(3, round(height / 60)))
     first, last = run.steps[0].step, run.steps[-1].step
     frame = Frame(
         width=width,
         height=height,
         x_range=(first - 0.5, last + 0.5),
         y_range=(y_values[0], y_values[-1]),
-        right_margin=10 + CHARACTER * max(len(one.label) for one in series),
+        right_margin=max(67.0, 10 + CHARACTER * max(len(one.label) for one in series)),
     )
-    x_values = [v for v in nice_ticks(first, last, about=round(width / 90)) if first <= v <= last and v % 1 == 0]
+    x_values = [
+        v for v in nice_ticks(first, last, about=round(width / 90)) if first <= v <= last and v % 1 == 0
+    ]
     return Chart(
         alt=alt,
         width=width,
@@ -253,11 +252,18 @@ def _chart(
         right=frame.right,
         top=frame.top,
         bottom=frame.bottom,
-        x_ticks=[Tick(_round(frame.x(value)), f"{value:,.0f}") for value in x_values],
-        y_ticks=[Tick(_round(frame.y(value)), form(value)) for value in y_values],
+        x_ticks=[Tick(_round(frame.x(value)), _step_name(value, x_values[-1])) for value in x_values],
+        y_ticks=[
+            Tick(_round(frame.y(value)), name)
+            for value, name in zip(y_values, tick_names(y_values), strict=True)
+        ],
         bands=[_band(stage, frame) for stage in run.stages],
         lines=_spread([_line(run, one, frame) for one in series], frame),
     )
+
+
+def _step_name(step: float, last: float) -> str:
+    return f"step {step:,.0f}" if step == last else f"{step:,.0f}"
 
 
 def _band(stage: Stage, frame: Frame) -> Band:
@@ -268,16 +274,15 @@ def _band(stage: Stage, frame: Frame) -> Band:
 
 
 def _line(run: Run, series: Series, frame: Frame) -> Line:
-    smooth = _smooth(run, series.values, series.weights)
     steps = np.array([step.step for step in run.steps], dtype=np.float64)
-    last = np.flatnonzero(np.isfinite(smooth))[-1]
+    last = np.flatnonzero(np.isfinite(series.smooth))[-1]
     return Line(
         css=series.css,
-        path=_path(run, frame, steps, smooth),
+        path=_path(run, frame, steps, series.smooth),
         faint=_path(run, frame, steps, series.values),
         label=series.label,
         label_x=_round(frame.x(steps[last]) + 6),
-        label_y=_round(frame.y(smooth[last]) + 4),
+        label_y=_round(frame.y(series.smooth[last]) + 4),
     )
 
 
@@ -299,9 +304,14 @@ def _spread(lines: list[Line], frame: Frame) -> list[Line]:
     return result
 
 
-def _smooth(run: Run, values: Array, weights: Array) -> Array:
+def _ends(smooth: Array) -> tuple[float, float]:
+    """The first and the last value that is there."""
+    known = smooth[np.isfinite(smooth)]
+    return float(known[0]), float(known[-1])
+
+
+def _smooth(run: Run, values: Array, weights: Array, window: int) -> Array:
     """The running mean within each stage: a mean across a boundary would blur the change of negatives."""
-    window = smoothing_window(run)
     return np.concatenate([running_mean(values[part], weights[part], window) for part in _parts(run)])
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from mgh_ds import files
 from mgh_ds.errors import MghError
@@ -16,6 +18,7 @@ from mgh_ds.training.distributed import all_sum, barrier, device, gather_objects
 
 MANIFEST = "manifest.json"
 STATE = "state"  # DeepSpeed's tag, and so its folder's name
+WEIGHTS = "trainable.safetensors"  # the trained weights alone, for export: loading them runs no pickle
 
 
 def save(engine: Any, folder: Path, step: int, identity: dict[str, Any], keep: int) -> int:
@@ -32,11 +35,21 @@ def save(engine: Any, folder: Path, step: int, identity: dict[str, Any], keep: i
     size, problem = 0, None
     if is_main():
         try:
+            save_file(trainable_weights(engine.module), temporary / WEIGHTS)
             size = _publish(temporary, final, {"step": step, "world_size": world_size(), "identity": identity}, keep)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             problem = error
     _agree(problem, temporary)
     return size
+
+
+def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that training changes, by name; on the CPU."""
+    return {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:

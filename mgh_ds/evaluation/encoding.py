@@ -1,0 +1,74 @@
+"""Embeddings of (instruction, text) pairs, each distinct pair encoded once."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mgh_ds.errors import MghError
+from mgh_ds.model.encoder import Encoder
+
+BATCHES_A_CALL = 4  # texts go to the encoder in groups of this many batches, so that a progress bar moves
+
+
+class Input(NamedTuple):
+    """A text and the instruction it is read under (None: no instruction)."""
+
+    instruction: str | None
+    text: str
+
+
+class Embeddings:
+    """Encodes inputs through an Encoder: repeated ones once, those of like length together.
+
+    `remember` keeps every vector for later calls. That suits held-out tasks, which share their texts, and not
+    a corpus of millions, whose embeddings mteb drops piece by piece. `bar` counts texts; its total grows as
+    they come.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int = 64,
+        remember: bool = False,
+        bar: "tqdm[Any] | None" = None,
+    ) -> None:
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.bar = tqdm(disable=True) if bar is None else bar
+        self._remembered: dict[Input, NDArray[np.float32]] | None = {} if remember else None
+
+    def __call__(self, inputs: Sequence[Input]) -> NDArray[np.float32]:
+        """float32 [len(inputs), dim], unit length. Raises MghError if the encoder returns NaN or infinity."""
+        known = {} if self._remembered is None else self._remembered
+        missing = set(inputs) - known.keys()
+        self.bar.total = (self.bar.total or 0) + len(missing)
+        for instruction, texts in self._calls(missing):
+            vectors = self.encoder.encode(texts, instruction=instruction, batch_size=self.batch_size)
+            _check_finite(texts, vectors)
+            known.update(zip((Input(instruction, text) for text in texts), vectors, strict=True))
+            self.bar.update(len(texts))
+        return np.stack([known[item] for item in inputs])
+
+    def _calls(self, inputs: set[Input]) -> Iterator[tuple[str | None, list[str]]]:
+        """Calls to make: texts of one instruction, longest first, so that memory peaks at the start."""
+        ordered = sorted(inputs, key=lambda item: (item.instruction or "", -len(item.text), item.text))
+        size = self.batch_size * BATCHES_A_CALL
+        for instruction, group in groupby(ordered, key=lambda item: item.instruction):
+            texts = [item.text for item in group]
+            for start in range(0, len(texts), size):
+                yield instruction, texts[start : start + size]
+
+
+def _check_finite(texts: list[str], vectors: NDArray[np.float32]) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        text = texts[int(np.argmin(finite))]
+        raise MghError(
+            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, "
+            f"the first being {text[:80]!r}: the model's weights or its precision are at fault"
+        )

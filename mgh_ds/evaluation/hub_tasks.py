@@ -1,0 +1,64 @@
+"""MTEB tasks by name, with data from the Hugging Face hub; one that is out of reach is noticed in seconds."""
+
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+import huggingface_hub
+import mteb
+
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation.local_tasks import LAYOUTS
+
+PATIENCE_SECONDS = 5.0
+
+
+def hub_tasks(names: Sequence[str], languages: Sequence[str] = ("eng",)) -> list[Any]:
+    """The named MTEB tasks, restricted to subsets wholly in `languages` (ISO 639-3), as in MTEB's English
+    benchmark.
+
+    Raises MghError for an unknown name (with the nearest one), a task without a subset in those languages,
+    and a hub that does not answer.
+    """
+    tasks = [_hub_task(name, languages) for name in names]
+    _require_hub(names)
+    return tasks
+
+
+def unreachable(names: Sequence[str], reason: object) -> MghError:
+    """The error for data that the hub did not give."""
+    return MghError(
+        f"cannot load {', '.join(names)} from the hub {huggingface_hub.constants.ENDPOINT} ({reason}). "
+        f"Give --data-dir with local folders (there is a layout for {', '.join(LAYOUTS)}), or set "
+        "HF_HUB_OFFLINE=1 if this machine's Hugging Face cache has the data already"
+    )
+
+
+def _hub_task(name: str, languages: Sequence[str]) -> Any:
+    try:
+        return mteb.get_task(name, languages=list(languages), exclusive_language_filter=True)
+    except KeyError as error:  # its text names the nearest task
+        raise MghError(f"--tasks: {str(error.args[0]).removeprefix('KeyError: ')}") from None
+    except ValueError:
+        has = sorted(mteb.get_task(name).languages)
+        raise MghError(
+            f"task {name} has no subset wholly in {', '.join(languages)}; "
+            f"give --languages with some of {', '.join(has)}"
+        ) from None
+
+
+def _require_hub(names: Sequence[str]) -> None:
+    """One request with a short time-out. The data loader would retry for half a minute a task."""
+    if huggingface_hub.is_offline_mode():  # the user says that the data are in the cache
+        return
+    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).close()
+    except urllib.error.HTTPError:  # an answer, if a discouraging one: the loader finds out more
+        return
+    except (urllib.error.URLError, TimeoutError) as error:
+        # a certificate that Python does not trust is an answer too, and the hub's own client may trust it
+        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
+            raise unreachable(names, error) from None

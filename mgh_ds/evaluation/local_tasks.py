@@ -1,0 +1,170 @@
+"""MTEB tasks whose data lie in local folders: mteb's own task classes, metrics and prompts, without its hub.
+
+A data folder holds one folder a task (`FOLDERS` lists them):
+
+    STS:             test.jsonl {"sentence1", "sentence2", "score"}
+    retrieval:       corpus.jsonl {"_id", "title", "text"} · queries.jsonl {"_id", "text"}
+                     qrels/test.tsv with the header query-id, corpus-id, score (the BEIR layout)
+    classification:  train.jsonl and test.jsonl {"text", "label"}
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mteb
+from datasets import Dataset, DatasetDict
+
+from mgh_ds.errors import MghError
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a task's data lie: the folder, which of mteb's subsets it is, its files and how to read them."""
+
+    folder: str
+    subset: str
+    files: tuple[str, ...]
+    read: Callable[
+        [Path], dict[str, Any]
+    ]  # folder → the data set by split; "test" stands for the scored split
+
+
+def local_tasks(names: Sequence[str], data_dir: Path) -> list[Any]:
+    """The named MTEB tasks with their data read from `data_dir`.
+
+    Raises MghError for a task without a local layout, a folder or file that is missing, and a malformed row.
+    All are read before the first is returned, so that nothing is encoded when something is wrong.
+    """
+    if not data_dir.is_dir():
+        raise MghError(
+            f"--data-dir {data_dir} is not a folder: it must hold one folder a task, such as SciFact/"
+        )
+    return [_local_task(name, data_dir) for name in names]
+
+
+def _local_task(name: str, data_dir: Path) -> Any:
+    if name not in LAYOUTS:
+        raise MghError(
+            f"task {name} has no local layout (those with one: {', '.join(LAYOUTS)}): "
+            "leave --data-dir out to read it from the Hugging Face hub"
+        )
+    layout = LAYOUTS[name]
+    folder = data_dir / layout.folder
+    for file in layout.files:
+        if not (folder / file).is_file():
+            raise MghError(
+                f"task {name}: {folder / file} does not exist. It needs {', '.join(layout.files)} in "
+                f"{layout.folder}/ of --data-dir; docs/evaluation.md shows what is in them"
+            )
+    splits = layout.read(folder)
+    task = mteb.get_task(name, hf_subsets=[layout.subset])
+    # mteb's split may have another name than the file (XQuADRetrieval scores "validation")
+    splits[task.eval_splits[0]] = splits.pop("test")
+    task.dataset = {layout.subset: splits}
+    task.data_loaded = True
+    # results name the data that were scored, not the hub's revision
+    source = {"path": layout.folder, "revision": _fingerprint(folder, layout.files)}
+    task.metadata = task.metadata.model_copy(update={"dataset": source})
+    return task
+
+
+def _fingerprint(folder: Path, names: Sequence[str]) -> str:
+    """SHA-256 of the files' contents one after the other, as `cat FILES | sha256sum` prints it."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((folder / name).read_bytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _read_sts(folder: Path) -> dict[str, Any]:
+    rows = _read_jsonl(folder / "test.jsonl", {"sentence1": str, "sentence2": str, "score": (int, float)})
+    return DatasetDict(test=Dataset.from_list([row | {"score": float(row["score"])} for row in rows]))
+
+
+def _read_classification(folder: Path) -> dict[str, Any]:
+    fields = {"text": str, "label": int}
+    return DatasetDict(
+        {
+            split: Dataset.from_list(_read_jsonl(folder / f"{split}.jsonl", fields))
+            for split in ("train", "test")
+        }
+    )
+
+
+def _read_retrieval(folder: Path) -> dict[str, Any]:
+    corpus = _read_jsonl(folder / "corpus.jsonl", {"_id": str, "title": str, "text": str})
+    queries = _read_jsonl(folder / "queries.jsonl", {"_id": str, "text": str})
+    relevant = _read_qrels(
+        folder / "qrels" / "test.tsv", {row["_id"] for row in queries}, {row["_id"] for row in corpus}
+    )
+    # only judged queries are scored, as mteb's own loader does
+    judged = [{"id": row["_id"], "text": row["text"]} for row in queries if row["_id"] in relevant]
+    documents = [{"id": row["_id"], "title": row["title"], "text": row["text"]} for row in corpus]
+    return {
+        "test": {
+            "corpus": Dataset.from_list(documents),
+            "queries": Dataset.from_list(judged),
+            "relevant_docs": relevant,
+            "top_ranked": None,
+        }
+    }
+
+
+def _read_qrels(path: Path, queries: set[str], documents: set[str]) -> dict[str, dict[str, int]]:
+    relevant: dict[str, dict[str, int]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+            try:
+                query, document, score = row["query-id"], row["corpus-id"], int(row["score"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise MghError(
+                    f"{path}, line {number}: expected query-id, corpus-id, score; {error!r}"
+                ) from None
+            if query not in queries or document not in documents:
+                raise MghError(
+                    f"{path}, line {number}: query {query!r} or document {document!r} is in no file"
+                )
+            relevant.setdefault(query, {})[document] = score
+    if not relevant:
+        raise MghError(f"{path} holds no judgement")
+    return relevant
+
+
+def _read_jsonl(path: Path, fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The named fields of every row; other keys are left behind."""
+    rows = list(_checked_rows(path, fields))
+    if not rows:
+        raise MghError(f"{path} holds no rows")
+    return rows
+
+
+def _checked_rows(path: Path, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # covers bad UTF-8 too
+            raise MghError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise MghError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
+        for name, kind in fields.items():
+            if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+                raise MghError(f"{path}, line {number}: field {name!r} is missing or of the wrong type")
+        yield {name: row[name] for name in fields}
+
+
+_BEIR = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+
+LAYOUTS = {
+    "STS17": _Layout("STS17-en", "en-en", ("test.jsonl",), _read_sts),
+    "SICK-R": _Layout("SICK-R", "default", ("test.jsonl",), _read_sts),
+    "SciFact": _Layout("SciFact", "default", _BEIR, _read_retrieval),
+    "XQuADRetrieval": _Layout("XQuAD-en", "en", _BEIR, _read_retrieval),
+    "Banking77Classification": _Layout(
+        "Banking77", "default", ("train.jsonl", "test.jsonl"), _read_classification
+    ),
+}

@@ -1,0 +1,55 @@
+"""What an evaluation leaves behind: scores by task and by negative level, as one JSON file.
+
+The layout is that of a run folder's `evaluation/before.json` and `after.json`, which the report reads, so
+keys are only ever added. This module needs no mteb.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from mgh_ds import files
+from mgh_ds.errors import MghError
+
+
+class TaskScore(TypedDict):
+    """A task's main score: `metric` is mteb's name for it, `score` lies in 0..1 (correlations in −1..1)."""
+
+    metric: str
+    score: float
+    subsets: NotRequired[list[str]]  # mteb's language subsets behind the score, such as ["en-en"]
+
+
+class LevelScore(TypedDict):
+    """Negatives of one level: share scored strictly below the positive, mean cosine margin, their number."""
+
+    accuracy: float
+    margin: float
+    count: int
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """One encoder's scores; `settings` holds what else decides them, `details` mteb's full scores by task."""
+
+    label: str
+    model: str
+    pooling: str
+    tasks: dict[str, TaskScore]
+    levels: dict[str, LevelScore] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Writes the result as JSON in one step."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "EvaluationResult":
+        """Reads what `write` wrote. Raises MghError for a missing or broken file, or one of another kind."""
+        content = files.read_json(path)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise MghError(f"{path} is not an evaluation result: {error}") from None

@@ -1,0 +1,130 @@
+"""The trainable model: backbone, adapters and pooling in one module."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mgh_ds.errors import MghError
+from mgh_ds.model.attention import RECORD, AttentionRecord
+from mgh_ds.model.backbone import load_backbone, longest_input, positions
+from mgh_ds.model.config import DType, LoraConfig, ModelConfig
+from mgh_ds.model.pooling import Pooling
+from mgh_ds.model.settings import Settings
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.model.weights import resolve_model
+
+# For a model whose authors state no length.
+DEFAULT_MAX_LENGTH = 512
+
+
+class EmbeddingModel(nn.Module):
+    """Token ids in, unit vectors out.
+
+    `backbone` is a transformers model, or the same wrapped by PEFT; `pooling` turns its token states into one vector.
+    """
+
+    def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.backbone.config.hidden_size)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
+        """Embeddings of a padded batch, fp32 `[B, dim]`, of unit length. The arguments are a `TokenBatch`'s."""
+        hidden, record = self._states(input_ids, attention_mask)
+        pooled = self.pooling(hidden, attention_mask, pooling_mask, record)
+        return nn.functional.normalize(pooled, dim=-1)
+
+    def token_weights(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
+        """The weight of each token in its text's embedding, fp32 `[B, N]`, rows summing to 1."""
+        _, record = self._states(input_ids, attention_mask)
+        return self.pooling.weights(attention_mask, pooling_mask, record)
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, AttentionRecord | None]:
+        """Hidden states `[B, N, dim]` of the last layer and, for ATA, what its attention left behind."""
+        config = self.backbone.config
+        record = None
+        if self.pooling.config.method == "ata":
+            record = AttentionRecord(layer=config.num_hidden_layers - 1, tokens=attention_mask.bool())
+        output = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions(config, attention_mask),
+            use_cache=False,
+            **{RECORD: record},
+        )
+        return output.last_hidden_state, record
+
+
+def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
+    """The model that `config` describes, on the CPU and in evaluation mode, and its tokenizer.
+
+    With `config.lora` only the adapters are trainable; their initial weights depend on `seed` alone. Raises MghError for a
+    model that cannot be found or is of an unknown type, and for adapters that do not fit it.
+    """
+    settings = Settings(
+        pooling=config.pooling,
+        bidirectional=config.bidirectional,
+        max_length=config.max_length,
+        instruction_template=config.instruction_template,
+        use_instructions=config.use_instructions,
+    )
+    model, tokenizer = load_model(resolve_model(config.name_or_path), settings, config.dtype)
+    if config.activation_checkpointing:
+        # Reentrant checkpointing would lose the gradient through the column sums, and say nothing.
+        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.lora is not None:
+        model.backbone = _with_adapters(model.backbone, config.lora, seed)
+    return model.eval(), tokenizer
+
+
+def load_model(folder: Path, settings: Settings, dtype: DType = "float32") -> tuple[EmbeddingModel, Tokenizer]:
+    """The model in `folder` without adapters, on the CPU and in evaluation mode, and its tokenizer."""
+    backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype)
+    limit = longest_input(backbone.config)
+    length = settings.max_length or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    if limit is not None and length > limit:
+        raise MghError(f"max_length is {length}, but {folder} takes at most {limit} tokens")
+    tokenizer = Tokenizer.from_pretrained(
+        folder,
+        max_length=length,
+        instruction_template=settings.instruction_template,
+        use_instructions=settings.use_instructions,
+        include_bos=settings.pooling.include_bos,
+        include_instruction=settings.pooling.include_instruction,
+    )
+    return EmbeddingModel(backbone, Pooling(settings.pooling)).eval(), tokenizer
+
+
+def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
+    """The settings with which `load_model` would make this model and tokenizer again."""
+    return Settings(
+        pooling=model.pooling.config,
+        bidirectional=not model.backbone.config.is_causal,
+        max_length=tokenizer.max_length,
+        instruction_template=tokenizer.instruction_template,
+        use_instructions=tokenizer.use_instructions,
+    )
+
+
+def _with_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> nn.Module:
+    import peft  # heavy, and not needed to encode
+
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules or "all-linear",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(backbone, settings)
+        except ValueError as error:
+            raise MghError(f"model.lora does not fit this backbone: {error}") from None

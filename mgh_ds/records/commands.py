@@ -1,0 +1,104 @@
+"""`mgh-ds data validate | convert | stats`: what they print, and when they fail."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from mgh_ds.errors import MghError
+from mgh_ds.records.convert import REJECTED, convert, input_files
+from mgh_ds.records.reader import Progress
+from mgh_ds.records.rows import ErrorReport, OnError
+from mgh_ds.records.schema import Subtype
+from mgh_ds.records.stats import stats, stats_table
+from mgh_ds.records.store import Store, is_store
+from mgh_ds.records.validate import validate
+
+
+def validate_command(path: Path, format: str = "mgh", on_error: OnError = "skip") -> None:
+    """Checks every row of a file, a folder of files, or a store, and prints what is wrong with which row.
+
+    Raises MghError if any row is refused or if there is none.
+    """
+    with _progress(path) as progress:
+        report = validate(path, format, on_error, progress)
+    _print_report(report)
+    report.refuse_if_empty(path)
+    if report.rejected:
+        raise MghError(
+            f"{report.rejected:,} of {report.rows_read:,} rows of {path} are not usable; see above"
+        )
+
+
+def convert_command(
+    input: Path,
+    output: Path,
+    format: str,
+    dataset: str | None = None,
+    instruction: str | None = None,
+    subtype: Subtype | None = None,
+    language: str = "en",
+    on_error: OnError = "skip",
+) -> None:
+    """Converts files of a known format into a store, and prints what became of the rows.
+
+    Raises MghError if no row is usable, at the first bad row if `on_error` is "stop", or if `output` exists.
+    """
+    with _progress(input) as progress:
+        summary = convert(
+            input,
+            output,
+            format,
+            dataset=dataset,
+            instruction=instruction,
+            subtype=subtype,
+            language=language,
+            on_error=on_error,
+            progress=progress,
+        )
+    _print_report(summary.report)
+    console = Console()
+    console.print(Text(f"{summary.records:,} records in {summary.path}"))
+    if summary.report.rejected:
+        console.print(Text(f"The refused rows are in {summary.path / REJECTED}"))
+
+
+def stats_command(path: Path) -> None:
+    """Prints what a store or an MGH JSONL file holds. Raises MghError if that is nothing."""
+    with _progress(path) as progress:
+        found = stats(path, progress)
+    Console().print(stats_table(found))
+
+
+def _print_report(report: ErrorReport) -> None:
+    console = Console()
+    counts = f"{report.rows_read:,} rows read, {report.accepted:,} accepted, {report.rejected:,} refused"
+    console.print(Text(counts + (f", {report.blank_lines:,} blank lines" if report.blank_lines else "")))
+    if report.ignored_keys:
+        unused = ", ".join(f"{key} ({count:,} rows)" for key, count in report.ignored_keys.most_common(10))
+        console.print(Text(f"Keys that this format does not use: {unused}"))
+    if report.rejected:
+        table = Table("field", "what", "rows", title="Refused", title_justify="left")
+        for (field, kind), count in report.reasons.most_common(20):
+            table.add_row(Text(field), Text(kind), f"{count:,}")
+        console.print(table)
+        console.print("For example:")
+        for reason, _ in report.reasons.most_common(20):
+            console.print(Text(f"  {report.examples[reason]}"), style="red", soft_wrap=True)
+
+
+@contextmanager
+def _progress(path: Path) -> Iterator[Progress]:
+    """A bar over the records of a store or the bytes of files; it shows on a terminal when it takes over a
+    second."""
+    if is_store(path):
+        bar = tqdm(total=len(Store.open(path)), unit=" records", delay=1, leave=False, disable=None)
+    else:
+        size = sum(file.stat().st_size for file in input_files(path))
+        bar = tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None)
+    with bar:
+        yield bar.update

@@ -1,0 +1,47 @@
+"""FlagEmbedding's training JSONL: rows of `query`, `pos` [texts], `neg` [texts] and more that is optional.
+
+Each positive makes one record with all the negatives, which stay ungraded. `prompt` is the row's instruction.
+`pos_scores` and `neg_scores` serve distillation and `type` serves in-context examples; they have no use here.
+Described in examples/finetune/embedder/README.md of the repository FlagOpen/FlagEmbedding.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mgh_ds.records.convert.settings import ForeignRow, Settings, make_record, parse_as
+from mgh_ds.records.reader import parse_rows
+from mgh_ds.records.rows import ErrorReport, Row
+from mgh_ds.records.schema import Id, Record, Text
+
+
+class FlagEmbeddingRow(ForeignRow):
+    query: Text
+    pos: Annotated[list[Text], Field(min_length=1)]
+    neg: Annotated[list[Text], Field(default_factory=list)]
+    prompt: Text | None = None
+    id: Id | None = None
+    pos_scores: Any = None
+    neg_scores: Any = None
+    type: Any = None
+
+
+def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
+    def parse(row: Row) -> list[Record]:
+        given = parse_as(FlagEmbeddingRow, row, report)
+        return [
+            make_record(
+                row,
+                settings,
+                query=given.query,
+                positive=positive,
+                negatives=[(text, None) for text in given.neg],
+                subtype="short-long",
+                instruction=given.prompt,
+                id=given.id if given.id is None or len(given.pos) == 1 else f"{given.id}-{number}",
+            )
+            for number, positive in enumerate(given.pos)
+        ]
+
+    return parse_rows(rows, parse, report)

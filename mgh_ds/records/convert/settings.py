@@ -1,0 +1,100 @@
+"""What the converters share: the settings of a conversion, and the way from a foreign row to a record."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from mgh_ds.records.instructions import INSTRUCTIONS
+from mgh_ds.records.rows import ErrorReport, Row, RowRefused
+from mgh_ds.records.schema import Record, Subtype, Text, kind_of
+
+_TEXT: TypeAdapter[str] = TypeAdapter(Text, config=ConfigDict(strict=True))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user says about a data set whose rows do not say it themselves.
+
+    dataset      its name, in ids and in `source`; None: the file's name without its ending
+    instruction  for rows that bring none; None: the registry's for that data set (`records.instructions`)
+    subtype      the shape of its texts; None: the format's own
+    language     BCP 47
+    """
+
+    dataset: str | None = None
+    instruction: str | None = None
+    subtype: Subtype | None = None
+    language: str = "en"
+
+
+class ForeignRow(BaseModel):
+    """A row of another format: strict about the keys it names; others are left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+ForeignRowT = TypeVar("ForeignRowT", bound=ForeignRow)
+
+
+def parse_as(model: type[ForeignRowT], row: Row, report: ErrorReport) -> ForeignRowT:
+    """The row as `model`; keys that the model does not name are counted. Raises pydantic's
+    ValidationError."""
+    parsed = model.model_validate(row.values)
+    report.ignore(row.values.keys() - model.model_fields.keys())
+    return parsed
+
+
+def checked_text(value: Any, field: str) -> str:
+    """`value` if it is a text that a record may hold. Raises RowRefused naming `field`."""
+    try:
+        return _TEXT.validate_python(value)
+    except ValidationError as error:
+        raise RowRefused.because(error, within=field) from None
+
+
+def make_record(
+    row: Row,
+    settings: Settings,
+    *,
+    query: str,
+    positive: str,
+    negatives: Sequence[tuple[str, int | None]],
+    subtype: Subtype,
+    instruction: str | None = None,
+    fallback_instruction: str | None = None,
+    id: str | None = None,
+) -> Record:
+    """One record from a foreign row, whose negatives are (text, level).
+
+    `instruction` is the row's own and wins; then come the setting, the registry, and the format's fallback.
+    For the subtype: the setting, then the format's, made symmetric where the registry calls the data set so.
+    A row without an id gets one from its content, so converting again gives the same ids.
+    Raises RowRefused if no instruction is known, pydantic's ValidationError if the record is not valid.
+    """
+    dataset = settings.dataset or Path(row.file).stem
+    known = INSTRUCTIONS.get(dataset)
+    instruction = instruction or settings.instruction or (known.text if known else fallback_instruction)
+    if instruction is None:
+        reason = f"Row brings no instruction and none is known for '{dataset}': pass --instruction"
+        raise RowRefused("instruction", "missing", reason)
+    if settings.subtype is not None:
+        subtype = settings.subtype
+    elif known is not None and known.symmetric and kind_of(subtype) == "asymmetric":
+        subtype = "paraphrase"
+    content = json.dumps([query, positive, negatives]).encode("ascii")
+    return Record.model_validate(
+        {
+            "id": id or f"{dataset}-{hashlib.blake2b(content, digest_size=12).hexdigest()}",
+            "task": {"kind": kind_of(subtype), "subtype": subtype, "instruction": instruction},
+            "language": settings.language,
+            "query": query,
+            "positive": positive,
+            "negatives": [{"text": text, "level": level} for text, level in negatives],
+            "source": {"dataset": dataset, "file": Path(row.file).name, "line": str(row.line)},
+        }
+    )

@@ -1,0 +1,403 @@
+"""Where records are kept: a folder of memory-mapped Arrow parts and a manifest with their checksums.
+
+The parts are uncompressed Arrow IPC files rather than Parquet because training reads single rows in random
+order: a memory map finds row i by its offsets and touches only that row's pages, where Parquet would
+decompress a whole page or row group for it. The operating system shares the mapped pages between all ranks of
+a machine.
+
+    store/
+      manifest.json       schema version, rows, parts with their sizes and sha256, notes of whoever wrote it
+      part-00000.arrow    one record batch: the records' own columns, then the columns of the index
+      rejected.jsonl      the rows that a conversion refused, if it was a conversion
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mgh_ds import files
+from mgh_ds.errors import MghError
+from mgh_ds.records.reader import read_records
+from mgh_ds.records.rows import ErrorReport
+from mgh_ds.records.schema import MAX_LEVEL, SCHEMA_VERSION, Record
+
+MANIFEST = "manifest.json"
+PART_ROWS = 16_384
+PART_BYTES = 64 * 2**20
+
+_RECORD_FIELDS = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("kind", pa.string(), nullable=False),
+    pa.field("subtype", pa.string(), nullable=False),
+    pa.field("instruction", pa.string(), nullable=False),
+    pa.field("language", pa.string(), nullable=False),
+    pa.field("query", pa.string(), nullable=False),
+    pa.field("positive", pa.string(), nullable=False),
+    pa.field("negative_texts", pa.list_(pa.string()), nullable=False),
+    pa.field("negative_levels", pa.list_(pa.int8()), nullable=False),  # null = ungraded
+    pa.field("source", pa.map_(pa.string(), pa.string()), nullable=False),
+]
+_INDEX_FIELDS = [
+    pa.field("id_hash", pa.uint64(), nullable=False),
+    pa.field("task_hash", pa.uint64(), nullable=False),
+    pa.field("query_chars", pa.int32(), nullable=False),
+    pa.field("positive_chars", pa.int32(), nullable=False),
+    pa.field("level_chars", pa.list_(pa.int32(), MAX_LEVEL + 1), nullable=False),
+    pa.field("level_counts", pa.list_(pa.uint8(), MAX_LEVEL + 1), nullable=False),
+]
+_SCHEMA = pa.schema([*_RECORD_FIELDS, *_INDEX_FIELDS])
+_RECORD_COLUMNS = [field.name for field in _RECORD_FIELDS]
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+UInt64s = npt.NDArray[np.uint64]
+UInt8s = npt.NDArray[np.uint8]
+
+
+class Part(BaseModel):
+    """One file of the store, as the manifest describes it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    file: Annotated[str, Field(pattern=r"^part-\d{5,}\.arrow$")]
+    rows: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=1)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(BaseModel):
+    """What a store holds. `notes` is free: a conversion keeps its counts there."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    schema_version: int
+    rows: Annotated[int, Field(ge=1)]
+    parts: Annotated[list[Part], Field(min_length=1)]
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StoreIndex:
+    """What the curriculum must know of every record to plan with it, without reading a text.
+
+    n = number of records; column l of the level arrays is level l, column 0 the ungraded negatives.
+    """
+
+    id_hash: UInt64s  # [n] hash64(id), distinct
+    task_hash: UInt64s  # [n] hash64(instruction, subtype)
+    query_chars: Int32s  # [n]
+    positive_chars: Int32s  # [n]
+    level_chars: Int32s  # [n, 5] characters of the longest negative of that level, 0 = none
+    level_counts: UInt8s  # [n, 5] number of negatives of that level
+
+    def __len__(self) -> int:
+        return len(self.id_hash)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["StoreIndex"]) -> "StoreIndex":
+        """The index of several stores' records, one store after another."""
+        columns = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns})
+
+
+class StoreWriter:
+    """Writes a store; nothing is visible under `path` before the `with` block has ended without an error.
+
+        with StoreWriter(path) as writer:
+            writer.add(record)
+            writer.notes["made_by"] = "…"
+
+    Memory holds one part at a time, and 8 bytes a record. Raises MghError if `path` exists, if no record was
+    added, if two ids are equal, or if the disk is full; nothing is left behind then.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.notes: dict[str, Any] = {}
+        self.folder = Path()  # the temporary folder, while the block lasts
+        self._columns: dict[str, list[Any]] = {}
+        self._bytes = 0
+        self._parts: list[Part] = []
+        self._id_hashes: list[UInt64s] = []
+        self._block = self._writing()
+
+    def __enter__(self) -> Self:
+        self._block.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with files.new_folder(self.path) as self.folder:
+                self._clear()
+                yield
+                self._finish()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise MghError(
+                    f"The disk is full: {self.path} could not be written, and nothing of it was left behind. "
+                    "Free some space or choose another folder."
+                ) from error
+            raise
+
+    def add(self, record: Record) -> None:
+        """Appends one record."""
+        columns = self._columns
+        for name, value in _row(record).items():
+            columns[name].append(value)
+        self._bytes += len(record.query) + len(record.positive) + sum(len(n.text) for n in record.negatives)
+        if len(columns["id"]) >= PART_ROWS or self._bytes >= PART_BYTES:
+            self._write_part()
+
+    def _clear(self) -> None:
+        self._columns = {field.name: [] for field in _SCHEMA}
+        self._bytes = 0
+
+    def _write_part(self) -> None:
+        batch = pa.record_batch([pa.array(self._columns[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA)
+        path = self.folder / f"part-{len(self._parts):05d}.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            writer.write_batch(batch)
+        part = Part(file=path.name, rows=len(batch), bytes=path.stat().st_size, sha256=files.sha256(path))
+        self._parts.append(part)
+        self._id_hashes.append(batch["id_hash"].to_numpy())
+        self._clear()
+
+    def _finish(self) -> None:
+        if self._columns["id"]:
+            self._write_part()
+        if not self._parts:
+            raise MghError(f"No record was given for {self.path}: an empty store cannot be trained on")
+        rows = sum(part.rows for part in self._parts)
+        manifest = Manifest(schema_version=SCHEMA_VERSION, rows=rows, parts=self._parts, notes=self.notes)
+        files.write_json(self.folder / MANIFEST, manifest.model_dump())
+        self._refuse_equal_ids()
+
+    def _refuse_equal_ids(self) -> None:
+        hashes = np.concatenate(self._id_hashes)
+        order = np.argsort(hashes, kind="stable")
+        twice = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+        if len(twice):
+            pair = order[twice[0] : twice[0] + 2]
+            first, second = Store.open(self.folder).ids(pair)
+            raise MghError(
+                f"Records {pair[0]} ('{first}') and {pair[1]} ('{second}') of {self.path} have the same id, "
+                "or ids with the same 64-bit hash: rename one of them"
+            )
+
+
+class Store:
+    """A store opened for reading. Texts stay on disk until they are asked for."""
+
+    def __init__(self, path: Path, manifest: Manifest):
+        """Maps the parts; use `Store.open`."""
+        self.path = path
+        self.manifest = manifest
+        self._batches = [_map_part(path, part) for part in manifest.parts]
+        self._starts = np.cumsum([0, *(part.rows for part in manifest.parts)], dtype=np.int64)
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Opens the store in folder `path`. Raises MghError if it is none, of another version, or damaged.
+
+        Sizes are checked here, checksums only by `verify`.
+        """
+        if not is_store(path):
+            raise MghError(f"{path} is not a store: it has no {MANIFEST}. Make one with: mgh-ds data convert")
+        content = files.read_json(path / MANIFEST)
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise MghError(
+                f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}: "
+                "convert the data again"
+            )
+        try:
+            manifest = Manifest.model_validate(content)
+        except ValidationError as error:
+            raise MghError(f"{path / MANIFEST} is damaged: {error}. Convert the data again.") from None
+        if manifest.rows != sum(part.rows for part in manifest.parts):
+            raise MghError(f"{path / MANIFEST} is damaged: its parts do not add up. Convert the data again.")
+        return cls(path, manifest)
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def manifest_hash(self) -> str:
+        """SHA-256 over the manifest's content, hexadecimal. It changes with any byte of the data."""
+        content = json.dumps(
+            self.manifest.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True
+        )
+        return hashlib.sha256(content.encode("ascii")).hexdigest()
+
+    def verify(self) -> None:
+        """Reads every part and compares its checksum. Raises MghError naming the first file that differs."""
+        for part in self.manifest.parts:
+            if files.sha256(self.path / part.file) != part.sha256:
+                raise MghError(f"{self.path / part.file} is damaged: its sha256 differs from the manifest's")
+
+    def rows(self, indices: Sequence[int] | Int64s) -> list[Record]:
+        """The records at `indices`, in that order. Raises IndexError for an index outside 0 … len − 1.
+
+        They are validated on the way out: measured, that takes less time than pydantic's unvalidated
+        construction, and a damaged store is found where it hurts. Raises MghError then.
+        """
+        try:
+            return [_record(row) for row in self._gather(indices, _RECORD_COLUMNS)]
+        except (ValidationError, UnicodeDecodeError, pa.ArrowException) as error:
+            raise MghError(
+                f"{self.path} is damaged: {error}. See which file with: mgh-ds data validate {self.path}"
+            ) from None
+
+    def ids(self, indices: Sequence[int] | Int64s) -> list[str]:
+        """The ids of the records at `indices`, in that order."""
+        return [row["id"] for row in self._gather(indices, ["id"])]
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records in their order, a few at a time."""
+        for start in range(0, len(self), 256):
+            yield from self.rows(np.arange(start, min(start + 256, len(self))))
+
+    def index(self) -> StoreIndex:
+        """The index columns of all records, copied from the map into memory (49 bytes a record)."""
+        return StoreIndex.concatenate(
+            [
+                StoreIndex(*(_to_numpy(batch[field.name]) for field in _INDEX_FIELDS))
+                for batch in self._batches
+            ]
+        )
+
+    def _gather(self, indices: Sequence[int] | Int64s, columns: list[str]) -> list[dict[str, Any]]:
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(
+                f"rows {wanted.min()} … {wanted.max()} asked of {self.path}, which has {len(self)}"
+            )
+        part_of = np.searchsorted(self._starts, wanted, side="right") - 1
+        found: list[dict[str, Any]] = [{}] * len(wanted)
+        for part in np.unique(part_of):
+            places = np.flatnonzero(part_of == part)
+            local = pa.array(wanted[places] - self._starts[part])
+            taken = self._batches[part].select(columns).take(local).to_pylist()
+            for place, row in zip(places, taken, strict=True):
+                found[place] = row
+        return found
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder holds a store's manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def open_or_convert(path: str | Path, cache_folder: Path) -> Store:
+    """The store at `path`; an MGH JSONL file is converted first, into a folder of `cache_folder` named by its
+    content.
+
+    A changed file so gets a new store, and an unchanged one is converted once. Let one process convert before
+    others ask. Raises MghError if nothing is there, if a row is bad, or if there is no row.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Store.open(path)
+    if not path.is_file():
+        raise MghError(f"Data {path} does not exist: give a store's folder or a JSONL file")
+    digest = files.sha256(path)
+    target = cache_folder / f"{path.stem}-{digest[:16]}"
+    if not target.exists():
+        report = ErrorReport("stop")
+        with StoreWriter(target) as writer:
+            writer.notes["sha256_of_source"] = digest
+            for record in read_records(path, report):
+                writer.add(record)
+            report.refuse_if_empty(path)
+    return Store.open(target)
+
+
+def hash64(*texts: str) -> int:
+    """64-bit hash of texts: the blake2b digest of 8 bytes of their UTF-8, joined by NUL, read
+    little-endian."""
+    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """One record as the store's columns."""
+    level_chars, level_counts = [0] * (MAX_LEVEL + 1), [0] * (MAX_LEVEL + 1)
+    for negative in record.negatives:
+        column = negative.level or 0
+        level_chars[column] = max(level_chars[column], len(negative.text))
+        level_counts[column] += 1
+    return {
+        "id": record.id,
+        "kind": record.task.kind,
+        "subtype": record.task.subtype,
+        "instruction": record.task.instruction,
+        "language": record.language,
+        "query": record.query,
+        "positive": record.positive,
+        "negative_texts": [negative.text for negative in record.negatives],
+        "negative_levels": [negative.level for negative in record.negatives],
+        "source": list(record.source.items()),
+        "id_hash": hash64(record.id),
+        "task_hash": hash64(record.task.instruction, record.task.subtype),
+        "query_chars": len(record.query),
+        "positive_chars": len(record.positive),
+        "level_chars": level_chars,
+        "level_counts": level_counts,
+    }
+
+
+def _record(row: dict[str, Any]) -> Record:
+    """The record of one row of columns; the inverse of `_row`."""
+    pairs = zip(row["negative_texts"], row["negative_levels"], strict=True)
+    return Record.model_validate(
+        {
+            "id": row["id"],
+            "task": {name: row[name] for name in ("kind", "subtype", "instruction")},
+            "language": row["language"],
+            "query": row["query"],
+            "positive": row["positive"],
+            "negatives": [{"text": text, "level": level} for text, level in pairs],
+            "source": dict(row["source"]),
+        }
+    )
+
+
+def _map_part(folder: Path, part: Part) -> pa.RecordBatch:
+    """Maps one part. Raises MghError if it is missing, cut short, or not what the manifest says."""
+    path = folder / part.file
+    try:
+        if path.stat().st_size != part.bytes:
+            raise MghError(f"{path} has {path.stat().st_size} bytes where the manifest says {part.bytes}")
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except FileNotFoundError:
+        raise MghError(f"{path} is missing: copy the whole store, or convert the data again") from None
+    except pa.ArrowException as error:
+        raise MghError(f"{path} is damaged: {error}. Convert the data again.") from None
+    if batch.schema != _SCHEMA or len(batch) != part.rows:
+        raise MghError(
+            f"{path} is damaged: its columns or rows are not the manifest's. Convert the data again."
+        )
+    return batch
+
+
+def _to_numpy(array: pa.Array) -> npt.NDArray[Any]:
+    """[n] or, for a fixed-size list column, [n, width]."""
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten().to_numpy().reshape(-1, array.type.list_size)
+    return array.to_numpy()

@@ -1,0 +1,14 @@
+"""`mgh-ds report RUN`: writes a run's page and says where it lies."""
+
+from pathlib import Path
+
+from mgh_ds.report.page import write_report
+
+
+def report_command(run: Path) -> None:
+    """Writes one HTML page about a run: loss, accuracy by level, before and after, anchor weights.
+
+    Args:
+        run: the folder of a run, such as runs/demo; it may still be training.
+    """
+    print(f"report: {write_report(run)}")

@@ -1,0 +1,91 @@
+"""From a run folder to a model folder that plain sentence-transformers loads."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from mgh_ds import files
+from mgh_ds.config import load_config
+from mgh_ds.errors import MghError
+from mgh_ds.model.embedder import EmbeddingModel, build_model
+from mgh_ds.model.export import export
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.training import checkpoint
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.run_folder import RunFolder
+
+
+def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
+    """Model, tokenizer and configuration of a run at its newest checkpoint, and that checkpoint's step.
+
+    Raises MghError if the folder is not a run, or has no complete checkpoint yet.
+    """
+    if not (run / "config.yaml").is_file():
+        raise MghError(f"{run} is not a run folder: it holds no config.yaml")
+    config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
+    found = checkpoint.newest(RunFolder(run).checkpoints)
+    if found is None:
+        raise MghError(f"{run} has no complete checkpoint to export yet")
+    path, manifest = found
+    model, tokenizer = build_model(config.model, seed=config.seed)
+    weights = load_file(path / checkpoint.WEIGHTS)
+    expected = checkpoint.trainable_weights(model)
+    if weights.keys() != expected.keys():
+        raise MghError(f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes")
+    model.load_state_dict(weights, strict=False)
+    return model.eval(), tokenizer, config, int(manifest["step"])
+
+
+def export_run(run: Path, output: Path, *, replace: bool = False) -> None:
+    """Writes the model of a run, adapters merged, to the folder `output`, with a model card."""
+    model, tokenizer, config, step = load_run(run)
+    with files.new_folder(output, replace=replace) as folder:
+        export(model, tokenizer, folder, card=model_card(config, step, run))
+
+
+def model_card(config: RunConfig, step: int, run: Path) -> str:
+    """The exported folder's README.md: what the model is, how it was trained and what it scored."""
+    training, pooling = config.training, config.model.pooling
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "tags: [sentence-transformers, feature-extraction, sentence-similarity, mgh-ds]",
+        f"base_model: {config.model.name_or_path}",
+        "---",
+        f"# {config.name}",
+        "",
+        f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling, trained by mgh-ds",
+        f"for {step} of {training.steps} steps with global batches of {training.global_batch} records,",
+        f"curriculum `{config.curriculum.order}`, temperature {training.loss.temperature}.",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
+        "",
+        'model = SentenceTransformer("this folder")',
+        'embeddings = model.encode(["a text"])',
+        "```",
+        *_score_lines(run),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score_lines(run: Path) -> list[str]:
+    folder = RunFolder(run)
+    if not (folder.evaluation("before").exists() and folder.evaluation("after").exists()):
+        return []
+    before, after = (files.read_json(folder.evaluation(label)) for label in ("before", "after"))
+    rows = [
+        f"| {name} ({score['metric']}) | {before['tasks'][name]['score']:.4f} | {score['score']:.4f} |"
+        for name, score in after["tasks"].items()
+    ]
+    rows += [
+        f"| positive above level-{level} negative | {_accuracy(before, level)} | {_accuracy(after, level)} |"
+        for level in after["levels"]
+    ]
+    return ["", "## Held-out records", "", "| | before | after |", "|---|---|---|", *rows]
+
+
+def _accuracy(evaluation: dict[str, Any], level: str) -> str:
+    return f"{evaluation['levels'][level]['accuracy']:.4f}"

@@ -1,0 +1,51 @@
+"""The model, data and batch that the gradient test's ranks and its reference share."""
+
+import torch
+
+from mgh_ds.curriculum import CurriculumConfig, Plan
+from mgh_ds.model.config import LoraConfig, ModelConfig
+from mgh_ds.model.embedder import EmbeddingModel, build_model
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.records.store import Store
+from mgh_ds.training.config import DataConfig, LossConfig, RunConfig, TrainingConfig
+
+GLOBAL_BATCH = 16
+STEP = 1  # of 16 + 13 records in two batches, one is not full: see the assertion in the test
+
+
+def make_config(micro_batch: int, dropout: float = 0.0) -> RunConfig:
+    return RunConfig(
+        name="gradients",
+        model=ModelConfig("tiny-random/mistral", lora=LoraConfig(rank=4, dropout=dropout), max_length=96),
+        data=DataConfig(train=["unused"]),
+        training=TrainingConfig(
+            steps=4,
+            global_batch=GLOBAL_BATCH,
+            micro_batch=micro_batch,
+            gradient_clipping=0.0,
+            loss=LossConfig(temperature=0.05, symmetric=True),
+        ),
+        curriculum=CurriculumConfig(order="all", homogeneous=False),
+    )
+
+
+def make_model(config: RunConfig) -> tuple[EmbeddingModel, Tokenizer]:
+    """Adapters start at zero, which would hide half of the gradient: they are moved away from it."""
+    model, tokenizer = build_model(config.model, seed=3)
+    random = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=random)
+    return model, tokenizer
+
+
+def make_plan(store: Store, config: RunConfig) -> Plan:
+    sizes = config.training
+    return Plan(
+        store.index(),
+        config.curriculum,
+        steps=sizes.steps,
+        global_batch=sizes.global_batch,
+        micro_batch=sizes.micro_batch,
+        seed=1,
+    )
