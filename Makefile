@@ -6,13 +6,17 @@ LOCK   := requirements/$(if $(shell command -v nvidia-smi),gpu,cpu).lock
 BIN    := .venv/bin
 READY  := .venv/ready
 
+# Without this DeepSpeed looks for an accelerator in every process and warns that there is none.
+ifeq ($(LOCK),requirements/cpu.lock)
+export DS_ACCELERATOR := cpu
+endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-system lint format lock clean
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
-	deepspeed --num_accelerators $(RANKS) launch/train.py --config configs/demo.yaml
+	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config configs/demo.yaml
 
 test: $(READY)  ## the test suite
 	python -m pytest -m "not system"

@@ -24,7 +24,7 @@ from mgh_ds.records.store import open_or_convert
 from mgh_ds.report.page import write_report
 from mgh_ds.training.anchors import anchor_weights
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import barrier, is_main, process_group
+from mgh_ds.training.distributed import on_main, process_group
 from mgh_ds.training.export import export_run
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.trainer import Trainer
@@ -34,36 +34,34 @@ def main(arguments: list[str]) -> None:
     config = load_config(RunConfig, [word for word in arguments if not word.startswith("--local_rank")])
     folder = RunFolder(config.path)
     with process_group():
-        if is_main():
-            folder.start(config)
+        on_main(lambda: folder.start(config))
         trainer = Trainer(config, folder)
-        score(trainer, "before")
+        on_main(lambda: score(trainer, "before"))
         trainer.train()
-        score(trainer, "after")
-        if is_main():
-            finish(trainer)
-        barrier()
+        on_main(lambda: score(trainer, "after"))
+        on_main(lambda: finish(trainer))
 
 
 def score(trainer: Trainer, label: str) -> None:
-    """Rank 0 scores the held-out records, if there are any, while the other ranks wait."""
+    """Scores the held-out records, if there are any, and keeps the token weights of a few of their texts."""
     config, folder = trainer.config, trainer.folder
     already = label == "before" and folder.evaluation(label).exists()  # a resumed run is no longer untrained
-    if is_main() and config.data.held_out and not already:
-        records = list(open_or_convert(config.data.held_out, folder.store_cache))
-        evaluate_heldout(
-            Encoder(trainer.model, trainer.tokenizer),
-            records,
-            label=label,
-            output=folder.evaluation(label),
-            batch_size=config.evaluation.batch_size,
-            instructions=config.model.use_instructions,
-        )
-        texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
-        earlier = files.read_json(folder.path / "anchors.json") if label == "after" else []
-        anchors = earlier + anchor_weights(trainer.model, trainer.tokenizer, texts, label)
-        files.write_json(folder.path / "anchors.json", anchors)
-    barrier()
+    if config.data.held_out is None or already:
+        return
+    records = list(open_or_convert(config.data.held_out, folder.store_cache))
+    evaluate_heldout(
+        Encoder(trainer.model, trainer.tokenizer),
+        records,
+        label=label,
+        output=folder.evaluation(label),
+        batch_size=config.evaluation.batch_size,
+        instructions=config.model.use_instructions,
+    )
+    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
+    earlier = files.read_json(folder.path / "anchors.json") if label == "after" else []
+    kept = [entry for entry in earlier if entry["label"] != label]
+    new = anchor_weights(trainer.model, trainer.tokenizer, texts, label)
+    files.write_json(folder.path / "anchors.json", kept + new)
 
 
 def finish(trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 """Attention that also returns how much attention each key received, with gradients through both.
 
-`ata_attention` is the one function to call; `AtaOutput` is what it returns. The package depends on torch alone.
+`ata_attention` is the one function to call and `AtaOutput` what it returns. The package depends on torch
+alone.
 """
 
 from ata_attention.interface import AtaOutput, ata_attention

@@ -1,17 +1,17 @@
 """The portable backend: plain matmuls over blocks of queries, O(n·block) memory, an analytic backward pass.
 
-For a block of queries the whole key row is at hand, so the softmax is exact in one step; the backward pass computes
-the block again from the saved `lse`. All arithmetic is in fp32 (fp64 for fp64 input), whatever the input's dtype.
+For a block of queries the whole key row is at hand, so its softmax is exact in one step and the backward pass
+simply computes the block again. All arithmetic is in fp32 (fp64 for fp64 input), whatever the input's dtype.
 
-    S_ij = scale·q_i·k_j       P_ij = exp(S_ij − lse_i)      out_i = Σ_j P_ij v_j        c_j = Σ_i P_ij
-    dP_ij = dout_i·v_j + dc_j  D_i = dout_i·out_i + Σ_j P_ij dc_j                        dS_ij = P_ij (dP_ij − D_i)
-    dq_i = scale·Σ_j dS_ij k_j dk_j = scale·Σ_i dS_ij q_i    dv_j = Σ_i P_ij dout_i
+    S_ij = scale·q_i·k_j          P = softmax(S)                 out_i = Σ_j P_ij v_j      c_j = Σ_i P_ij
+    dP_ij = dout_i·v_j + dc_j     D_i = Σ_j P_ij dP_ij           dS_ij = P_ij (dP_ij − D_i)
+    dq_i = scale·Σ_j dS_ij k_j    dk_j = scale·Σ_i dS_ij q_i     dv_j = Σ_i P_ij dout_i
 
-The rows of P sum to one, so a constant added to `dc` changes nothing in exact arithmetic; `dc` is centred first, which
-keeps `dP − D` small in floating point.
+The rows of P sum to one, so a constant added to `dc` changes nothing in exact arithmetic; `dc` is centred
+first, which keeps `dP − D` small in floating point.
 
 Heads are grouped by the key head that they share: U = B·Hkv key heads, each with G = Hq / Hkv query heads.
-Shape suffixes: U key heads (`u` of them in a block), G query heads of each, N tokens, D head dimension.
+Shape suffixes: U key heads (u of them in a block), G query heads of each, N tokens, D head dimension.
 """
 
 from collections.abc import Iterator
@@ -26,16 +26,22 @@ from ata_attention.masks import Visibility
 Result = tuple[Tensor, Tensor, Tensor]
 
 # Elements of a block of S: on a CPU it should stay in a core's cache, on a GPU it should fill the chip.
-CPU_BLOCK = 2**18
+CPU_BLOCK = 2**19
 GPU_BLOCK = 2**24
-# Where attention is causal or windowed, blocks of few queries leave out most of the keys that none of them sees.
+# Where attention is causal or windowed, blocks of few queries leave out most of the keys that none of them
+# sees.
 LIMITED_ROWS = 128
+# The score of a key that is not visible: exp() makes it 0, and a row of nothing else stays finite, unlike
+# with −inf.
+HIDDEN = -1e30
 
 
 def padded(
     q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
+    if key_padding_mask is not None and bool(key_padding_mask.all()):
+        key_padding_mask = None
     return _ChunkedAttention.apply(q, k, v, key_padding_mask, scale, visibility)
 
 
@@ -49,19 +55,94 @@ def packed(
         padded(*(x.transpose(0, 1)[None] for x in part), None, scale, visibility)
         for part in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
     ]
-    out, lse, column_sums = (torch.cat([x[0].transpose(0, 1) for x in kind]) for kind in zip(*parts, strict=True))
+    out, lse, column_sums = (
+        torch.cat([x[0].transpose(0, 1) for x in kind]) for kind in zip(*parts, strict=True)
+    )
     return out, lse, column_sums
 
 
+class _ChunkedAttention(torch.autograd.Function):
+    """Rows of padded queries are computed like any other from q = 0 and left out of every sum and result."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, scale: float, visibility: Visibility
+    ) -> Result:
+        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
+        token_UN = None if tokens is None else tokens.repeat_interleave(k.shape[1], dim=0)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        out_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
+        lse_UGN = torch.empty(q_UGND.shape[:3], dtype=dtype, device=q.device)
+        sums_UGN = torch.zeros_like(lse_UGN)
+        for block in _blocks(q_UGND.shape, visibility, q.device):
+            u, rows, keys = block
+            queries = _rows(q_UGND, token_UN, block)
+            scores = _scores(queries, k_UND, token_UN, scale, visibility, block)
+            weights = scores.softmax(-1)
+            # S = lse + log P for every pair; at the row's maximum P is not small, so its logarithm is
+            # accurate.
+            lse_UGN[u, :, rows] = scores.amax(-1) - weights.amax(-1).log()
+            out_UGND[u, :, rows] = _matmul(weights, v_UND[u, keys].to(dtype))
+            counted = queries.new_ones(()) if token_UN is None else token_UN[u, None, None, rows].to(dtype)
+            sums_UGN[u, :, keys] += (
+                counted.expand(*weights.shape[:2], 1, weights.shape[2]) @ weights
+            ).squeeze(2)
+        out, lse, sums = out_UGND.view(q.shape), lse_UGN.view(q.shape[:3]), sums_UGN.view(q.shape[:3])
+        if tokens is not None:
+            out.masked_fill_(~tokens[:, None, :, None], 0.0)
+            lse.masked_fill_(~tokens[:, None], float("inf"))
+        ctx.save_for_backward(q, k, v, tokens, token_UN, sums)
+        ctx.scale, ctx.visibility = scale, visibility
+        ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)
+        return out, lse, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if d_out is None and d_sums is None:
+            return (None,) * 6
+        q, k, v, tokens, token_UN, sums = ctx.saved_tensors
+        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
+        dtype = sums.dtype
+        dc_UGN = None if d_sums is None else _centred(d_sums, sums, tokens).reshape(q_UGND.shape[:3])
+        dout_UGND = None if d_out is None else d_out.reshape(q_UGND.shape)
+        dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
+        dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
+        for block in _blocks(q_UGND.shape, ctx.visibility, q.device):
+            u, rows, keys = block
+            queries = _rows(q_UGND, token_UN, block)
+            weights = _scores(queries, k_UND, token_UN, ctx.scale, ctx.visibility, block).softmax(-1)
+            if dout_UGND is None:
+                d_weights = dc_UGN[u, :, None, keys].expand_as(weights)
+            else:
+                d_rows = _rows(dout_UGND, token_UN, block)
+                dv_UND[u, keys] += _outer(weights, d_rows)
+                d_weights = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
+                if dc_UGN is not None:
+                    d_weights += dc_UGN[u, :, None, keys]
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, dtype)
+            dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
+            dk_UND[u, keys] += _outer(d_scores, queries)
+        if tokens is not None:
+            dq_UGND.view(q.shape).masked_fill_(~tokens[:, None, :, None], 0.0)
+        d_k = dk_UND.mul_(ctx.scale).to(k.dtype).view(k.shape)
+        return dq_UGND.view(q.shape), d_k, dv_UND.to(v.dtype).view(v.shape), None, None, None
+
+
 class _Block(NamedTuple):
-    """One step of the loop: key heads `units`, queries `rows`, and the keys that at least one of them sees."""
+    """One step of the loop: key heads `units`, queries `rows`, and the keys that at least one of them sees.
+    """
 
     units: slice
     rows: slice
     keys: slice
 
 
-def _blocks(units: int, group: int, n: int, visibility: Visibility, device: torch.device) -> Iterator[_Block]:
+def _blocks(shape_UGND: torch.Size, visibility: Visibility, device: torch.device) -> Iterator[_Block]:
+    units, group, n, _ = shape_UGND
     budget = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
     rows = max(1, min(n, budget // max(group * n, 1), LIMITED_ROWS if visibility.limited else n))
     at_once = max(1, budget // max(group * n * rows, 1))
@@ -71,79 +152,6 @@ def _blocks(units: int, group: int, n: int, visibility: Visibility, device: torc
             yield _Block(slice(first, min(first + at_once, units)), part, visibility.keys_of(part, n))
 
 
-class _ChunkedAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, scale: float, visibility: Visibility
-    ) -> Result:
-        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
-        units, group, n, _ = q_UGND.shape
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        bias_UN = _padding_bias(tokens, k.shape[1], dtype)
-        out_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
-        lse_UGN = torch.empty(units, group, n, dtype=dtype, device=q.device)
-        sums_UGN = torch.zeros_like(lse_UGN)
-        for block in _blocks(units, group, n, visibility, q.device):
-            u, rows, keys = block
-            weights = _scores(q_UGND, k_UND, bias_UN, scale, visibility, block)
-            # The maximum is finite even where no key is visible, which is where the query is padding.
-            top = weights.amax(-1, keepdim=True).clamp_min_(torch.finfo(dtype).min)
-            weights.sub_(top).exp_()
-            total = weights.sum(-1, keepdim=True)
-            norm, lse = total.reciprocal(), total.log_().add_(top)
-            if bias_UN is not None:
-                padding = bias_UN[u, None, rows, None] < 0
-                norm.masked_fill_(padding, 0.0)
-                lse.masked_fill_(padding, float("inf"))
-            out_UGND[u, :, rows] = _matmul(weights, v_UND[u, keys].to(dtype)).mul_(norm)
-            lse_UGN[u, :, rows] = lse.squeeze(-1)
-            sums_UGN[u, :, keys] += torch.matmul(norm.mT, weights).squeeze(-2)
-        out, lse, sums = out_UGND.view(q.shape), lse_UGN.view(q.shape[:3]), sums_UGN.view(q.shape[:3])
-        ctx.save_for_backward(q, k, v, tokens, out, lse, sums)
-        ctx.scale, ctx.visibility = scale, visibility
-        ctx.mark_non_differentiable(lse)
-        ctx.set_materialize_grads(False)
-        return out, lse, sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, tokens, out, lse, sums = ctx.saved_tensors
-        if d_out is None and d_sums is None:
-            return (None,) * 6
-        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
-        units, group, n, _ = q_UGND.shape
-        dtype = lse.dtype
-        bias_UN = _padding_bias(tokens, k.shape[1], dtype)
-        lse_UGN = lse.view(units, group, n)
-        dc_UGN = None if d_sums is None else _centred(d_sums.to(dtype), sums, tokens).reshape(units, group, n)
-        dout_UGND = None if d_out is None else d_out.reshape(q_UGND.shape)
-        out_UGND = out.reshape(q_UGND.shape)
-        dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
-        dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
-        for block in _blocks(units, group, n, ctx.visibility, q.device):
-            u, rows, keys = block
-            weights = _scores(q_UGND, k_UND, bias_UN, ctx.scale, ctx.visibility, block)
-            weights.sub_(lse_UGN[u, :, rows, None]).exp_()
-            d_columns = None if dc_UGN is None else dc_UGN[u, :, None, keys]
-            if dout_UGND is None:
-                d_scores = d_columns - torch.matmul(weights, d_columns.mT)
-            else:
-                d_rows = dout_UGND[u, :, rows].to(dtype)
-                dv_UND[u, keys] += _outer(weights, d_rows)
-                row_term = (d_rows * out_UGND[u, :, rows]).sum(-1, keepdim=True)
-                d_scores = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
-                if d_columns is not None:
-                    row_term += torch.matmul(weights, d_columns.mT)
-                    d_scores += d_columns
-                d_scores -= row_term
-            d_scores *= weights
-            dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
-            dk_UND[u, keys] += _outer(d_scores, q_UGND[u, :, rows].to(dtype))
-        d_k = dk_UND.mul_(ctx.scale).to(k.dtype).view(k.shape)
-        return dq_UGND.view(q.shape), d_k, dv_UND.to(v.dtype).view(v.shape), None, None, None
-
-
 def _by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`q [B, Hq, N, D]` → `[U, G, N, D]`; `k, v [B, Hkv, N, D]` → `[U, N, D]`."""
     batch, heads, n, d = k.shape
@@ -151,26 +159,30 @@ def _by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tenso
     return grouped, k.reshape(batch * heads, n, d), v.reshape(batch * heads, n, d)
 
 
-def _padding_bias(tokens: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
-    """`[U, N]` from the mask `[B, N]`: 0 at tokens and −inf at padding; None if nothing is padding."""
-    if tokens is None or bool(tokens.all()):
-        return None
-    bias = torch.zeros(tokens.shape, dtype=dtype, device=tokens.device).masked_fill_(~tokens, float("-inf"))
-    return bias.repeat_interleave(heads, dim=0)
+def _rows(x_UGND: Tensor, token_UN: Tensor | None, block: _Block) -> Tensor:
+    """The block's rows `[u, G, rows, D]` in the dtype of the arithmetic, 0 at padding."""
+    rows = x_UGND[block.units, :, block.rows]
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return rows if token_UN is None else rows.masked_fill(~token_UN[block.units, None, block.rows, None], 0.0)
 
 
 def _scores(
-    q_UGND: Tensor, k_UND: Tensor, bias_UN: Tensor | None, scale: float, visibility: Visibility, block: _Block
+    queries: Tensor,
+    k_UND: Tensor,
+    token_UN: Tensor | None,
+    scale: float,
+    visibility: Visibility,
+    block: _Block,
 ) -> Tensor:
-    """S of a block, `[u, G, rows, keys]`, with −inf where the query does not see the key."""
+    """S of a block, `[u, G, rows, keys]`, hidden where the query does not see the key."""
     u, rows, keys = block
-    dtype = torch.promote_types(q_UGND.dtype, torch.float32)
-    scores = _matmul(q_UGND[u, :, rows].to(dtype) * scale, k_UND[u, keys].to(dtype).mT)
-    if bias_UN is not None:
-        scores += bias_UN[u, None, None, keys]
+    scores = _matmul(queries * scale, k_UND[u, keys].to(queries.dtype).mT)
+    if token_UN is not None:
+        bias = torch.zeros(token_UN[u, keys].shape, dtype=scores.dtype, device=scores.device)
+        scores += bias.masked_fill_(~token_UN[u, keys], HIDDEN)[:, None, None]
     for edge in visibility.edges(rows, keys):
         hidden = ~visibility.mask(rows, edge, scores.device)
-        scores[..., edge.start - keys.start : edge.stop - keys.start].masked_fill_(hidden, float("-inf"))
+        scores[..., edge.start - keys.start : edge.stop - keys.start].masked_fill_(hidden, HIDDEN)
     return scores
 
 
@@ -186,6 +198,7 @@ def _outer(a_uGrx: Tensor, b_uGry: Tensor) -> Tensor:
 
 def _centred(d_sums: Tensor, sums: Tensor, tokens: Tensor | None) -> Tensor:
     """`dc − Σ(c·dc)/Σc` for each head and sequence, `[B, Hq, N]`; what arrives at padding is dropped."""
+    d_sums = d_sums.to(sums.dtype)
     if tokens is not None:
         d_sums = d_sums.masked_fill(~tokens[:, None], 0.0)
     count = sums.sum(-1, keepdim=True).clamp_min(1.0)

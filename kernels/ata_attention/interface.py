@@ -1,5 +1,6 @@
 """The public function: checks its arguments, names what is wrong with them, and hands them to a backend."""
 
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from ata_attention import chunked, reference
 from ata_attention.masks import Visibility, Window
 
 Backend = Literal["auto", "chunked", "reference"]
-BACKENDS = {"chunked": chunked, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {"chunked": chunked, "reference": reference}
 
 
 class AtaOutput(NamedTuple):
@@ -34,23 +35,25 @@ def ata_attention(
     max_seqlen: int | None = None,
     backend: Backend = "auto",
 ) -> AtaOutput:
-    """Self-attention that also returns the column sums `c_hj = Σ_i P_hij`: the attention that key `j` receives.
+    """Self-attention that also returns the column sums `c_hj = Σ_i P_hij`: the attention that key `j`
+    receives.
 
     Two layouts, told apart by `cu_seqlens`:
 
-    - padded: `q [B, Hq, N, D]`, `k, v [B, Hkv, N, D]`, `key_padding_mask` bool `[B, N]`, True = token; padding may
-      stand on either side, or anywhere. A padded query sees nothing and gives nothing: its `out` is 0, its `lse`
-      +inf, and it adds nothing to any column sum;
-    - packed: `q [T, Hq, D]`, `k, v [T, Hkv, D]`, `cu_seqlens` int32 `[S + 1]` rising from 0 to T (a sequence may have
-      length 0 or 1), and `max_seqlen`, the longest length, if the caller knows it.
+    - padded: `q [B, Hq, N, D]`, `k, v [B, Hkv, N, D]`, `key_padding_mask` bool `[B, N]`, True = token;
+      padding may stand on either side, or anywhere. A padded query sees nothing and gives nothing: its `out`
+      is 0, its `lse` +inf, and it adds nothing to any column sum;
+    - packed: `q [T, Hq, D]`, `k, v [T, Hkv, D]`, `cu_seqlens` int32 `[S + 1]` rising from 0 to T (a sequence
+      may have length 0 or 1), and `max_seqlen`, the longest length, if the caller knows it.
 
-    Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `window = (left, right)`
-    query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys after `i`.
-    `backend` is "auto" (the fastest that fits), "chunked" (O(n) memory) or "reference" (the whole matrix).
+    Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `window = (left,
+    right)` query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys after
+    `i`. `backend` is "auto" (the fastest that fits), "chunked" (O(n) memory) or "reference" (the whole
+    matrix).
 
-    Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for fp64
-    input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each sequence of
-    `n` tokens `Σ_j c_hj = n`.
+    Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
+    fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each
+    sequence of `n` tokens `Σ_j c_hj = n`.
 
     Raises ValueError or TypeError, naming the argument, for shapes, dtypes or devices that do not fit.
     """
@@ -63,14 +66,23 @@ def ata_attention(
     visibility = Visibility.of(causal, window)
     if cu_seqlens is None:
         if max_seqlen is not None:
-            raise ValueError("max_seqlen belongs to the packed layout: pass cu_seqlens with it, or leave it out")
+            raise ValueError(
+                "max_seqlen belongs to the packed layout: pass cu_seqlens with it, or leave it out"
+            )
         _check_padding(key_padding_mask, q)
-        result = BACKENDS[chosen].padded(q, k, v, key_padding_mask, scale, visibility)
     else:
         if key_padding_mask is not None:
-            raise ValueError("key_padding_mask and cu_seqlens belong to two different layouts: pass one of them")
+            raise ValueError(
+                "key_padding_mask and cu_seqlens belong to two different layouts: pass one of them"
+            )
         _check_lengths(cu_seqlens, max_seqlen, q)
-        result = BACKENDS[chosen].packed(q, k, v, cu_seqlens, scale, visibility)
+    # The backends choose their precision themselves: autocast would take their fp32 matmuls back to half
+    # precision.
+    with torch.autocast(q.device.type, enabled=False):
+        if cu_seqlens is None:
+            result = BACKENDS[chosen].padded(q, k, v, key_padding_mask, scale, visibility)
+        else:
+            result = BACKENDS[chosen].packed(q, k, v, cu_seqlens, scale, visibility)
     return AtaOutput(*result, backend=chosen)
 
 
@@ -86,7 +98,9 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, layout: str) -> None:
         raise ValueError(f"k has shape {tuple(k.shape)} and v {tuple(v.shape)}; they must be equal")
     # Heads are the second axis in both layouts.
     if (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
-        raise ValueError(f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}; only their heads may differ in number")
+        raise ValueError(
+            f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}; only their heads may differ in number"
+        )
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads and k has {k.shape[1]}; expected a multiple")
 
@@ -96,7 +110,9 @@ def _check_window(window: int | Window | None) -> None:
         return
     sides = (window,) if isinstance(window, int) else tuple(window)
     if (not isinstance(window, int) and len(sides) != 2) or any(side < 0 for side in sides):
-        raise ValueError(f"window is {window!r}; expected an int or (left, right), 0 or more, or None for no limit")
+        raise ValueError(
+            f"window is {window!r}; expected an int or (left, right), 0 or more, or None for no limit"
+        )
 
 
 def _check_padding(key_padding_mask: Tensor | None, q: Tensor) -> None:
@@ -112,10 +128,14 @@ def _check_padding(key_padding_mask: Tensor | None, q: Tensor) -> None:
 
 def _check_lengths(cu_seqlens: Tensor, max_seqlen: int | None, q: Tensor) -> None:
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:
-        raise ValueError(f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected torch.int32 [S + 1]")
+        raise ValueError(
+            f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected torch.int32 [S + 1]"
+        )
     bounds = cu_seqlens.tolist()
     if bounds != sorted(bounds) or bounds[0] != 0 or bounds[-1] != q.shape[0]:
-        raise ValueError(f"cu_seqlens must rise from 0 to {q.shape[0]}, the number of tokens in q; found {bounds}")
+        raise ValueError(
+            f"cu_seqlens must rise from 0 to {q.shape[0]}, the number of tokens in q; found {bounds}"
+        )
     longest = max((stop - start for start, stop in zip(bounds, bounds[1:], strict=False)), default=0)
     if max_seqlen is not None and max_seqlen < longest:
         raise ValueError(f"max_seqlen is {max_seqlen}, but the longest sequence has {longest} tokens")

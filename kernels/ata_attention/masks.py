@@ -1,4 +1,5 @@
-"""Who sees whom within one sequence: the rule shared by every backend, for causal order and sliding windows."""
+"""Who sees whom within one sequence: the rule shared by every backend, for causal order and sliding windows.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple

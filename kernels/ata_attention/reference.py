@@ -1,6 +1,7 @@
 """The definition, written out: the whole attention matrix in memory, and autograd for the gradient.
 
-For tests and as an oracle: O(n²) memory. Runs in the dtype it is given, fp64 included; half precision is raised to fp32.
+For tests and as an oracle: O(n²) memory. Runs in the dtype it is given, fp64 included; half precision is
+raised to fp32.
 """
 
 import torch
@@ -25,7 +26,8 @@ def padded(
 def packed(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, visibility: Visibility
 ) -> Result:
-    """Arguments and results as in `ata_attention`, packed layout: one block-diagonal matrix over all tokens."""
+    """Arguments and results as in `ata_attention`, packed layout: one block-diagonal matrix over all tokens.
+    """
     everything = slice(0, q.shape[0])
     positions = torch.arange(q.shape[0], device=q.device)
     sequence = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
@@ -36,7 +38,9 @@ def packed(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Result:
-    """`S = scale·q·kᵀ`, `P = softmax(S)`, `out = P·v`, `column_sums = Σ_i P_ij`; a row that sees nothing has `P = 0`."""
+    """`S = scale·q·kᵀ`, `P = softmax(S)`, `out = P·v`, `column_sums = Σ_i P_ij`; a row that sees nothing has
+    `P = 0`.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
     keys, values = (x.to(dtype).repeat_interleave(group, dim=1) for x in (k, v))

@@ -61,6 +61,7 @@ def evaluate_heldout(
     with contained_mteb(), _bar(progress) as bar:
         from mgh_ds.evaluation.heldout import heldout_tasks
 
+        bar.set_description(f"{label}: levels")
         embeddings = Embeddings(encoder, batch_size=batch_size, remember=True, bar=bar)
         levels = level_accuracy(embeddings, records, instructions=instructions)
         return _evaluate(

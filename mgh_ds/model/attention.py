@@ -1,12 +1,13 @@
 """The bridge between transformers' attention layers and `ata_attention`.
 
 `IMPLEMENTATION` is registered with transformers as an attention implementation. Under it every layer runs
-`scaled_dot_product_attention` as usual, except the one that an `AttentionRecord`, passed to the backbone's forward as the keyword
-`RECORD`, asks for: that layer runs `ata_attention` and leaves its column sums in the record. A record belongs to one
-forward call, so nothing is global, and activation checkpointing (non-reentrant) replays it safely.
+PyTorch's `scaled_dot_product_attention`, except the one that an `AttentionRecord` asks for: that layer runs
+`ata_attention` and leaves its column sums in the record. A record belongs to one forward call, which passes
+it as the keyword `RECORD` through the backbone to its attention; so nothing is global, and wrappers such as
+PEFT or DeepSpeed need not know.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,14 +26,15 @@ RECORD = "ata_record"
 
 @dataclass
 class AttentionRecord:
-    """What one forward call asks of the attention (`layer`, `tokens`), and what the attention leaves behind.
+    """What one forward call asks of the attention, and what the attention leaves behind.
 
     Attributes:
         layer: index of the layer whose column sums are wanted.
         tokens: bool `[B, N]`, True where there is a token.
-        column_sums: fp32 `[B, Hq, N]`, with gradient; None until the layer has run.
+        column_sums: `[B, Hq, N]`, fp32, with gradient; None until the layer has run.
         causal, window: what that layer's queries were allowed to see, as passed to `ata_attention`.
         backend: the implementation of `ata_attention` that ran.
+        with_gradient: whether gradients were on when the call began.
     """
 
     layer: int
@@ -41,17 +43,20 @@ class AttentionRecord:
     causal: bool = False
     window: tuple[int, int] | None = None
     backend: str | None = None
+    with_gradient: bool = field(default_factory=torch.is_grad_enabled)
 
     def visible_queries(self) -> Tensor:
-        """How many queries can see each key: fp32 `[B, N]`, 0 at padding."""
+        """How many queries see each key: `[B, N]`, fp32, 0 at padding."""
         tokens = self.tokens.float()
         n = tokens.shape[1]
-        before = torch.nn.functional.pad(tokens.cumsum(1), (1, 0))  # before[j]: tokens at positions < j
-        positions = torch.arange(n, device=tokens.device)
+        before = nn.functional.pad(
+            tokens.cumsum(1), (1, 0)
+        )  # before[:, j] counts the tokens at positions below j
+        position = torch.arange(n, device=tokens.device)
         left, right = self.window or (n, n)
-        first = positions if self.causal else (positions - right).clamp_min(0)
-        last = (positions + left + 1).clamp_max(n)
-        return (before[:, last] - before[:, first]) * tokens
+        first = position if self.causal else (position - right).clamp_min(0)
+        stop = (position + left + 1).clamp_max(n)
+        return (before[:, stop] - before[:, first]) * tokens
 
 
 def attention_forward(
@@ -65,42 +70,49 @@ def attention_forward(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention contract: query `[B, Hq, N, D]`, key and value `[B, Hkv, N, D]` → `[B, N, Hq, D]`."""
-    if "cu_seq_lens_q" in kwargs:
-        raise MghError("packed batches (cu_seq_lens) are not supported by the backbone: pass a padded batch and its mask")
+    """transformers' contract: query `[B, Hq, N, D]`, key and value `[B, Hkv, N, D]`, result `[B, N, Hq, D]`.
+
+    Raises MghError for what would silently give wrong column sums or gradients: packed batches, attention
+    dropout, and reentrant activation checkpointing.
+    """
+    if kwargs.get("cu_seq_lens_q") is not None:
+        raise MghError(
+            "the backbone takes padded batches only: pass an attention_mask instead of cu_seq_lens"
+        )
     record: AttentionRecord | None = kwargs.pop(RECORD, None)
     if record is None or record.layer != module.layer_idx:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if dropout:
-        raise MghError(f"the backbone asks for attention dropout {dropout}; column sums are defined without it")
-    # The keyword says what the masks were built for; `module.is_causal` stays True on a decoder made bidirectional.
-    causal = kwargs.get("is_causal")
-    if causal is None:
-        causal = bool(module.is_causal)
+        raise MghError(
+            f"the backbone asks for attention dropout {dropout}; column sums are defined without it"
+        )
+    if record.with_gradient and not torch.is_grad_enabled():
+        raise MghError(
+            "reentrant activation checkpointing loses the gradient through the column sums; use "
+            'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})'
+        )
+    # The keyword says what the model's masks were made for. `module.is_causal` is for models that pass none:
+    # it stays True on a decoder that was made bidirectional.
+    causal = bool(kwargs.get("is_causal", module.is_causal))
+    window = _window(sliding_window, causal)
     result = ata_attention(
-        query,
-        key,
-        value,
-        causal=causal,
-        scale=scaling,
-        window=_window(sliding_window, causal),
-        key_padding_mask=record.tokens,
+        query, key, value, causal=causal, scale=scaling, window=window, key_padding_mask=record.tokens
     )
-    # Checkpointing runs this again in the backward pass; the pooling already holds the first run's tensor.
+    # Checkpointing comes by again in the backward pass, when the pooling already has the first run's tensor.
     if record.column_sums is None:
         record.column_sums, record.backend = result.column_sums, result.backend
-        record.causal, record.window = causal, _window(sliding_window, causal)
+        record.causal, record.window = causal, window
     return result.out.transpose(1, 2).contiguous(), None
 
 
 def _window(sliding_window: int | None, causal: bool) -> tuple[int, int] | None:
-    """transformers' masks: a causal window counts the query itself, a bidirectional one does not."""
+    """As in transformers' masks: a causal window counts the query itself, a bidirectional one does not."""
     if sliding_window is None:
         return None
     return (sliding_window - 1, 0) if causal else (sliding_window, sliding_window)
 
 
 AttentionInterface.register(IMPLEMENTATION, attention_forward)
-# Without a mask function under the same name, transformers would pass no mask at all and padding would be attended to.
+# Without a mask function of the same name transformers makes no mask, and padding would be attended to.
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

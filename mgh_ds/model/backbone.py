@@ -4,68 +4,69 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from mgh_ds.errors import MghError
 from mgh_ds.model.attention import IMPLEMENTATION
 from mgh_ds.model.config import DType
+from mgh_ds.model.hf_logging import quiet
 
-ENCODERS = ("bert", "roberta", "xlm-roberta")
-# Their positions begin after the index of the padding token, and they count them by themselves.
-ROBERTA_LIKE = ("roberta", "xlm-roberta")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+# RoBERTa's positions begin after the index of the padding token, and the model counts them by itself.
+ROBERTA_LIKE = ("roberta", "xlm-roberta")
+ENCODERS = ("bert", *ROBERTA_LIKE)
 
 
 def load_backbone(folder: Path, *, bidirectional: bool = True, dtype: DType = "float32") -> PreTrainedModel:
     """The transformer in `folder`, without any head, in evaluation mode and on the CPU.
 
-    A decoder becomes bidirectional through `config.is_causal`, which transformers' mask functions obey and which is saved with
-    the config. All dropout of the backbone is turned off: column sums are defined on the undisturbed attention, and
-    what regularises the training is the adapters' dropout.
+    A decoder becomes bidirectional through `config.is_causal`, which transformers' mask functions obey and
+    which is saved with the config. All dropout of the backbone is turned off: column sums are defined on the
+    undisturbed attention, and training is regularised by the adapters' dropout.
 
-    Raises MghError for a model type that is not known to work, and for weights that are missing, incomplete or not safetensors.
+    Raises MghError for a model type that is not known to work, and for weights that are missing, do not fit,
+    or are not safetensors.
     """
     config = AutoConfig.from_pretrained(folder)
     if config.model_type not in ENCODERS + DECODERS:
         raise MghError(
-            f"{folder} is a {config.model_type!r} model, which mgh-ds does not know; "
+            f"{folder} holds a {config.model_type!r} model, which mgh-ds does not know; "
             f"it knows {', '.join(ENCODERS + DECODERS)}"
         )
     config.is_causal = config.model_type in DECODERS and not bidirectional
     for name in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
-    model, report = _load_weights(folder, config, dtype)
-    if report["missing_keys"] or report["mismatched_keys"]:
-        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise MghError(f"{folder} does not fit a {config.model_type} model: missing or misshapen weights {wrong[:5]}")
+    model, report = _load(folder, config, dtype)
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise MghError(
+            f"{folder} holds no complete {config.model_type} model: {wrong[0]} is missing or misshapen"
+        )
     return model
 
 
-def _load_weights(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrainedModel, dict]:
-    """The model and transformers' report on it, which is read here instead of printed."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrainedModel, dict]:
+    """The model, and transformers' report on what its weights lacked."""
+    without_head = {"add_pooling_layer": False} if config.model_type in ENCODERS else {}
     try:
-        return AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, dtype),
-            attn_implementation=IMPLEMENTATION,
-            use_safetensors=True,
-            output_loading_info=True,
-            **({"add_pooling_layer": False} if config.model_type in ENCODERS else {}),
-        )
+        with quiet():
+            return AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=getattr(torch, dtype),
+                attn_implementation=IMPLEMENTATION,
+                use_safetensors=True,
+                output_loading_info=True,
+                **without_head,
+            )
     except OSError as error:
-        raise MghError(f"{folder} holds no usable weights (model.safetensors): {error}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+        raise MghError(f"{folder} holds no weights in safetensors format: {error}") from error
 
 
 def positions(config: PreTrainedConfig, attention_mask: torch.Tensor) -> torch.Tensor | None:
-    """Position ids `[B, N]` that count tokens and not padding, so that the side of the padding does not matter.
+    """Position ids `[B, N]` that count tokens and not padding, whose side then does not matter.
 
-    None where the model counts for itself.
+    None where the model counts by itself.
     """
     if config.model_type in ROBERTA_LIKE:
         return None
@@ -73,7 +74,7 @@ def positions(config: PreTrainedConfig, attention_mask: torch.Tensor) -> torch.T
 
 
 def longest_input(config: PreTrainedConfig) -> int | None:
-    """The longest input in tokens that learned positions allow; None for rotary positions, which have no such limit."""
+    """The longest input in tokens that learned positions allow; None for rotary positions: no limit."""
     if config.model_type in DECODERS:
         return None
     taken = config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0

@@ -16,11 +16,12 @@ class PoolingConfig:
 
     Attributes:
         method: ata (weights from the last layer's attention), mean, last (last token), cls (first token), or
-            weighted_mean (weight grows with the position, as in SGPT).
-        column_transform: for ata, what is applied to each head's column sums before the heads are added: identity (the
-            plain sum), log1p (tames a first token that swallows the attention), or visible_mean (divides by the number of
-            queries that can see the token, which matters when attention is causal).
-        include_bos: pool the token that opens the text (BOS, or CLS), if the tokenizer adds one.
+            weighted_mean (the weight grows with the position, as in SGPT).
+        column_transform: for ata, what is applied to each head's column sums before the heads are added:
+            identity (the plain sums), log1p (tames a first token that swallows the attention), or
+            visible_mean (divides by the number of queries that can see the token, which matters where
+            attention is causal).
+        include_bos: pool the token that opens the text (BOS or CLS), if the tokenizer adds one.
         include_instruction: pool the tokens of the instruction too.
         detach_weights: for ata, stop the gradient through the weights.
     """
@@ -40,7 +41,8 @@ class LoraConfig:
         rank: rank of each adapter.
         alpha: the adapter's output is scaled by alpha / rank.
         dropout: dropout on the adapter's input, in training.
-        target_modules: names of the linear layers to adapt; null adapts every linear layer of the transformer blocks.
+        target_modules: names of the linear layers to adapt; null adapts every linear layer of the transformer
+            blocks.
     """
 
     rank: int = 16
@@ -54,17 +56,17 @@ class ModelConfig:
     """The backbone and what is put around it.
 
     Attributes:
-        name_or_path: a folder, a Hugging Face name, or `tiny-random/<family>` (bert, llama, mistral, qwen2, qwen3): a very
-            small model with random weights, made on the spot.
+        name_or_path: a folder, a Hugging Face name, or `tiny-random/<family>` (bert, llama, mistral, qwen2,
+            qwen3): a very small model with random weights, made on the spot.
         pooling: how token states become one vector.
         lora: low-rank adapters; null trains every weight.
-        bidirectional: let every token of a decoder see the whole text; false keeps its causal attention. Encoders such as
-            BERT are always bidirectional.
+        bidirectional: let every token of a decoder see the whole text; false keeps its attention causal.
+            Encoders such as BERT are bidirectional in any case.
         max_length: longest input in tokens, instruction and special tokens included.
         dtype: of the backbone's weights.
         instruction_template: how an instruction and a text are joined; must end with `{text}`.
-        use_instructions: false drops all instructions.
-        activation_checkpointing: recompute the activations of each block in the backward pass, to save memory.
+        use_instructions: false leaves all instructions out.
+        activation_checkpointing: compute each block's activations again in the backward pass, to save memory.
     """
 
     name_or_path: str

@@ -1,6 +1,7 @@
 """The trainable model: backbone, adapters and pooling in one module."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ DEFAULT_MAX_LENGTH = 512
 class EmbeddingModel(nn.Module):
     """Token ids in, unit vectors out.
 
-    `backbone` is a transformers model, or the same wrapped by PEFT; `pooling` turns its token states into one vector.
+    `backbone` is a transformers model, or one in PEFT's wrapper; `pooling` makes one vector of its states.
     """
+
+    backbone: Any  # both kinds have the attributes that are used here, which nn.Module does not declare
 
     def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
         super().__init__()
@@ -33,21 +36,21 @@ class EmbeddingModel(nn.Module):
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return int(self.backbone.config.hidden_size)
+        return self.backbone.config.hidden_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
-        """Embeddings of a padded batch, fp32 `[B, dim]`, of unit length. The arguments are a `TokenBatch`'s."""
+        """Embeddings `[B, dim]`, fp32, of unit length. The arguments are a `TokenBatch`'s."""
         hidden, record = self._states(input_ids, attention_mask)
         pooled = self.pooling(hidden, attention_mask, pooling_mask, record)
         return nn.functional.normalize(pooled, dim=-1)
 
     def token_weights(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
-        """The weight of each token in its text's embedding, fp32 `[B, N]`, rows summing to 1."""
+        """The weight of each token in its text's embedding, `[B, N]`, fp32, rows summing to 1."""
         _, record = self._states(input_ids, attention_mask)
         return self.pooling.weights(attention_mask, pooling_mask, record)
 
     def _states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, AttentionRecord | None]:
-        """Hidden states `[B, N, dim]` of the last layer and, for ATA, what its attention left behind."""
+        """Token states `[B, N, dim]` of the last layer and, for ATA, what its attention left behind."""
         config = self.backbone.config
         record = None
         if self.pooling.config.method == "ata":
@@ -65,8 +68,8 @@ class EmbeddingModel(nn.Module):
 def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
     """The model that `config` describes, on the CPU and in evaluation mode, and its tokenizer.
 
-    With `config.lora` only the adapters are trainable; their initial weights depend on `seed` alone. Raises MghError for a
-    model that cannot be found or is of an unknown type, and for adapters that do not fit it.
+    With `config.lora` only the adapters are trainable; their first weights depend on `seed` alone. Raises
+    MghError for a model that cannot be found or is of an unknown type, and for adapters that do not fit it.
     """
     settings = Settings(
         pooling=config.pooling,
@@ -77,14 +80,16 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
     )
     model, tokenizer = load_model(resolve_model(config.name_or_path), settings, config.dtype)
     if config.activation_checkpointing:
-        # Reentrant checkpointing would lose the gradient through the column sums, and say nothing.
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        # The reentrant kind loses the gradient through the column sums.
+        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora is not None:
         model.backbone = _with_adapters(model.backbone, config.lora, seed)
     return model.eval(), tokenizer
 
 
-def load_model(folder: Path, settings: Settings, dtype: DType = "float32") -> tuple[EmbeddingModel, Tokenizer]:
+def load_model(
+    folder: Path, settings: Settings, dtype: DType = "float32"
+) -> tuple[EmbeddingModel, Tokenizer]:
     """The model in `folder` without adapters, on the CPU and in evaluation mode, and its tokenizer."""
     backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype)
     limit = longest_input(backbone.config)
@@ -103,7 +108,7 @@ def load_model(folder: Path, settings: Settings, dtype: DType = "float32") -> tu
 
 
 def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
-    """The settings with which `load_model` would make this model and tokenizer again."""
+    """The settings with which `load_model` makes this model and tokenizer again."""
     return Settings(
         pooling=model.pooling.config,
         bidirectional=not model.backbone.config.is_causal,
@@ -114,7 +119,7 @@ def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
 
 
 def _with_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> nn.Module:
-    import peft  # heavy, and not needed to encode
+    import peft  # slow to import, and not needed to encode
 
     settings = peft.LoraConfig(
         r=config.rank,
@@ -127,4 +132,4 @@ def _with_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> 
         try:
             return peft.get_peft_model(backbone, settings)
         except ValueError as error:
-            raise MghError(f"model.lora does not fit this backbone: {error}") from None
+            raise MghError(f"model.lora does not fit this backbone: {error}") from error

@@ -1,7 +1,7 @@
 """`Encoder`: texts in, vectors out.
 
-encoder = Encoder.from_pretrained("runs/demo/export")
-vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Given a question, retrieve its answer.")
+    encoder = Encoder.from_pretrained("runs/demo/export")
+    vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from mgh_ds.model.weights import resolve_model
 
 
 class Encoder:
-    """A model and its tokenizer, ready to embed texts; the model stays where it is and as it is."""
+    """A model and its tokenizer, ready to embed texts. The model stays on its device and is not changed."""
 
     def __init__(self, model: EmbeddingModel, tokenizer: Tokenizer, name: str = "model") -> None:
         self.model = model
@@ -46,26 +46,26 @@ class Encoder:
     ) -> "Encoder":
         """Loads a Hugging Face model (by name or folder) or a folder that `export` wrote.
 
-        What is left out is as the exported folder says; for other models it is ATA pooling with plain column sums, BOS pooled
-        and instructions not, decoders made bidirectional, and the length that the model's authors chose (else 512
-        tokens). The fields are explained in `mgh_ds.model.config`. `device` defaults to the GPU if there is one.
+        An option left out is as the exported folder says. For other models: ATA pooling with plain column
+        sums, BOS pooled and instructions not, decoders made bidirectional, and the length that the model's
+        authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. `device` is the GPU
+        if there is one.
 
         Raises MghError if the model cannot be found, is of an unknown type, or does not fit the options.
         """
         folder = resolve_model(str(name_or_path))
         settings = read_settings(folder).changed(
-            {
-                "method": pooling,
-                "column_transform": column_transform,
-                "include_bos": include_bos,
-                "include_instruction": include_instruction,
-                "bidirectional": bidirectional,
-                "max_length": max_length,
-                "instruction_template": instruction_template,
-            }
+            method=pooling,
+            column_transform=column_transform,
+            include_bos=include_bos,
+            include_instruction=include_instruction,
+            bidirectional=bidirectional,
+            max_length=max_length,
+            instruction_template=instruction_template,
         )
         model, tokenizer = load_model(folder, settings, dtype)
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer, str(name_or_path))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device), tokenizer, str(name_or_path))
 
     @property
     def dim(self) -> int:
@@ -83,12 +83,16 @@ class Encoder:
         return self.model.pooling.config.method
 
     def encode(
-        self, texts: Sequence[str], instruction: str | None = None, batch_size: int = 32, progress: bool = False
+        self,
+        texts: Sequence[str],
+        instruction: str | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
     ) -> NDArray[np.float32]:
-        """Embeddings of `texts`, each read under `instruction` if one is given: float32 `[len(texts), dim]`, unit length.
+        """Embeddings of `texts`, each read under `instruction` if any: `[len(texts), dim]`, of unit length.
 
-        Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises MghError for
-        anything but a sequence of strings.
+        Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises
+        MghError for anything but a sequence of strings.
         """
         _check_texts(texts)
         device = next(self.model.parameters()).device
@@ -109,7 +113,12 @@ class Encoder:
 
     def save(self, folder: str | Path) -> None:
         """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
-        export(self.model, self.tokenizer, Path(folder), card=f"# An embedding model\n\nMade from {self.name}.\n")
+        export(
+            self.model,
+            self.tokenizer,
+            Path(folder),
+            card=f"# Text-embedding model\n\nMade from {self.name}.\n",
+        )
 
 
 def _check_texts(texts: Sequence[str]) -> None:
@@ -117,4 +126,4 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise MghError("encode takes a sequence of texts, not one text: write encode([text])")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise MghError(f"text {i} is a {type(text).__name__}: encode takes strings")
+            raise MghError(f"text {i} is of type {type(text).__name__}; encode takes strings")

@@ -1,68 +1,73 @@
-"""Writes a trained model as a folder that `Encoder`, sentence-transformers and plain transformers can load."""
+"""Writes a trained model as a folder that `Encoder`, sentence-transformers and transformers can load."""
 
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mgh_ds import files
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
+from mgh_ds.model.hf_logging import quiet
 from mgh_ds.model.settings import write_settings
 from mgh_ds.model.tokens import Tokenizer
 
-# Where sentence-transformers finds the class that pools as we do.
+# The class that sentence-transformers loads for the folder.
 MODULE = "mgh_ds.model.sentence_transformers_module.AtaEmbedder"
 
 
 def export(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path, *, card: str) -> None:
-    """Writes `model` with its adapters merged to the new folder `folder`; `card` becomes its README.md.
+    """Writes `model`, its adapters merged, to the new folder `folder`; `card` becomes its README.md.
 
-    The folder holds a plain transformers model (safetensors, config, tokenizer), our settings, and the files by which
-    sentence-transformers recognises it. `model` is not changed. Raises MghError if the folder exists.
+    The folder holds a plain transformers model (safetensors, config, tokenizer), our settings, and the files
+    by which sentence-transformers knows it. `model` is not changed. Raises MghError if the folder exists.
     """
-    backbone = _without_wrapper(model.backbone)
     with files.new_folder(folder) as temporary:
-        backbone.save_pretrained(temporary, state_dict=merged_weights(model.backbone))
-        tokenizer.save(temporary)
-        write_settings(settings_of(model, tokenizer), temporary)
+        write_model(model, tokenizer, temporary)
         files.write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
         versions = {
-            name.replace("-", "_"): importlib.metadata.version(name) for name in ("sentence-transformers", "transformers")
+            name: importlib.metadata.version(distribution)
+            for name, distribution in (
+                ("sentence_transformers", "sentence-transformers"),
+                ("transformers", "transformers"),
+                ("pytorch", "torch"),
+            )
         }
-        files.write_json(
-            temporary / "config_sentence_transformers.json", {"__version__": versions, "similarity_fn_name": "cosine"}
-        )
+        description = {"__version__": versions, "similarity_fn_name": "cosine"}
+        files.write_json(temporary / "config_sentence_transformers.json", description)
         files.write_text(temporary / "README.md", card)
 
 
-def _without_wrapper(backbone: nn.Module) -> nn.Module:
-    """The transformers model, taken out of PEFT's wrapper if it is in one."""
-    return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+def write_model(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes what `Encoder.from_pretrained` reads to an existing folder: model, tokenizer and settings."""
+    with quiet():
+        _unwrapped(model.backbone).save_pretrained(folder, state_dict=merged_weights(model.backbone))
+    tokenizer.save(folder)
+    write_settings(settings_of(model, tokenizer), folder)
 
 
 @torch.no_grad()
 def merged_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """The backbone's weights on the CPU, under their own names, with `W + (alpha / rank)·B·A` where there is an adapter.
+    """The backbone's weights, on the CPU and under their own names, with `W + (alpha / rank)·B·A` for adapters.
 
-    Nothing is merged in place, so that training can go on from the exact weights that it had.
+    Nothing is merged in place, so that training can go on from exactly the weights that it had.
     """
-    weights: dict[str, Tensor] = {}
-    for name, module in _without_wrapper(backbone).named_modules():
-        adapted = hasattr(module, "get_delta_weight")
-        if ".lora_" in name or name.endswith(".base_layer"):
-            continue
-        source = module.base_layer if adapted else module
-        for key, value in [*source.named_parameters(recurse=False), *_persistent_buffers(source)]:
-            weights[f"{name}.{key}"] = value.detach().cpu()
-        if adapted:
-            weight = source.weight
-            for adapter in module.active_adapters:
-                weight = weight.float() + module.get_delta_weight(adapter).float()
-            weights[f"{name}.weight"] = weight.to(source.weight.dtype).cpu()
-    return weights
+    backbone = _unwrapped(backbone)
+    # PEFT puts a layer `x` into `x.base_layer` and its adapter into `x.lora_A`, `x.lora_B` beside it.
+    merged = {
+        name.replace(".base_layer.", "."): tensor.cpu()
+        for name, tensor in backbone.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, layer in backbone.named_modules():
+        if hasattr(layer, "get_delta_weight"):
+            weight = layer.base_layer.weight
+            delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+            merged[f"{name}.weight"] = (weight.float() + delta).to(weight.dtype).cpu()
+    return merged
 
 
-def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    persistent = module.state_dict(keep_vars=True)
-    return [(key, value) for key, value in module.named_buffers(recurse=False) if key in persistent]
+def _unwrapped(backbone: nn.Module) -> Any:
+    """The transformers model, taken out of PEFT's wrapper if it is in one."""
+    return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone

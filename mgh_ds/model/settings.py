@@ -1,4 +1,4 @@
-"""What an embedding model needs to know beside its weights, and the file in an exported folder that keeps it."""
+"""What an embedding model needs to know beside its weights, and the file that keeps it in an exported folder."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +13,8 @@ SETTINGS_FILE = "mgh_ds.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a backbone and a tokenizer are turned into an embedding model; the fields are explained in `ModelConfig`."""
+    """How a backbone and a tokenizer become an embedding model. The fields are explained in `ModelConfig`; a
+    `max_length` of None is for the model to decide."""
 
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     bidirectional: bool = True
@@ -21,10 +22,10 @@ class Settings:
     instruction_template: str = INSTRUCTION_TEMPLATE
     use_instructions: bool = True
 
-    def changed(self, options: dict[str, Any]) -> "Settings":
-        """These settings with those of `options` (own fields or the pooling's) that are not None."""
+    def changed(self, **options: Any) -> "Settings":
+        """These settings with those `options` (fields of this class or of the pooling) that are not None."""
         given = {name: value for name, value in options.items() if value is not None}
-        own = {name: given.pop(name) for name in list(given) if name in {f.name for f in fields(self)}}
+        own = {f.name: given.pop(f.name) for f in fields(self) if f.name in given}
         return replace(self, pooling=replace(self.pooling, **given), **own)
 
 
@@ -33,9 +34,9 @@ def write_settings(settings: Settings, folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of an exported folder; for any other model the defaults, with the length its authors chose.
+    """The settings of an exported folder; for other models the defaults, and the length their authors chose.
 
-    Raises MghError if the settings file is damaged or from another version.
+    Raises MghError for a damaged file, or one that another version wrote.
     """
     path = folder / SETTINGS_FILE
     if path.exists():
@@ -43,7 +44,8 @@ def read_settings(folder: Path) -> Settings:
         try:
             return Settings(**{**content, "pooling": PoolingConfig(**content["pooling"])})
         except (TypeError, KeyError) as error:
-            raise MghError(f"{path} does not hold the settings of this version of mgh-ds: {error}") from None
-    path = folder / "sentence_bert_config.json"
-    length = files.read_json(path).get("max_seq_length") if path.exists() else None
-    return Settings(max_length=length)
+            raise MghError(
+                f"{path} does not hold the settings that this version of mgh-ds writes: {error}"
+            ) from error
+    length = folder / "sentence_bert_config.json"
+    return Settings(max_length=files.read_json(length).get("max_seq_length") if length.exists() else None)

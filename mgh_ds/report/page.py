@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mgh_ds.files import write_bytes
 from mgh_ds.report import anchors, comparison, plots
 from mgh_ds.report.data import Parameters, Run, Stage, load_run
+from mgh_ds.report.scales import number
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def render(run: Run) -> str:
             ruler=ruler([row.points for row in tasks + levels]),
             stages=[stage_row(stage) for stage in run.stages],
             window=plots.smoothing_window(run),
+            thinning=plots.thinning(run),
             loss=plots.loss_chart(run),
             by_level=[
                 ("Accuracy by level, %", plots.accuracy_chart(run)),
@@ -154,7 +156,7 @@ def _environment() -> Environment:
         "change": change,
         "duration": duration,
         "level_name": comparison.level_name,
-        "number": lambda value: plots.number(value) if math.isfinite(value) else "…",
+        "number": lambda value: number(value) if math.isfinite(value) else "…",
         "times": times,
     }
     return environment
@@ -169,7 +171,7 @@ def _parameters(parameters: Parameters | None) -> str | None:
 
 def _throughput(texts: float | None, tokens: float | None) -> str | None:
     rates = [(texts, "texts/s"), (tokens, "tokens/s")]
-    return ", ".join(f"{plots.number(rate)} {unit}" for rate, unit in rates if rate is not None) or None
+    return ", ".join(f"{number(rate)} {unit}" for rate, unit in rates if rate is not None) or None
 
 
 def _mean_share(shares: list[float]) -> str | None:

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mgh_ds.report.data import Level, Run, Stage, Step
+from mgh_ds.report.scales import nice_ticks, number, tick_names
 
 Array = npt.NDArray[np.float64]
+Pieces = list[tuple[Array, Array]]  # a line as its unbroken stretches: steps and values, float64 [points]
 
-MOST_POINTS = 400  # a path with more is thinned: a chart is at most about 900 pixels wide
+MOST_POINTS = 400  # a longer run's lines are thinned to about as many points as a chart has room for
 WIDE, HALF, SMALL = (960.0, 300.0), (470.0, 300.0), (470.0, 170.0)  # widths and heights in SVG units
 LINE_HEIGHT = 14.0
 CHARACTER = 6.3  # width of an average letter at the charts' font size
@@ -23,12 +25,12 @@ CHARACTER = 6.3  # width of an average letter at the charts' font size
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `values` and their running mean `smooth` are float64 [steps], NaN where a step has none."""
+    """One line: the values as logged and their running mean, both thinned."""
 
     label: str
     css: str
-    values: Array
-    smooth: Array
+    values: Pieces
+    mean: Pieces
 
 
 @dataclass(frozen=True)
@@ -133,43 +135,6 @@ def small_charts(run: Run) -> list[tuple[str, Chart | None]]:
     return [(name, _single(run, name, value, SMALL, (0,), window)) for name, value, window in instruments]
 
 
-def number(value: float) -> str:
-    """A value to about three digits: 12,300, 0.431, 2·10⁻⁵."""
-    if value == 0:
-        return "0"
-    magnitude = abs(value)
-    if magnitude < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        text = f"{mantissa.rstrip('0').rstrip('.')}·10{superscript}"
-    elif magnitude >= 1000:
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:.3g}"
-    return text.replace("-", "−")
-
-
-def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) that enclose [low, high]."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
-
-
-def tick_names(values: list[float]) -> list[str]:
-    """The ticks as text, all with as many decimals as the finest of them needs."""
-    largest = max(abs(value) for value in values)
-    if largest < 1e-3:
-        return [number(value) for value in values]
-    exact = (all(abs(round(v, d) - v) <= 1e-9 * largest for v in values) for d in range(13))
-    decimals = next((d for d, fits in enumerate(exact) if fits), 12)
-    return [f"{value:,.{decimals}f}".replace("-", "−") for value in values]
-
-
 def running_mean(values: Array, weights: Array, window: int) -> Array:
     """Weighted mean over `window` neighbours, centred, fewer at the ends; NaN where none has a value."""
     known = np.isfinite(values)
@@ -182,8 +147,13 @@ def running_mean(values: Array, weights: Array, window: int) -> Array:
 
 
 def smoothing_window(run: Run) -> int:
-    """How many steps the drawn lines average over: about a fifteenth of the run, odd, at least 5."""
-    return max(5, len(run.steps) // 15 | 1)
+    """How many steps the drawn lines average over: about a fifteenth of the run, odd."""
+    return len(run.steps) // 15 | 1
+
+
+def thinning(run: Run) -> int:
+    """How many consecutive steps become one drawn point: 1 unless the run is long."""
+    return math.ceil(len(run.steps) / MOST_POINTS) or 1
 
 
 def _single(
@@ -198,31 +168,32 @@ def _single(
     values = np.array([value(step) for step in run.steps], dtype=np.float64)
     if not np.isfinite(values).any():
         return None
-    smooth = _smooth(run, values, np.ones(len(values)), window or smoothing_window(run))
-    first, last = _ends(smooth)
+    mean = _smooth(run, values, np.ones(len(values)), window or smoothing_window(run))
+    first, last = _ends(mean)
     told = f"{number(first)} at first, {number(last)} at last"
     alt = f"Line chart of the {name} over {len(run.steps)} steps: {told}."
-    return _chart(run, [Series(number(last), "single", values, smooth)], alt, size, include)
+    line = Series(number(last), "single", _pieces(run, values), _pieces(run, mean))
+    return _chart(run, [line], alt, size, include)
 
 
 def _by_level(
     run: Run, name: str, value: Callable[[Level], float], include: tuple[float, ...] = ()
 ) -> Chart | None:
     """A chart with a line for each level; the running mean weighs a step by its number of negatives."""
-    lines = []
+    lines, told = [], []
     for level in run.levels:
         logged = [step.levels.get(level) for step in run.steps]
         values = np.array([value(one) if one and one.count else math.nan for one in logged], dtype=np.float64)
         counts = np.array([one.count if one else 0 for one in logged], dtype=np.float64)
         if np.isfinite(values).any():
             label = "ungraded" if level == "null" else f"level {level}"
-            smooth = _smooth(run, values, counts, smoothing_window(run))
-            lines.append(Series(label, f"level-{level}", values, smooth))
+            mean = _smooth(run, values, counts, smoothing_window(run))
+            lines.append(Series(label, f"level-{level}", _pieces(run, values), _pieces(run, mean)))
+            first, last = _ends(mean)
+            told.append(f"{label} from {number(first)} to {number(last)}")
     if not lines:
         return None
-    ends = [(line.label, *map(number, _ends(line.smooth))) for line in lines]
-    told = "; ".join(f"{label} from {first} to {last}" for label, first, last in ends)
-    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {told}."
+    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {'; '.join(told)}."
     return _chart(run, lines, alt, HALF, include)
 
 
@@ -231,8 +202,9 @@ def _chart(
 ) -> Chart:
     """Lays the lines out on a frame that holds all their values, and those in `include` too."""
     width, height = size
-    known = [*include, *(value for one in series for value in one.values[np.isfinite(one.values)].tolist())]
-    y_values = nice_ticks(min(known), max(known), about=max(3, round(height / 60)))
+    drawn = [values for one in series for _steps, values in one.values + one.mean]
+    shown = np.concatenate([np.array(include, dtype=np.float64), *drawn])
+    y_values = nice_ticks(float(shown.min()), float(shown.max()), about=max(3, round(height / 60)))
     first, last = run.steps[0].step, run.steps[-1].step
     frame = Frame(
         width=width,
@@ -258,7 +230,7 @@ def _chart(
             for value, name in zip(y_values, tick_names(y_values), strict=True)
         ],
         bands=[_band(stage, frame) for stage in run.stages],
-        lines=_spread([_line(run, one, frame) for one in series], frame),
+        lines=_spread([_line(one, frame) for one in series], frame),
     )
 
 
@@ -273,16 +245,15 @@ def _band(stage: Stage, frame: Frame) -> Band:
     return Band(_round(left), _round(right - left), stage.name if fits else "", title)
 
 
-def _line(run: Run, series: Series, frame: Frame) -> Line:
-    steps = np.array([step.step for step in run.steps], dtype=np.float64)
-    last = np.flatnonzero(np.isfinite(series.smooth))[-1]
+def _line(series: Series, frame: Frame) -> Line:
+    steps, values = series.mean[-1]
     return Line(
         css=series.css,
-        path=_path(run, frame, steps, series.smooth),
-        faint=_path(run, frame, steps, series.values),
+        path=_path(frame, series.mean),
+        faint=_path(frame, series.values),
         label=series.label,
-        label_x=_round(frame.x(steps[last]) + 6),
-        label_y=_round(frame.y(series.smooth[last]) + 4),
+        label_x=_round(frame.x(steps[-1]) + 6),
+        label_y=_round(frame.y(values[-1]) + 4),
     )
 
 
@@ -315,18 +286,25 @@ def _smooth(run: Run, values: Array, weights: Array, window: int) -> Array:
     return np.concatenate([running_mean(values[part], weights[part], window) for part in _parts(run)])
 
 
-def _path(run: Run, frame: Frame, steps: Array, values: Array) -> str:
-    """SVG path data: one piece for each stretch of values without a gap within a stage."""
+def _path(frame: Frame, pieces: Pieces) -> str:
+    """SVG path data; a piece of one point becomes a short dash, for a dot would hardly show."""
+    paths = []
+    for steps, values in pieces:
+        points = [f"{x:.1f},{y:.1f}" for x, y in zip(frame.x(steps), frame.y(values), strict=True)]
+        paths.append("M" + " ".join(points) if len(points) > 1 else f"M{points[0]}m-2,0h4")
+    return "".join(paths)
+
+
+def _pieces(run: Run, values: Array) -> Pieces:
+    """The stretches of values without a gap within a stage, each thinned."""
+    steps = np.array([step.step for step in run.steps], dtype=np.float64)
     pieces = []
-    most = max(2, MOST_POINTS // max(1, len(run.stages)))
     for part in _parts(run):
         known = np.flatnonzero(np.isfinite(values[part])) + part.start
         for stretch in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
             if stretch.size:
-                x, y = _thin(frame.x(steps[stretch]), most), _thin(frame.y(values[stretch]), most)
-                points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-                pieces.append(f"M{points}" + ("h0" if len(x) == 1 else ""))  # h0: a round cap draws a dot
-    return "".join(pieces)
+                pieces.append((_thin(steps[stretch], thinning(run)), _thin(values[stretch], thinning(run))))
+    return pieces
 
 
 def _parts(run: Run) -> list[slice]:
@@ -335,11 +313,12 @@ def _parts(run: Run) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _thin(values: Array, most: int) -> Array:
-    """At most `most` values: the means of neighbouring ones."""
-    if len(values) <= most:
+def _thin(values: Array, count: int) -> Array:
+    """The means of `count` neighbouring values each; the last mean may be of fewer."""
+    if count == 1:
         return values
-    return np.array([part.mean() for part in np.array_split(values, most)])
+    starts = np.arange(0, len(values), count)
+    return np.asarray(np.add.reduceat(values, starts) / np.diff([*starts, len(values)]), dtype=np.float64)
 
 
 def _round(value: Array | float) -> float:

@@ -20,6 +20,6 @@ def anchor_weights(
     for text in texts:
         batch = tokenizer.tokenize([text], None).to(device)
         weights = model.token_weights(*batch)[0]
-        tokens = tokenizer.raw.convert_ids_to_tokens(batch.input_ids[0])
+        tokens = tokenizer.backend.convert_ids_to_tokens(batch.input_ids[0])
         entries.append({"label": label, "text": text, "tokens": tokens, "weights": weights.tolist()})
     return entries

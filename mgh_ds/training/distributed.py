@@ -3,12 +3,14 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from mgh_ds.errors import MghError
 
 # Ranks wait for rank 0 while it scores and exports; nothing else may take as long.
 TIMEOUT = timedelta(hours=2)
@@ -24,6 +26,8 @@ def process_group() -> Iterator[None]:
     if get_accelerator().device_name() == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+        # DeepSpeed would compile a shared-memory all-reduce on the spot, which needs a C++ compiler; gloo needs none.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
     deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), timeout=TIMEOUT)
@@ -57,6 +61,19 @@ def is_main() -> bool:
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def on_main(work: Callable[[], object]) -> None:
+    """Rank 0 does `work` while the others wait; its MghError is raised on every rank, so that all of them stop."""
+    problem = None
+    if is_main():
+        try:
+            work()
+        except MghError as error:
+            problem = str(error)
+    problem = gather_objects(problem)[0]
+    if problem is not None:
+        raise MghError(problem)
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:

@@ -40,8 +40,7 @@ def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
 def export_run(run: Path, output: Path, *, replace: bool = False) -> None:
     """Writes the model of a run, adapters merged, to the folder `output`, with a model card."""
     model, tokenizer, config, step = load_run(run)
-    with files.new_folder(output, replace=replace) as folder:
-        export(model, tokenizer, folder, card=model_card(config, step, run))
+    export(model, tokenizer, output, card=model_card(config, step, run), replace=replace)
 
 
 def model_card(config: RunConfig, step: int, run: Path) -> str:

@@ -10,6 +10,11 @@ import torch
 import torch.distributed as dist
 
 
+# torch 2.13 renames both collectives and warns at the old names; 2.11 and 2.12 know the old ones only.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
@@ -19,7 +24,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         local = gradient.new_empty((ctx.rows, *gradient.shape[1:]))
-        dist.reduce_scatter_tensor(local, gradient.contiguous())
+        _reduce_scatter(local, gradient.contiguous())
         return local
 
 
@@ -28,7 +33,7 @@ def gather(local: torch.Tensor) -> torch.Tensor:
     if not dist.is_initialized():
         return local
     everyone = local.new_empty((dist.get_world_size() * local.shape[0], *local.shape[1:]))
-    dist.all_gather_into_tensor(everyone, local.contiguous())
+    _all_gather(everyone, local.contiguous())
     return everyone
 
 

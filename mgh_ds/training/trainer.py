@@ -9,13 +9,12 @@ from tqdm import tqdm
 
 from mgh_ds import files
 from mgh_ds.curriculum import Loader, Plan
-from mgh_ds.errors import MghError
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import barrier, device, is_main, rank, world_size
+from mgh_ds.training.distributed import barrier, is_main, on_main, rank, world_size
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.step import StepResult, train_step
@@ -72,19 +71,8 @@ class Trainer:
             self._write_summary(started)
 
     def _open(self, path: str) -> Store:
-        """Opens a store; rank 0 converts a JSONL file first and the others wait for it."""
-        problem: MghError | None = None
-        if is_main():
-            try:
-                return open_or_convert(path, self.folder.store_cache)
-            except MghError as error:
-                problem = error
-            finally:
-                barrier()
-        else:
-            barrier()
-        if problem is not None:
-            raise problem
+        """Opens a store; a JSONL file is converted first, once, by rank 0."""
+        on_main(lambda: open_or_convert(path, self.folder.store_cache))
         return open_or_convert(path, self.folder.store_cache)
 
     def _identity(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgh_ds.report.anchors import heat_maps, ratios
-from mgh_ds.report.comparison import headline, level_name, level_rows, task_rows, wilson_interval
+from mgh_ds.report.comparison import headline, level_name, level_rows, metric_name, task_rows, wilson_interval
 from mgh_ds.report.data import Anchor, load_run
 
 
@@ -19,6 +19,19 @@ def test_changes_are_in_points(make_run):
     assert tasks["HeldOutSTS"].points.change == pytest.approx(-0.7)
     assert [row.name for row in level_rows(run)] == [level_name(level) for level in "1234"]
     assert level_rows(run)[1].points.change == pytest.approx(100 * 8 / 108)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("ndcg_at_10", "nDCG@10"),
+        ("map_at_1000", "MAP@1000"),
+        ("cosine_spearman", "Spearman, cosine"),
+        ("max_f1", "max f1"),
+    ],
+)
+def test_metrics_are_named_as_papers_do(metric, name):
+    assert metric_name(metric) == name
 
 
 def test_the_headline_is_about_the_hardest_level(make_run):

@@ -79,7 +79,7 @@ def test_the_page_shows_the_runs_values(make_run):
         "+15.7",
     ]
     assert "+15.7 points" in page.text
-    assert "61.1 % before training, 76.9 % after" in page.text
+    assert "before training 61.1 %, after training 76.9 %" in page.text
     assert page.row("levels 2, 3")[1] == "21–52"
     assert page.row("40") == ["40", "0.31", "5.3"]
     for fact in ("tiny/encoder", "2 × cpu", "1 min 13 s", "147,456 of 22,860,416", "torch 2.13.0+cpu"):
@@ -170,7 +170,7 @@ def test_a_run_that_still_trains_says_what_is_not_there_yet(make_run):
     page = page_of(folder)
     assert "Training has not finished: this page shows the run up to step 80." in page.text
     assert page.row("level 4 · hard")[2:5] == ["61.1", "not there yet", ""]
-    assert "61.1 % before training, not there yet after" in page.text
+    assert "before training 61.1 %, after training not there yet" in page.text
     assert "Anchor weights: not there yet." in page.text
 
 

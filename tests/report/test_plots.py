@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mgh_ds.report import plots
 from mgh_ds.report.data import Level, Run, RunInfo, Step, load_run
+from mgh_ds.report.scales import nice_ticks, number, tick_names
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -36,7 +37,7 @@ def training(stages, loss=lambda step: float(step), levels=None):
 def points(path):
     """SVG path data as its pieces, each a list of (x, y)."""
     return [
-        [tuple(map(float, pair.split(","))) for pair in piece.removesuffix("h0").split()]
+        [tuple(map(float, pair.split(","))) for pair in piece.removesuffix("m-2,0h4").split()]
         for piece in path.split("M")[1:]
     ]
 
@@ -44,7 +45,7 @@ def points(path):
 def value_at(chart, y):
     """The value at a height, read off the axis as a person would: between its first and its last tick."""
     low, high = chart.y_ticks[0], chart.y_ticks[-1]
-    low_value, high_value = float(low.text.replace(",", "")), float(high.text.replace(",", ""))
+    low_value, high_value = float(low.text), float(high.text)
     return low_value + (y - low.at) / (high.at - low.at) * (high_value - low_value)
 
 
@@ -65,11 +66,11 @@ def test_a_line_breaks_at_a_stage_and_at_a_gap():
 
 
 def test_the_running_mean_does_not_cross_a_stage():
-    chart = plots.loss_chart(training([10, 10], loss=lambda step: 1.0 if step <= 10 else 3.0))
+    chart = plots.loss_chart(training([30, 30], loss=lambda step: 1.0 if step <= 30 else 3.0))
     assert chart is not None
     first, second = points(chart.lines[0].path)
-    assert [value_at(chart, y) for _x, y in first] == pytest.approx([1.0] * 10)
-    assert [value_at(chart, y) for _x, y in second] == pytest.approx([3.0] * 10)
+    assert [value_at(chart, y) for _x, y in first] == pytest.approx([1.0] * 30)
+    assert [value_at(chart, y) for _x, y in second] == pytest.approx([3.0] * 30)
 
 
 def test_bands_cover_the_plot_without_overlap_and_name_their_stage():
@@ -83,10 +84,10 @@ def test_bands_cover_the_plot_without_overlap_and_name_their_stage():
     assert chart.bands[1].title == "stage 1: steps 31 to 32"
 
 
-def test_one_step_is_drawn_as_a_dot():
+def test_one_step_is_drawn_as_a_dash():
     chart = plots.loss_chart(training([1]))
     assert chart is not None
-    assert re.fullmatch(r"M[\d.]+,[\d.]+h0", chart.lines[0].path)
+    assert re.fullmatch(r"M[\d.]+,[\d.]+m-2,0h4", chart.lines[0].path)
 
 
 def test_nothing_finite_is_no_chart():
@@ -95,10 +96,22 @@ def test_nothing_finite_is_no_chart():
 
 
 def test_a_long_run_is_thinned():
-    chart = plots.loss_chart(training([30_000, 30_000], loss=math.sqrt))
+    chart = plots.loss_chart(training([9_998, 30_002], loss=lambda step: 0.0 if step <= 9_998 else 5.0))
     assert chart is not None
-    assert sum(map(len, points(chart.lines[0].path))) <= plots.MOST_POINTS
-    assert len(chart.lines[0].path) < 8_000
+    first, second = points(chart.lines[0].faint)
+    assert (len(first), len(second)) == (100, 301)  # 100 steps a point in either stage, the rest in one more
+    assert [value_at(chart, y) for _x, y in first] == pytest.approx([0.0] * 100)
+    assert [value_at(chart, y) for _x, y in second] == pytest.approx([5.0] * 301)
+
+
+def test_a_mean_of_neighbours_is_drawn_not_a_choice_of_one():
+    """Where two steps share a point, a spike at one of them shows at half its height."""
+    chart = plots.loss_chart(
+        training([plots.MOST_POINTS * 2], loss=lambda step: 10.0 if step == 300 else 0.0)
+    )
+    assert chart is not None
+    [drawn] = points(chart.lines[0].faint)
+    assert value_at(chart, min(y for _x, y in drawn)) == pytest.approx(5.0)
 
 
 def test_levels_have_their_own_lines_and_labels_apart():
@@ -113,10 +126,12 @@ def test_levels_have_their_own_lines_and_labels_apart():
 
 
 def test_the_mean_weighs_a_step_by_its_negatives():
-    counts = {1: 90, 2: 10}
-    chart = plots.accuracy_chart(
-        training([2], levels=lambda step: {"1": Level(accuracy=step - 1, margin=0, count=counts[step])})
-    )
+    def levels(step):
+        return {"1": Level(accuracy=step == 2, margin=0, count=90 if step == 1 else 10)}
+
+    run = training([45], levels=levels)
+    assert plots.smoothing_window(run) == 3  # so the first point is the mean of steps 1 and 2
+    chart = plots.accuracy_chart(run)
     assert chart is not None
     assert value_at(chart, points(chart.lines[0].path)[0][0][1]) == pytest.approx(10, abs=0.05)
 
@@ -131,14 +146,14 @@ def test_the_description_tells_first_and_last(make_run):
 @given(low=finite, high=finite)
 def test_ticks_enclose_the_values_in_a_few_even_steps(low, high):
     low, high = min(low, high), max(low, high)
-    ticks = plots.nice_ticks(low, high)
+    ticks = nice_ticks(low, high)
     gaps = np.diff(ticks)
     slack = 1e-8 * gaps[0]
     assert ticks[0] <= low + slack
     assert ticks[-1] >= high - slack
     assert 2 <= len(ticks) <= 8
     assert gaps == pytest.approx(gaps[0], rel=1e-2)
-    assert len(set(plots.tick_names(ticks))) == len(ticks)
+    assert len(set(tick_names(ticks))) == len(ticks)
 
 
 @given(
@@ -163,7 +178,8 @@ def test_the_running_mean_is_the_mean_of_the_neighbours(values, window):
         (-0.25, "−0.25"),
         (12345.6, "12,346"),
         (0.4306, "0.431"),
+        (1.2e6, "1.2 M"),
     ],
 )
 def test_numbers_are_short(value, text):
-    assert plots.number(value) == text
+    assert number(value) == text

@@ -67,8 +67,9 @@ def convert(
     """Converts a .jsonl or .parquet file, or a folder of them, into a store at `output`.
 
     Refused rows go to `rejected.jsonl` in the store, their counts into the manifest's notes. See `Settings`
-    for dataset, instruction, subtype and language. Memory holds one part of the store, not the rows. Raises
-    MghError if the input is missing or of no known format, if `output` exists, at the first bad row if
+    for dataset, instruction, subtype and language. Memory holds one part of the store, not the rows.
+
+    Raises MghError if the input is missing or of no known format, if `output` exists, at the first bad row if
     `on_error` is "stop", and if no row is usable; nothing is left behind then.
     """
     settings = Settings(dataset, instruction, subtype, language)
@@ -94,8 +95,7 @@ def convert(
 def records_of(
     input: Path, format: str, settings: Settings, report: ErrorReport, progress: Progress | None = None
 ) -> Iterator[Record]:
-    """The records of a file or folder in one of the FORMATS, row by row; every row is settled in the
-    report."""
+    """The records of a file or folder in one of the FORMATS; every row is settled in the report."""
     converter = FORMATS.get(format)
     if converter is None:
         near = difflib.get_close_matches(format, FORMATS, n=1)

@@ -31,8 +31,8 @@ class Pair:
 class PairGroups:
     """Pairs in groups of one first text.
 
-    Groups come in the order of a hash of that text, so neighbours are unrelated and the order does not depend
-    on the file's. Within a group the file's order holds.
+    Groups come in the order of a hash of that text, so neighbours are unrelated; within a group the pairs are
+    sorted by their second text. So nothing depends on the order of the file.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,9 @@ class PairGroups:
             ) from error
 
     def read(self, rows: Iterable[Row], parse: Callable[[Row], Pair], report: ErrorReport) -> None:
-        """Takes in all rows. A row that `parse` refuses, or a pair that was there before, is refused at once;
-        the others stay unsettled until their group is.
+        """Takes in all rows. What `parse` refuses, or what was there before, is refused at once.
+
+        The other rows stay unsettled until `settle` is called for their group.
         """
         for row in rows:
             try:
@@ -71,7 +72,7 @@ class PairGroups:
 
     def __iter__(self) -> Iterator[list[Pair]]:
         found = self._database.execute(
-            "SELECT key, file, line, raw, first, second, verdict FROM pairs ORDER BY key, rowid"
+            "SELECT key, file, line, raw, first, second, verdict FROM pairs ORDER BY key, second"
         )
         for _, members in itertools.groupby(found, key=lambda columns: columns[0]):
             yield [
@@ -95,8 +96,7 @@ class PairGroups:
 
 
 def settle(group: Sequence[Pair], make: Callable[[], list[Record]], report: ErrorReport) -> list[Record]:
-    """The records that `make` builds from a group. If it refuses, every row of the group is refused for that
-    reason."""
+    """The records that `make` builds from a group; if it refuses, all rows of the group are refused."""
     try:
         records = make()
     except ValidationError as error:

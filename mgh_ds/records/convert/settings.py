@@ -42,8 +42,7 @@ ForeignRowT = TypeVar("ForeignRowT", bound=ForeignRow)
 
 
 def parse_as(model: type[ForeignRowT], row: Row, report: ErrorReport) -> ForeignRowT:
-    """The row as `model`; keys that the model does not name are counted. Raises pydantic's
-    ValidationError."""
+    """The row as `model`; counts the keys that `model` does not name. Raises pydantic's ValidationError."""
     parsed = model.model_validate(row.values)
     report.ignore(row.values.keys() - model.model_fields.keys())
     return parsed

@@ -1,0 +1,87 @@
+"""How records lie in the columns of a store's parts: their own fields, then what the index needs of them."""
+
+import hashlib
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from mgh_ds.records.schema import MAX_LEVEL, Record
+
+RECORD_FIELDS = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("kind", pa.string(), nullable=False),
+    pa.field("subtype", pa.string(), nullable=False),
+    pa.field("instruction", pa.string(), nullable=False),
+    pa.field("language", pa.string(), nullable=False),
+    pa.field("query", pa.string(), nullable=False),
+    pa.field("positive", pa.string(), nullable=False),
+    pa.field("negative_texts", pa.list_(pa.string()), nullable=False),
+    pa.field("negative_levels", pa.list_(pa.int8()), nullable=False),  # null = ungraded
+    pa.field("source", pa.map_(pa.string(), pa.string()), nullable=False),
+]
+INDEX_FIELDS = [
+    pa.field("id_hash", pa.uint64(), nullable=False),
+    pa.field("task_hash", pa.uint64(), nullable=False),
+    pa.field("query_chars", pa.int32(), nullable=False),
+    pa.field("positive_chars", pa.int32(), nullable=False),
+    pa.field("level_chars", pa.list_(pa.int32(), MAX_LEVEL + 1), nullable=False),
+    pa.field("level_counts", pa.list_(pa.uint8(), MAX_LEVEL + 1), nullable=False),
+]
+SCHEMA = pa.schema([*RECORD_FIELDS, *INDEX_FIELDS])
+RECORD_COLUMNS = [field.name for field in RECORD_FIELDS]
+
+
+def hash64(*texts: str) -> int:
+    """64-bit hash: the 8-byte blake2b digest of the texts' UTF-8, joined by NUL, read as little-endian."""
+    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def to_columns(record: Record) -> dict[str, Any]:
+    """One record as the store's columns."""
+    level_chars, level_counts = [0] * (MAX_LEVEL + 1), [0] * (MAX_LEVEL + 1)
+    for negative in record.negatives:
+        column = negative.level or 0
+        level_chars[column] = max(level_chars[column], len(negative.text))
+        level_counts[column] += 1
+    return {
+        "id": record.id,
+        "kind": record.task.kind,
+        "subtype": record.task.subtype,
+        "instruction": record.task.instruction,
+        "language": record.language,
+        "query": record.query,
+        "positive": record.positive,
+        "negative_texts": [negative.text for negative in record.negatives],
+        "negative_levels": [negative.level for negative in record.negatives],
+        "source": list(record.source.items()),
+        "id_hash": hash64(record.id),
+        "task_hash": hash64(record.task.instruction, record.task.subtype),
+        "query_chars": len(record.query),
+        "positive_chars": len(record.positive),
+        "level_chars": level_chars,
+        "level_counts": level_counts,
+    }
+
+
+def from_columns(row: dict[str, Any]) -> Record:
+    """The record of one row of columns; the inverse of `to_columns`."""
+    pairs = zip(row["negative_texts"], row["negative_levels"], strict=True)
+    return Record.model_validate(
+        {
+            "id": row["id"],
+            "task": {name: row[name] for name in ("kind", "subtype", "instruction")},
+            "language": row["language"],
+            "query": row["query"],
+            "positive": row["positive"],
+            "negatives": [{"text": text, "level": level} for text, level in pairs],
+            "source": dict(row["source"]),
+        }
+    )
+
+
+def to_numpy(array: pa.Array) -> npt.NDArray[Any]:
+    """[n] or, for a fixed-size list column, [n, width]."""
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten().to_numpy().reshape(-1, array.type.list_size)
+    return array.to_numpy()

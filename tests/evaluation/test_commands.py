@@ -1,0 +1,72 @@
+"""`mgh-ds eval` from its arguments to its files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation.commands import eval_command
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_writes_json_and_markdown_and_prints_the_table(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results" / "minilm.json"
+    eval_command(MINILM, ["STS17", "SciFact"], output, pooling="mean", data_dir=data_dir, max_length=64)
+    content = json.loads(output.read_text())
+    assert list(content["tasks"]) == ["STS17", "SciFact"]
+    assert content["model"] == MINILM
+    assert content["settings"]["max_length"] == 64
+    assert {"mteb", "torch", "transformers"} <= content["settings"]["versions"].keys()
+    printed = capsys.readouterr().out
+    for name, task in content["tasks"].items():
+        figure = f"{100 * task['score']:.2f}"
+        assert name in printed
+        assert figure in printed
+        assert figure in output.with_suffix(".md").read_text()
+    assert sorted(path.name for path in output.parent.iterdir()) == ["minilm.json", "minilm.md"]
+
+
+def test_pooling_and_transform_reach_the_encoder(data_dir: Path, tmp_path: Path) -> None:
+    scores = {}
+    for transform in ("identity", "log1p"):
+        output = tmp_path / f"{transform}.json"
+        eval_command(MINILM, ["STS17"], output, pooling="ata", column_transform=transform, data_dir=data_dir)
+        content = json.loads(output.read_text())
+        assert content["pooling"] == "ata"
+        scores[transform] = content["details"]["STS17"]["scores"]["test"][0]["cosine_pearson"]
+    assert scores["identity"] != pytest.approx(scores["log1p"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output": "result"}, r"must name a file that ends in \.json"),
+        ({"tasks": []}, "--tasks is empty"),
+        ({"languages": ["deu"]}, "--languages is for tasks from the hub"),
+        ({"tasks": ["STSBenchmark"]}, "no local layout"),
+        ({"model": "no/such-model"}, "no/such-model"),
+    ],
+)
+def test_wrong_arguments_leave_nothing_behind(
+    data_dir: Path, tmp_path: Path, options: dict, message: str
+) -> None:
+    arguments = {"model": MINILM, "tasks": ["STS17"], "output": "result.json", "data_dir": data_dir} | options
+    arguments["output"] = tmp_path / "results" / arguments["output"]
+    with pytest.raises(MghError, match=message):
+        eval_command(**arguments)
+    assert not list(tmp_path.glob("results/*"))
+
+
+def test_reading_the_command_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, mgh_ds.evaluation.commands\n"
+        "print([name for name in ('mteb', 'torch', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

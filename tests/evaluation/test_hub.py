@@ -1,0 +1,83 @@
+"""Without a hub: local and held-out tasks never ask for it, hub tasks say so at once."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from mgh_ds import Encoder
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation import hub_tasks as hub
+from mgh_ds.evaluation.commands import eval_command
+from mgh_ds.evaluation.run import evaluate, evaluate_heldout
+from mgh_ds.records.schema import Record
+
+
+@pytest.fixture
+def hub_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoes the offline mode that the tests run in, so that only the missing network can stop a request."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("hub_allowed")
+def test_local_and_held_out_tasks_use_no_network(
+    minilm: Encoder,
+    records: list[Record],
+    data_dir: Path,
+    tmp_path: Path,
+    no_network: Callable[[], list[str]],
+) -> None:
+    evaluate_heldout(minilm, records, label="before", progress=False)
+    eval_command(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        ["STS17", "SciFact", "XQuADRetrieval", "Banking77Classification"],
+        tmp_path / "result.json",
+        pooling="mean",
+        data_dir=data_dir,
+    )
+    assert no_network() == []
+
+
+@pytest.mark.usefixtures("hub_allowed")
+def test_hub_out_of_reach_is_said_within_seconds(no_network: Callable[[], list[str]]) -> None:
+    begin = time.monotonic()
+    with pytest.raises(MghError) as error:
+        hub.hub_tasks(["NFCorpus"])
+    assert time.monotonic() - begin < 10
+    assert len(no_network()) == 1
+    for part in ("NFCorpus", huggingface_hub.constants.ENDPOINT, "--data-dir", "STS17, SICK-R, SciFact"):
+        assert part in str(error.value)
+
+
+def test_data_missing_from_the_cache_is_said_too(minilm: Encoder) -> None:
+    assert huggingface_hub.is_offline_mode()  # set by tests/conftest.py: the hub is not tried
+    for name in ("NFCorpus", "STSBenchmark"):  # the two ways in which mteb loads data
+        with pytest.raises(MghError, match=rf"cannot load {name} from the hub.*--data-dir"):
+            evaluate(minilm, hub.hub_tasks([name]), label="t", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "languages", "subsets"),
+    [
+        ("STS17", ["eng"], ["en-en"]),
+        ("STS17", ["spa"], ["es-es"]),
+        ("STS17", ["eng", "deu"], ["en-de", "en-en"]),
+    ],
+)
+def test_subsets_are_those_wholly_in_the_languages(
+    name: str, languages: list[str], subsets: list[str]
+) -> None:
+    (task,) = hub.hub_tasks([name], languages)
+    assert task.hf_subsets == subsets
+
+
+def test_unknown_task_is_answered_with_the_nearest() -> None:
+    with pytest.raises(MghError, match=r"'SciFacts' not found\. Did you mean: 'SciFact'"):
+        hub.hub_tasks(["SciFacts"])
+
+
+def test_task_without_the_language_says_which_it_has() -> None:
+    with pytest.raises(MghError, match=r"GermanDPR has no subset wholly in eng; give --languages.*deu"):
+        hub.hub_tasks(["GermanDPR"])

@@ -1,0 +1,146 @@
+"""MTEB tasks from local folders: mteb's figures equal sums done here from the same embeddings."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression
+
+from mgh_ds import Encoder
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation.local_tasks import LAYOUTS, local_tasks
+from mgh_ds.evaluation.results import TaskScore
+from mgh_ds.evaluation.run import evaluate
+from tests.evaluation.conftest import DOCUMENTS, INTENTS, JUDGEMENTS, PAIRS, QUERIES
+
+
+def scored(encoder: Encoder, data_dir: Path, name: str) -> TaskScore:
+    result = evaluate(encoder, local_tasks([name], data_dir), label="test", progress=False)
+    return result.tasks[name]
+
+
+def ndcg_at_10(ranking: list[str], relevance: dict[str, int]) -> float:
+    """trec_eval's nDCG: linear gain, discount log2(rank + 1)."""
+    discounts = 1 / np.log2(np.arange(2, 12))
+    gains = [relevance.get(document, 0) for document in ranking[:10]]
+    ideal = sorted(relevance.values(), reverse=True)[:10]
+    return float(np.dot(gains, discounts[: len(gains)]) / np.dot(ideal, discounts[: len(ideal)]))
+
+
+@pytest.mark.parametrize(("name", "subset"), [("STS17", "en-en"), ("SICK-R", "default")])
+def test_sts_is_spearman_of_cosine_and_gold(minilm: Encoder, data_dir: Path, name: str, subset: str) -> None:
+    first, second = (minilm.encode([pair[side] for pair in PAIRS]) for side in (0, 1))
+    expected = spearmanr((first * second).sum(axis=1), [pair[2] for pair in PAIRS]).statistic
+    score = scored(minilm, data_dir, name)
+    assert score == {"metric": "cosine_spearman", "score": pytest.approx(expected), "subsets": [subset]}
+    assert 0.5 < expected < 1  # a figure that a wrong pairing would not give
+
+
+@pytest.mark.parametrize(("name", "subset"), [("SciFact", "default"), ("XQuADRetrieval", "en")])
+def test_retrieval_is_ndcg_of_title_and_text(minilm: Encoder, data_dir: Path, name: str, subset: str) -> None:
+    documents = minilm.encode([f"{title} {text}".strip() for title, text in DOCUMENTS.values()])
+    figures = []
+    for query, relevance in JUDGEMENTS.items():
+        cosines = documents @ minilm.encode([QUERIES[query]])[0]
+        ranking = [list(DOCUMENTS)[i] for i in np.argsort(-cosines)]
+        figures.append(ndcg_at_10(ranking, relevance))
+    assert scored(minilm, data_dir, name) == {
+        "metric": "ndcg_at_10",
+        "score": pytest.approx(np.mean(figures), abs=1e-5),  # mteb rounds to five digits
+        "subsets": [subset],
+    }
+
+
+def test_classification_is_accuracy_of_logistic_regression(minilm: Encoder, data_dir: Path) -> None:
+    # With at most 8 rows a label mteb's ten samples are all the same: the whole training part.
+    (train, train_labels), (test, labels) = (zip(*INTENTS[split], strict=True) for split in ("train", "test"))
+    probe = LogisticRegression(max_iter=100).fit(minilm.encode(train), train_labels)
+    expected = probe.score(minilm.encode(test), labels)
+    score = scored(minilm, data_dir, "Banking77Classification")
+    assert score == {"metric": "accuracy", "score": pytest.approx(expected), "subsets": ["default"]}
+
+
+def test_results_carry_the_datas_hash_and_mtebs_full_scores(minilm: Encoder, data_dir: Path) -> None:
+    result = evaluate(minilm, local_tasks(["SciFact"], data_dir), label="test", progress=False)
+    folder = data_dir / "SciFact"
+    content = b"".join((folder / name).read_bytes() for name in LAYOUTS["SciFact"].files)
+    details = result.details["SciFact"]
+    assert details["dataset_revision"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert {"map_at_100", "recall_at_5", "mrr_at_10"} <= details["scores"]["test"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [(task, file) for task, layout in LAYOUTS.items() for file in layout.files],
+)
+def test_missing_file_is_named(data_dir: Path, task: str, file: str) -> None:
+    path = data_dir / LAYOUTS[task].folder / file
+    path.unlink()
+    with pytest.raises(MghError) as error:
+        local_tasks(["STS17", task], data_dir)
+    assert str(path) in str(error.value)
+    assert task in str(error.value)
+    assert "--data-dir" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "STS17-en/test.jsonl",
+            '{"sentence1": "a", "sentence2": "b", "score": 1}\nnot json\n',
+            "line 2: not JSON",
+        ),
+        ("STS17-en/test.jsonl", '{"sentence1": "a", "score": 1}\n', "line 1: field 'sentence2'"),
+        (
+            "STS17-en/test.jsonl",
+            '{"sentence1": "a", "sentence2": "b", "score": "1"}\n',
+            "line 1: field 'score'",
+        ),
+        ("STS17-en/test.jsonl", "[1, 2]\n", "expected an object, found list"),
+        ("STS17-en/test.jsonl", "", "holds no rows"),
+        ("Banking77/train.jsonl", '{"text": "a", "label": true}\n', "line 1: field 'label'"),
+        ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tmany\n", "line 2"),
+        ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\tnowhere\t1\n", "'nowhere' is in no file"),
+        ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\nnobody\td1\t1\n", "'nobody'"),
+        ("SciFact/qrels/test.tsv", "q\td\ts\nq1\td1\t1\n", "expected query-id, corpus-id, score"),
+        ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgement"),
+    ],
+)
+def test_malformed_row_is_named(data_dir: Path, file: str, content: str, message: str) -> None:
+    (data_dir / file).write_text(content)
+    task = next(task for task, layout in LAYOUTS.items() if file.startswith(layout.folder + "/"))
+    with pytest.raises(MghError) as error:
+        local_tasks([task], data_dir)
+    assert str(data_dir / file) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_bytes_that_are_not_utf8_are_named(data_dir: Path) -> None:
+    path = data_dir / "SICK-R" / "test.jsonl"
+    path.write_bytes(b'{"sentence1": "\xff"}\n')
+    with pytest.raises(MghError, match=r"SICK-R/test\.jsonl, line 1: not JSON"):
+        local_tasks(["SICK-R"], data_dir)
+
+
+def test_line_separators_inside_a_text_do_not_end_the_row(data_dir: Path) -> None:
+    path = data_dir / "SICK-R" / "test.jsonl"
+    row = {"sentence1": "one\u2028two\x0bthree", "sentence2": "b", "score": 1.5}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (task,) = local_tasks(["SICK-R"], data_dir)
+    rows: Any = task.dataset["default"]["test"]
+    assert rows[0] == row
+
+
+def test_task_without_layout_is_told_of_those_that_have_one(data_dir: Path) -> None:
+    with pytest.raises(MghError, match=r"STSBenchmark has no local layout.*SciFact"):
+        local_tasks(["STSBenchmark"], data_dir)
+
+
+def test_data_dir_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(MghError, match="nowhere is not a folder"):
+        local_tasks(["STS17"], tmp_path / "nowhere")
