@@ -2,8 +2,8 @@
 
     deepspeed --num_accelerators 2 launch/train.py --config configs/demo.yaml [--training.steps 100 …]
 
-One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, a run goes on from its
-newest checkpoint.
+One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, a run
+goes on from its newest checkpoint.
 """
 
 import os
@@ -73,7 +73,9 @@ def finish(trainer: Trainer) -> None:
         before, after = (EvaluationResult.read(folder.evaluation(label)) for label in ("before", "after"))
         rich.print(comparison_table(before, after))
     run = files.read_json(folder.path / "run.json")
-    print(f"{run['texts_per_s']:,.0f} texts/s, {run['tokens_per_s']:,.0f} tokens/s on {run['world_size']} ranks")
+    print(
+        f"{run['texts_per_s']:,.0f} texts/s, {run['tokens_per_s']:,.0f} tokens/s on {run['world_size']} ranks"
+    )
     print(f"model:  {folder.export}\nreport: {report}")
 
 

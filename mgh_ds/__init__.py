@@ -1,6 +1,7 @@
 """mgh-ds: text-embedding models trained on graded hard negatives, with anchor-token-aware pooling.
 
-`from mgh_ds import Encoder` is the way in. Heavy libraries are imported by the job that needs them, so this import is fast.
+`from mgh_ds import Encoder` is the way in. Heavy libraries are imported by the job that needs them, so this
+import is fast.
 """
 
 from typing import Any

@@ -1,4 +1,5 @@
-"""`mgh-ds <verb>`: the jobs that need no launcher. Each verb parses, imports its room and calls one function."""
+"""`mgh-ds <verb>`: the jobs that need no launcher. Each verb parses, imports its room and calls one
+function."""
 
 import argparse
 import os
@@ -29,7 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line with all verbs."""
-    parser = argparse.ArgumentParser(prog="mgh-ds", description="Text-embedding models from graded negatives.")
+    parser = argparse.ArgumentParser(
+        prog="mgh-ds", description="Text-embedding models from graded negatives."
+    )
     parser.add_argument("--version", action="version", version=f"mgh-ds {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
     _add_data(verbs.add_parser("data", help="check, convert and describe training records"))
@@ -44,14 +47,20 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run_folder", metavar="RUN", type=Path)
     report.set_defaults(run=_report)
 
-    doctor = verbs.add_parser("doctor", help="say what is installed, what a run would use and what is missing")
+    doctor = verbs.add_parser(
+        "doctor", help="say what is installed, what a run would use and what is missing"
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="data_verb", required=True)
-    on_error = {"choices": ("skip", "stop"), "default": "skip", "help": "what to do at a bad row (default: skip)"}
+    on_error = {
+        "choices": ("skip", "stop"),
+        "default": "skip",
+        "help": "what to do at a bad row (default: skip)",
+    }
 
     validate = verbs.add_parser("validate", help="check every row of a file or store")
     validate.add_argument("path", type=Path)
@@ -76,16 +85,28 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="Hugging Face name, model folder or a run's export folder")
-    parser.add_argument("--tasks", required=True, nargs="+", metavar="TASK", help="MTEB names, such as STS17 SciFact")
-    parser.add_argument("--output", required=True, type=Path, help="JSON file; a Markdown table is put beside it")
-    parser.add_argument("--pooling", choices=POOLINGS, help="default: what the model was saved with, else ata")
+    parser.add_argument(
+        "--model", required=True, help="Hugging Face name, model folder or a run's export folder"
+    )
+    parser.add_argument(
+        "--tasks", required=True, nargs="+", metavar="TASK", help="MTEB names, such as STS17 SciFact"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, help="JSON file; a Markdown table is put beside it"
+    )
+    parser.add_argument(
+        "--pooling", choices=POOLINGS, help="default: what the model was saved with, else ata"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder with one folder a task; default: the hub")
-    parser.add_argument("--languages", nargs="+", metavar="CODE", help="ISO 639-3, for tasks from the hub (default: eng)")
+    parser.add_argument(
+        "--languages", nargs="+", metavar="CODE", help="ISO 639-3, for tasks from the hub (default: eng)"
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-length", type=int, help="tokens a text is cut to; default: the model's own")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument("--instructions", action="store_true", help="read texts under their task's instruction")
+    parser.add_argument(
+        "--instructions", action="store_true", help="read texts under their task's instruction"
+    )
     parser.set_defaults(run=_eval)
 
 

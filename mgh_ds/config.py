@@ -56,7 +56,9 @@ def _check_file(kind: type, path: Path) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MghError(f"configuration file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise MghError(f"configuration file {path} must hold `key: value` pairs, found {type(content).__name__}")
+        raise MghError(
+            f"configuration file {path} must hold `key: value` pairs, found {type(content).__name__}"
+        )
     for keys in _leaves(content):
         _check_key(kind, keys, where=str(path))
 
@@ -80,7 +82,8 @@ def _check_key(kind: type, keys: Sequence[str], where: str) -> None:
             if near:
                 message += f"; did you mean `{'.'.join([*keys[:depth], near[0]])}`?"
             elif names:
-                message += f"; {'under `' + known + '`' if known else 'at the top level'} there are: {', '.join(names)}"
+                place = f"under `{known}`" if known else "at the top level"
+                message += f"; {place} there are: {', '.join(names)}"
             raise MghError(message)
         current = names[key]
 

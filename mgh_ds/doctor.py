@@ -11,7 +11,16 @@ from rich.table import Table
 
 from mgh_ds.errors import MghError
 
-REQUIRED = ("torch", "transformers", "deepspeed", "peft", "safetensors", "sentence-transformers", "mteb", "pyarrow")
+REQUIRED = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "peft",
+    "safetensors",
+    "sentence-transformers",
+    "mteb",
+    "pyarrow",
+)
 OPTIONAL = {
     "triton": "compiled attention kernels",
     "flash-attn": "faster attention in layers without column sums",

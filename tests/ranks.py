@@ -1,6 +1,7 @@
 """Starts real processes that form a process group over gloo, as the launcher would.
 
-The ranks are forked from a server that has imported the heavy libraries once, so a test pays for its work, not for imports.
+The ranks are forked from a server that has imported the heavy libraries once, so a test pays for its work,
+not for imports.
 """
 
 import multiprocessing
@@ -17,7 +18,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["deepspeed", "peft", "mgh_ds.training.trainer"])
 
 
-def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any, timeout: float = 200) -> list[str]:
+def run_ranks(
+    world_size: int, function: Callable[..., None], *arguments: Any, timeout: float = 200
+) -> list[str]:
     """Runs `function(*arguments)` once a rank; returns what each printed (both streams).
 
     A rank that fails, or a group that outlasts `timeout` seconds, fails the test with every rank's output.
@@ -49,7 +52,12 @@ def start_ranks(
 
 
 def _rank(
-    rank: int, world_size: int, port: int, log: Path, function: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int,
+    world_size: int,
+    port: int,
+    log: Path,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)

@@ -1,4 +1,5 @@
-"""Recipes: every file in configs/ parses, every key is commented, and a wrong key is refused with the nearest name."""
+"""Recipes: every file in configs/ parses, every key is commented, and a wrong key is refused with the nearest
+name."""
 
 import re
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_every_key_of_the_paper_recipes_is_commented(name: str) -> None:
     bare = [
         line
         for number, line in enumerate(lines)
-        if re.match(r"\s*\w+: *\S", line) and "#" not in line and not lines[number - 1].lstrip().startswith("#")
+        if re.match(r"\s*\w+: *\S", line)
+        and "#" not in line
+        and not lines[number - 1].lstrip().startswith("#")
     ]
     assert bare == []
 
@@ -52,7 +55,11 @@ def test_the_paper_recipes_hold_the_paper_figures() -> None:
         assert config.training.global_batch == 512
         assert config.training.loss.temperature == 0.02
         assert config.model.lora is not None
-        assert (config.model.lora.rank, config.model.pooling.method, config.model.bidirectional) == (16, "ata", True)
+        assert (config.model.lora.rank, config.model.pooling.method, config.model.bidirectional) == (
+            16,
+            "ata",
+            True,
+        )
 
 
 def test_overrides_win() -> None:
@@ -79,7 +86,10 @@ def test_wrong_overrides_are_refused(override: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model:\n  poolin:\n    method: ata\n", "unknown key `model.poolin.method`; did you mean `model.pooling`"),
+        (
+            "model:\n  poolin:\n    method: ata\n",
+            "unknown key `model.poolin.method`; did you mean `model.pooling`",
+        ),
         ("curriculum:\n  ordr: all\n", "did you mean `curriculum.order`"),
         ("- a\n- b\n", "must hold `key: value` pairs"),
         ("a: [", "not valid YAML"),

@@ -28,11 +28,9 @@ Result = tuple[Tensor, Tensor, Tensor]
 # Elements of a block of S: on a CPU it should stay in a core's cache, on a GPU it should fill the chip.
 CPU_BLOCK = 2**19
 GPU_BLOCK = 2**24
-# Where attention is causal or windowed, blocks of few queries leave out most of the keys that none of them
-# sees.
+# Where attention is causal or windowed, blocks of few queries leave out the keys that none of them sees.
 LIMITED_ROWS = 128
-# The score of a key that is not visible: exp() makes it 0, and a row of nothing else stays finite, unlike
-# with −inf.
+# The score of a hidden key: exp() makes it 0, and unlike with −inf a row of nothing else stays finite.
 HIDDEN = -1e30
 
 
@@ -51,10 +49,8 @@ def packed(
     """Arguments and results as in `ata_attention`, packed layout: one sequence after another."""
     lengths = cu_seqlens.diff().tolist() or [0]
     # Split, not sliced: its backward joins the parts once instead of padding each of them to the full length.
-    parts = [
-        padded(*(x.transpose(0, 1)[None] for x in part), None, scale, visibility)
-        for part in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-    ]
+    sequences = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)), strict=True)
+    parts = [padded(q, k, v, None, scale, visibility) for q, k, v in sequences]
     out, lse, column_sums = (
         torch.cat([x[0].transpose(0, 1) for x in kind]) for kind in zip(*parts, strict=True)
     )
@@ -79,14 +75,10 @@ class _ChunkedAttention(torch.autograd.Function):
             queries = _rows(q_UGND, token_UN, block)
             scores = _scores(queries, k_UND, token_UN, scale, visibility, block)
             weights = scores.softmax(-1)
-            # S = lse + log P for every pair; at the row's maximum P is not small, so its logarithm is
-            # accurate.
+            # S = lse + log P for every pair; at the row's maximum P is not small and its logarithm accurate.
             lse_UGN[u, :, rows] = scores.amax(-1) - weights.amax(-1).log()
             out_UGND[u, :, rows] = _matmul(weights, v_UND[u, keys].to(dtype))
-            counted = queries.new_ones(()) if token_UN is None else token_UN[u, None, None, rows].to(dtype)
-            sums_UGN[u, :, keys] += (
-                counted.expand(*weights.shape[:2], 1, weights.shape[2]) @ weights
-            ).squeeze(2)
+            sums_UGN[u, :, keys] += _column_sums(weights, token_UN, block)
         out, lse, sums = out_UGND.view(q.shape), lse_UGN.view(q.shape[:3]), sums_UGN.view(q.shape[:3])
         if tokens is not None:
             out.masked_fill_(~tokens[:, None, :, None], 0.0)
@@ -105,24 +97,22 @@ class _ChunkedAttention(torch.autograd.Function):
         if d_out is None and d_sums is None:
             return (None,) * 6
         q, k, v, tokens, token_UN, sums = ctx.saved_tensors
+        d_out = torch.zeros_like(q) if d_out is None else d_out
         q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
         dtype = sums.dtype
         dc_UGN = None if d_sums is None else _centred(d_sums, sums, tokens).reshape(q_UGND.shape[:3])
-        dout_UGND = None if d_out is None else d_out.reshape(q_UGND.shape)
+        dout_UGND = d_out.reshape(q_UGND.shape)
         dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
         dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
         for block in _blocks(q_UGND.shape, ctx.visibility, q.device):
             u, rows, keys = block
-            queries = _rows(q_UGND, token_UN, block)
+            queries, d_rows = _rows(q_UGND, token_UN, block), _rows(dout_UGND, token_UN, block)
             weights = _scores(queries, k_UND, token_UN, ctx.scale, ctx.visibility, block).softmax(-1)
-            if dout_UGND is None:
-                d_weights = dc_UGN[u, :, None, keys].expand_as(weights)
-            else:
-                d_rows = _rows(dout_UGND, token_UN, block)
-                dv_UND[u, keys] += _outer(weights, d_rows)
-                d_weights = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
-                if dc_UGN is not None:
-                    d_weights += dc_UGN[u, :, None, keys]
+            dv_UND[u, keys] += _outer(weights, d_rows)
+            d_weights = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
+            if dc_UGN is not None:
+                d_weights += dc_UGN[u, :, None, keys]
+            # dS from dP and P in one fused pass: the kernel that autograd itself runs for softmax.
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, dtype)
             dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
             dk_UND[u, keys] += _outer(d_scores, queries)
@@ -133,8 +123,7 @@ class _ChunkedAttention(torch.autograd.Function):
 
 
 class _Block(NamedTuple):
-    """One step of the loop: key heads `units`, queries `rows`, and the keys that at least one of them sees.
-    """
+    """One step of the loop: key heads `units`, queries `rows`, and the keys that any of these see."""
 
     units: slice
     rows: slice
@@ -184,6 +173,13 @@ def _scores(
         hidden = ~visibility.mask(rows, edge, scores.device)
         scores[..., edge.start - keys.start : edge.stop - keys.start].masked_fill_(hidden, HIDDEN)
     return scores
+
+
+def _column_sums(weights: Tensor, token_UN: Tensor | None, block: _Block) -> Tensor:
+    """`Σ_i P_ij` over the block's queries that are tokens, `[u, G, keys]`."""
+    if token_UN is None:
+        return weights.sum(2)
+    return (token_UN[block.units, None, None, block.rows].to(weights.dtype) @ weights).squeeze(2)
 
 
 def _matmul(a_uGrx: Tensor, b_uxy: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The public function: checks its arguments, names what is wrong with them, and hands them to a backend."""
 
+import itertools
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -76,14 +77,14 @@ def ata_attention(
                 "key_padding_mask and cu_seqlens belong to two different layouts: pass one of them"
             )
         _check_lengths(cu_seqlens, max_seqlen, q)
-    # The backends choose their precision themselves: autocast would take their fp32 matmuls back to half
-    # precision.
+    run = BACKENDS[chosen]
+    # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
     with torch.autocast(q.device.type, enabled=False):
         if cu_seqlens is None:
-            result = BACKENDS[chosen].padded(q, k, v, key_padding_mask, scale, visibility)
+            out, lse, column_sums = run.padded(q, k, v, key_padding_mask, scale, visibility)
         else:
-            result = BACKENDS[chosen].packed(q, k, v, cu_seqlens, scale, visibility)
-    return AtaOutput(*result, backend=chosen)
+            out, lse, column_sums = run.packed(q, k, v, cu_seqlens, scale, visibility)
+    return AtaOutput(out, lse, column_sums, chosen)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, layout: str) -> None:
@@ -136,6 +137,6 @@ def _check_lengths(cu_seqlens: Tensor, max_seqlen: int | None, q: Tensor) -> Non
         raise ValueError(
             f"cu_seqlens must rise from 0 to {q.shape[0]}, the number of tokens in q; found {bounds}"
         )
-    longest = max((stop - start for start, stop in zip(bounds, bounds[1:], strict=False)), default=0)
+    longest = max((stop - start for start, stop in itertools.pairwise(bounds)), default=0)
     if max_seqlen is not None and max_seqlen < longest:
         raise ValueError(f"max_seqlen is {max_seqlen}, but the longest sequence has {longest} tokens")

@@ -1,5 +1,4 @@
-"""Who sees whom within one sequence: the rule shared by every backend, for causal order and sliding windows.
-"""
+"""Who sees whom within a sequence, causal or windowed: the rule that all backends share."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -26,14 +26,13 @@ def padded(
 def packed(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, visibility: Visibility
 ) -> Result:
-    """Arguments and results as in `ata_attention`, packed layout: one block-diagonal matrix over all tokens.
-    """
+    """Arguments and results as in `ata_attention`, packed layout: a block-diagonal matrix of all tokens."""
     everything = slice(0, q.shape[0])
     positions = torch.arange(q.shape[0], device=q.device)
     sequence = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
     visible = visibility.mask(everything, everything, q.device) & (sequence[:, None] == sequence)
-    heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out, lse, column_sums = _attend(*heads_first, visible[None, None], scale)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out, lse, column_sums = _attend(q, k, v, visible[None, None], scale)
     return out[0].transpose(0, 1), lse[0].T, column_sums[0].T
 
 

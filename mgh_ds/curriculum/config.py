@@ -13,17 +13,20 @@ class CurriculumConfig:
     """The order of the difficulty levels and how batches are put together.
 
     Attributes:
-        order: `coarse_to_fine` trains level 1, then 2 and 3, then 4 (the paper's best); `fine_to_coarse` the reverse;
-            `random` and `all` have one stage with every level (one negative drawn at random, or all of them);
-            `level-k` keeps to one level. Each is a row of the paper's ablation.
+        order: `coarse_to_fine` trains level 1, then 2 and 3, then 4 (the paper's best); `fine_to_coarse` the
+            reverse; `random` and `all` have one stage with every level (one negative drawn at random, or all
+            of them); `level-k` keeps to one level. Each is a row of the paper's ablation.
         cumulative: a stage keeps the levels of the stages before it.
         shares: each stage's share of the steps, summing to 1; None shares them equally.
         negatives: how many of its own negatives a query brings to the batch; where its record has more at the
             stage's levels, some are drawn anew each epoch. `order: all` always brings one a level.
-        missing_level: what a record does in a stage whose levels it lacks: bring its `nearest` level, come without a
-            negative of its own (`in_batch`), or sit the stage out (`skip`). Ungraded negatives fit every stage.
-        homogeneous: global batches hold one task each where a task has enough records; what is left over is mixed.
-        length_window: so many global batches are sorted by length together before they are cut, which saves padding.
+        missing_level: what a record does in a stage whose levels it lacks: bring its `nearest` level, come
+            without a negative of its own (`in_batch`), or sit the stage out (`skip`). Ungraded negatives fit
+            every stage.
+        homogeneous: global batches hold one task each where a task has enough records; what is left over is
+            mixed.
+        length_window: so many global batches are sorted by length together before they are cut, which saves
+            padding.
     """
 
     order: Order = "coarse_to_fine"

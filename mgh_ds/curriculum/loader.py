@@ -21,7 +21,8 @@ class RecordRows(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """m slots with 1 + K documents each (the positive first); empty slots and missing negatives hold "" and weight 0."""
+    """m slots with 1 + K documents each (the positive first); empty slots and missing negatives hold "" and
+    weight 0."""
 
     seed: int  # of this micro-batch's dropout; the same for every world size
     ids: list[str]  # record ids, [m]
@@ -59,7 +60,8 @@ class Loader:
         batches = []
         for number, rows in enumerate(share):
             slots = [
-                Slot(None, []) if row == EMPTY else self._slot(next(records), int(row), stage, epoch) for row in rows
+                Slot(None, []) if row == EMPTY else self._slot(next(records), int(row), stage, epoch)
+                for row in rows
             ]
             chunk = number * world_size + rank
             batches.append(make_micro_batch(slots, stage.negatives, fold_key(self.plan.seed, step, chunk)))
@@ -71,13 +73,16 @@ class Loader:
 
 
 def choose_negatives(record: Record, stage: Stage, missing_level: str, key: int) -> list[Negative]:
-    """At most `stage.negatives` of the record's negatives: those at the stage's levels and ungraded ones, drawn by `key`.
+    """At most `stage.negatives` of the record's negatives: those at the stage's levels and ungraded ones,
+    drawn by `key`.
 
     A record with neither brings the negatives of its nearest level if `missing_level` says so, else none.
     """
     fitting = [n for n in record.negatives if n.level is None or n.level in stage.levels]
     if not fitting and missing_level == "nearest" and record.negatives:
-        distance = {n.level: min(abs(n.level - level) for level in stage.levels) for n in record.negatives if n.level}
+        distance = {
+            n.level: min(abs(n.level - level) for level in stage.levels) for n in record.negatives if n.level
+        }
         nearest = min(distance, key=lambda level: (distance[level], -level))  # on a tie the harder level
         fitting = [n for n in record.negatives if n.level == nearest]
     drawn = np.argsort(mix64(np.arange(len(fitting), dtype=np.uint64), key), kind="stable")[: stage.negatives]

@@ -1,18 +1,19 @@
 """The plan: a pure function from (seed, step) to the global batch, the same for every number of ranks.
 
-`batch(step)` says which records a step trains on; `share(step, world_size, rank)` which of them a rank works on. Both
-depend on their arguments alone, so training may stop and go on anywhere, with another number of ranks too.
+`batch(step)` says which records a step trains on; `share(step, world_size, rank)` which of them a rank works
+on. Both depend on their arguments alone, so training may stop and go on anywhere, with another number of
+ranks too.
 
-The unit that is dealt to ranks is the micro-batch: its members do not depend on the world size, so neither does anything
-that is seeded by it (dropout). Members are dealt over the micro-batches in snake order of length, which balances tokens.
+The unit that is dealt to ranks is the micro-batch: its members do not depend on the world size, so neither
+does anything that is seeded by it (dropout). Members are dealt over the micro-batches in snake order of
+length, which balances tokens.
 """
 
 import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Protocol
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -20,19 +21,20 @@ from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.curriculum.mixing import fold_key, mix64
 from mgh_ds.curriculum.stages import Stage, make_stages
 from mgh_ds.errors import MghError
+from mgh_ds.records.store import StoreIndex
 
 EMPTY = -1
 
 
-class RecordIndex(Protocol):
-    """The columns of a store that a plan looks at; n records, levels 0 (ungraded) to 4."""
+@dataclass(frozen=True)
+class Coverage:
+    """A stage's records: those it trains on, those without a negative at its levels (which fall back or sit
+    it out), and how often its steps go through them."""
 
-    id_hash: np.ndarray  # uint64 [n]
-    task_hash: np.ndarray  # uint64 [n]
-    query_chars: np.ndarray  # int32 [n]
-    positive_chars: np.ndarray  # int32 [n]
-    level_chars: np.ndarray  # int32 [n, 5]
-    level_counts: np.ndarray  # integer [n, 5]
+    stage: Stage
+    eligible: int
+    lacking: int
+    epochs: float
 
 
 class Plan:
@@ -51,7 +53,7 @@ class Plan:
 
     def __init__(
         self,
-        index: RecordIndex,
+        index: StoreIndex,
         config: CurriculumConfig,
         *,
         steps: int,
@@ -61,8 +63,8 @@ class Plan:
     ) -> None:
         if min(steps, global_batch, micro_batch) < 1 or global_batch % micro_batch:
             raise MghError(
-                f"steps ({steps}), global_batch ({global_batch}) and micro_batch ({micro_batch}) must be positive, "
-                "and micro_batch must divide global_batch"
+                f"steps ({steps}), global_batch ({global_batch}) and micro_batch ({micro_batch}) must be "
+                "positive, and micro_batch must divide global_batch"
             )
         self.index, self.config, self.seed = index, config, seed
         self.steps, self.global_batch, self.micro_batch = steps, global_batch, micro_batch
@@ -82,7 +84,8 @@ class Plan:
         return (step - stage.first_step) // self._batches_per_epoch(stage)
 
     def batch(self, step: int) -> np.ndarray:
-        """Row numbers of the global batch, int64 [global_batch]; an epoch's last batch may end in `EMPTY` (−1) slots."""
+        """Row numbers of the global batch, int64 [global_batch]; an epoch's last batch may end in `EMPTY`
+        (−1) slots."""
         stage = self.stage(step)
         epoch, position = divmod(step - stage.first_step, self._batches_per_epoch(stage))
         return self._layout(stage.index, epoch)[position]
@@ -95,8 +98,8 @@ class Plan:
         count = self.global_batch // self.micro_batch
         if world_size > count:
             raise MghError(
-                f"{world_size} ranks, but a global batch of {self.global_batch} makes only {count} micro-batches "
-                f"of {self.micro_batch}: lower training.micro_batch or use fewer ranks"
+                f"{world_size} ranks, but a global batch of {self.global_batch} makes only {count} "
+                f"micro-batches of {self.micro_batch}: lower training.micro_batch or use fewer ranks"
             )
         chunks = self._deal(step, count)
         share = np.full((-(-count // world_size), self.micro_batch), EMPTY, dtype=np.int64)
@@ -105,36 +108,45 @@ class Plan:
         return share
 
     def fingerprint(self, manifest_hash: str) -> str:
-        """SHA-256 over everything that the batches depend on: two runs with the same one train on the same batches."""
-        parts = [asdict(self.config), self.steps, self.global_batch, self.micro_batch, self.seed, manifest_hash]
+        """SHA-256 over everything that the batches depend on: two runs with the same one train on the same
+        batches."""
+        parts = [
+            asdict(self.config),
+            self.steps,
+            self.global_batch,
+            self.micro_batch,
+            self.seed,
+            manifest_hash,
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def coverage(self) -> list[dict[str, int | str]]:
-        """By stage: eligible records, those without its levels (falling back or sitting out), steps and epochs begun."""
-        rows: list[dict[str, int | str]] = []
-        for stage, eligible in zip(self.stages, self._eligible, strict=True):
-            lacking = int((~self._has_levels(stage)).sum())
-            epochs = -(-stage.steps // self._batches_per_epoch(stage))
-            rows.append(
-                {
-                    "stage": stage.name,
-                    "steps": stage.steps,
-                    "eligible": len(eligible),
-                    "lacking": lacking,
-                    "epochs": epochs,
-                }
+    def coverage(self) -> list[Coverage]:
+        """What each stage trains on, and how many records lack its levels."""
+        return [
+            Coverage(
+                stage=stage,
+                eligible=len(eligible),
+                lacking=int((~self._has_levels(stage)).sum()),
+                epochs=stage.steps / self._batches_per_epoch(stage),
             )
-        return rows
+            for stage, eligible in zip(self.stages, self._eligible, strict=True)
+        ]
 
     def _has_levels(self, stage: Stage) -> np.ndarray:
-        return self.index.level_counts[:, [0, *stage.levels]].any(axis=1)
+        return self.index.level_counts[:, [0, *stage.levels]].max(axis=1) > 0
 
     def _eligible_rows(self, stage: Stage) -> np.ndarray:
         counts = self.index.level_counts
         if stage.negatives and counts[:, 1:].any() and not counts[:, list(stage.levels)].any():
             present = [level for level in range(1, 5) if counts[:, level].any()]
-            raise MghError(f"stage `{stage.name}`: no record has a negative of that level; the data has levels {present}")
-        keep = self._has_levels(stage) if self.config.missing_level == "skip" else np.ones(len(counts), dtype=bool)
+            raise MghError(
+                f"stage `{stage.name}`: no record has a negative of that level; the data has levels {present}"
+            )
+        keep = (
+            self._has_levels(stage)
+            if self.config.missing_level == "skip"
+            else np.ones(len(counts), dtype=bool)
+        )
         rows = np.flatnonzero(keep)
         if not len(rows):
             raise MghError(f"stage `{stage.name}` has no record to train on")

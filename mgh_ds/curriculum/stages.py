@@ -11,7 +11,8 @@ COARSE_TO_FINE = ((1,), (2, 3), (4,))
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps `first_step … first_step + steps − 1` (steps count from 0), with `negatives` own negatives a query."""
+    """Steps `first_step … first_step + steps − 1` (steps count from 0), with `negatives` own negatives a
+    query."""
 
     index: int
     name: str
@@ -32,7 +33,8 @@ def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
     shares = config.shares if config.shares is not None else [1 / len(groups)] * len(groups)
     if len(shares) != len(groups):
         raise MghError(
-            f"curriculum.shares has {len(shares)} numbers, but order `{config.order}` has {len(groups)} stages"
+            f"curriculum.shares has {len(shares)} numbers, but order `{config.order}` has "
+            f"{len(groups)} stages"
         )
     if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
         raise MghError(f"curriculum.shares must be positive and sum to 1, found {shares}")
@@ -43,7 +45,9 @@ def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
         first, end = boundaries[index], boundaries[index + 1]
         name = ("levels " if len(levels) > 1 else "level ") + ", ".join(map(str, levels))
         if end == first:
-            raise MghError(f"stage `{name}` gets none of the {steps} steps: train longer or change curriculum.shares")
+            raise MghError(
+                f"stage `{name}` gets none of the {steps} steps: train longer or change curriculum.shares"
+            )
         negatives = len(levels) if config.order == "all" else config.negatives
         stages.append(Stage(index, name, levels, negatives, first, end - first))
     return stages

@@ -1,7 +1,7 @@
 """`Encoder`: texts in, vectors out.
 
-    encoder = Encoder.from_pretrained("runs/demo/export")
-    vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
+encoder = Encoder.from_pretrained("runs/demo/export")
+vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
 """
 
 from collections.abc import Sequence

@@ -17,13 +17,14 @@ from mgh_ds.model.tokens import Tokenizer
 MODULE = "mgh_ds.model.sentence_transformers_module.AtaEmbedder"
 
 
-def export(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path, *, card: str) -> None:
+def export(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path, *, card: str, replace: bool = False) -> None:
     """Writes `model`, its adapters merged, to the new folder `folder`; `card` becomes its README.md.
 
     The folder holds a plain transformers model (safetensors, config, tokenizer), our settings, and the files
-    by which sentence-transformers knows it. `model` is not changed. Raises MghError if the folder exists.
+    by which sentence-transformers knows it. `model` is not changed. Raises MghError if the folder exists, unless
+    `replace` is true.
     """
-    with files.new_folder(folder) as temporary:
+    with files.new_folder(folder, replace=replace) as temporary:
         write_model(model, tokenizer, temporary)
         files.write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
         versions = {
@@ -49,18 +50,18 @@ def write_model(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path) -> No
 
 @torch.no_grad()
 def merged_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """The backbone's weights, on the CPU and under their own names, with `W + (alpha / rank)·B·A` for adapters.
+    """The backbone's weights on the CPU, under their own names, adapters added: `W + (alpha / rank)·B·A`.
 
     Nothing is merged in place, so that training can go on from exactly the weights that it had.
     """
-    backbone = _unwrapped(backbone)
+    plain = _unwrapped(backbone)
     # PEFT puts a layer `x` into `x.base_layer` and its adapter into `x.lora_A`, `x.lora_B` beside it.
     merged = {
         name.replace(".base_layer.", "."): tensor.cpu()
-        for name, tensor in backbone.state_dict().items()
+        for name, tensor in plain.state_dict().items()
         if ".lora_" not in name
     }
-    for name, layer in backbone.named_modules():
+    for name, layer in plain.named_modules():
         if hasattr(layer, "get_delta_weight"):
             weight = layer.base_layer.weight
             delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
@@ -68,6 +69,6 @@ def merged_weights(backbone: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def _unwrapped(backbone: nn.Module) -> Any:
+def _unwrapped(backbone: Any) -> Any:
     """The transformers model, taken out of PEFT's wrapper if it is in one."""
     return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone

@@ -1,4 +1,4 @@
-"""What an embedding model needs to know beside its weights, and the file that keeps it in an exported folder."""
+"""What an embedding model must know beside its weights, and the file that keeps it in an exported folder."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path

@@ -107,24 +107,9 @@ class Tokenizer:
 
     def tokenize_after(self, prefixes: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """As `tokenize`, with the instructions spelled out as what precedes each text; "" is none."""
-        room = self.max_length if self.closes else self.max_length - 1
-        encodings = self._encode([prefix + text for prefix, text in zip(prefixes, texts, strict=True)], room)
-        pooled = [
-            self._pooled(encoding, prefix) for encoding, prefix in zip(encodings, prefixes, strict=True)
-        ]
-        for encoding, prefix, text in zip(encodings, prefixes, texts, strict=True):
-            if (
-                prefix
-                and text
-                and len(encoding.ids) == room
-                and encoding.offsets[self._last(encoding)][1] <= len(prefix)
-            ):
-                raise MghError(
-                    f"max_length {self.max_length} leaves no room for a text after {prefix[:80]!r}…"
-                )
-        ending = [] if self.closes else [self.backend.eos_token_id]
-        rows = [encoding.ids + ending for encoding in encodings]
-        return self._padded(rows, [mask + [True] * len(ending) for mask in pooled])
+        joined = [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
+        encodings = self._encode(joined, self.max_length if self.closes else self.max_length - 1)
+        return self._padded([self._row(*row) for row in zip(encodings, prefixes, strict=True)])
 
     def _encode(self, texts: list[str], room: int) -> list[Encoding]:
         """Encodings of at most `room` tokens, with the special tokens that the backend adds by itself."""
@@ -132,34 +117,37 @@ class Tokenizer:
             return []
         return self.backend(texts, truncation=True, max_length=room).encodings
 
-    def _last(self, encoding: Encoding) -> int:
-        """Index of the last token that is not a closing special token."""
-        return len(encoding.ids) - 1 - int(self.closes)
-
-    def _pooled(self, encoding: Encoding, prefix: str) -> list[bool]:
-        """Which tokens may be pooled. One that straddles the border belongs to the text."""
-        pooled = [True] * len(encoding.ids)
-        if prefix and not self.include_instruction:
+    def _row(self, encoding: Encoding, prefix: str) -> tuple[list[int], list[bool]]:
+        """Token ids of one text, and which may be pooled. A token that straddles the border is the text's."""
+        ids, pooled = encoding.ids, [True] * len(encoding.ids)
+        if prefix:
             special = encoding.special_tokens_mask
-            pooled = [
-                mark == 1 or end > len(prefix)
+            of_text = [
+                mark == 0 and end > len(prefix)
                 for mark, (_, end) in zip(special, encoding.offsets, strict=True)
             ]
+            if encoding.overflowing and not any(of_text):
+                raise MghError(
+                    f"max_length {self.max_length} leaves no room for a text after {prefix[:80]!r}"
+                )
+            if not self.include_instruction:
+                pooled = [mark == 1 or own for mark, own in zip(special, of_text, strict=True)]
         if self.opens and not self.include_bos:
             pooled[0] = False
-        return pooled
+        return (ids, pooled) if self.closes else ([*ids, self.backend.eos_token_id], [*pooled, True])
 
-    def _padded(self, rows: list[list[int]], pooled: list[list[bool]]) -> TokenBatch:
-        shape = len(rows), max(map(len, rows), default=0)
-        padding = self.backend.pad_token_id
+    def _padded(self, rows: list[tuple[list[int], list[bool]]]) -> TokenBatch:
+        shape = len(rows), max((len(ids) for ids, _ in rows), default=0)
         # A decoder without a padding token takes EOS for it: the mask, not the token, says what is padding.
-        ids = torch.full(shape, self.backend.eos_token_id if padding is None else padding, dtype=torch.int64)
-        mask, pooling_mask = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-        for i, (row, marks) in enumerate(zip(rows, pooled, strict=True)):
-            place = (
-                slice(0, len(row)) if self.padding_side == "right" else slice(shape[1] - len(row), shape[1])
-            )
-            ids[i, place] = torch.tensor(row)
-            mask[i, place] = True
-            pooling_mask[i, place] = torch.tensor(marks)
-        return TokenBatch(ids, mask, pooling_mask)
+        padding = self.backend.pad_token_id
+        input_ids = torch.full(
+            shape, self.backend.eos_token_id if padding is None else padding, dtype=torch.int64
+        )
+        attention_mask, pooling_mask = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
+        for i, (ids, pooled) in enumerate(rows):
+            first = 0 if self.padding_side == "right" else shape[1] - len(ids)
+            place = slice(first, first + len(ids))
+            input_ids[i, place] = torch.tensor(ids)
+            attention_mask[i, place] = True
+            pooling_mask[i, place] = torch.tensor(pooled)
+        return TokenBatch(input_ids, attention_mask, pooling_mask)

@@ -1,7 +1,8 @@
 """The one registry of task instructions: synthesis, conversion, training and evaluation all ask here.
 
-A model must be evaluated with the instructions it was trained with. Asymmetric tasks put theirs on the query alone;
-symmetric tasks (both texts play the same part) put it on both sides, which LLM2Vec's evaluation left out.
+A model must be evaluated with the instructions it was trained with. Asymmetric tasks put theirs on the query
+alone; symmetric tasks (both texts play the same part) put it on both sides, which LLM2Vec's evaluation left
+out.
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ INSTRUCTIONS: dict[str, Instruction] = {
     "SICK-R": _SAME_MEANING,
     "SciFact": Instruction("Given a scientific claim, retrieve abstracts that support or refute it"),
     "XQuADRetrieval": Instruction("Given a question, retrieve the passage that answers it"),
-    "Banking77Classification": Instruction("Recognise the intent of a bank customer's message", symmetric=True),
+    "Banking77Classification": Instruction(
+        "Recognise the intent of a bank customer's message", symmetric=True
+    ),
 }
 
 

@@ -1,6 +1,5 @@
 """Several stores, read as if they were one."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -38,11 +37,9 @@ class Mixture:
 
     def index(self) -> StoreIndex:
         """The stores' columns, one after another. Raises MghError when a record stands in two of them."""
-        parts = [store.index() for store in self.stores]
-        columns = {
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(StoreIndex)
-        }
-        if len(np.unique(columns["id_hash"])) < len(self):
-            raise MghError("a record id occurs in more than one of the stores trained on: give their records other ids")
-        return StoreIndex(**columns)
+        index = StoreIndex.concatenate([store.index() for store in self.stores])
+        if len(np.unique(index.id_hash)) < len(self):
+            raise MghError(
+                "a record id occurs in more than one of the stores trained on: give their records other ids"
+            )
+        return index

@@ -13,7 +13,8 @@ from mgh_ds.model.tokens import Tokenizer
 def anchor_weights(
     model: EmbeddingModel, tokenizer: Tokenizer, texts: Sequence[str], label: str
 ) -> list[dict[str, Any]]:
-    """For each text its tokens and their pooling weights, which sum to 1; entries of a run folder's `anchors.json`."""
+    """For each text its tokens and their pooling weights, which sum to 1; entries of a run folder's
+    `anchors.json`."""
     model.eval()
     device = next(model.parameters()).device
     entries = []

@@ -1,7 +1,8 @@
 """Checkpoints that are complete or invisible.
 
-DeepSpeed writes straight to its final path and moves `latest` before every rank is done. So it saves into a hidden folder,
-all ranks meet, rank 0 adds a manifest with the SHA-256 of every file, and one rename makes the whole visible.
+DeepSpeed writes straight to its final path and moves `latest` before every rank is done. So it saves into a
+hidden folder, all ranks meet, rank 0 adds a manifest with the SHA-256 of every file, and one rename makes the
+whole visible.
 """
 
 import shutil
@@ -22,10 +23,11 @@ WEIGHTS = "trainable.safetensors"  # the trained weights alone, for export: load
 
 
 def save(engine: Any, folder: Path, step: int, identity: dict[str, Any], keep: int) -> int:
-    """Writes `folder/step-XXXXXX` after `step` steps and removes all but the newest `keep`; returns its bytes.
+    """Writes `folder/step-XXXXXX` after `step` steps and removes all but the newest `keep`; returns its
+    bytes.
 
-    `identity` is what a run must have in common to go on from here. Raises MghError on every rank when a rank could not
-    write (a full disk, say); checkpoints made before are untouched.
+    `identity` is what a run must have in common to go on from here. Raises MghError on every rank when a rank
+    could not write (a full disk, say); checkpoints made before are untouched.
     """
     temporary, final = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     if is_main():
@@ -36,7 +38,9 @@ def save(engine: Any, folder: Path, step: int, identity: dict[str, Any], keep: i
     if is_main():
         try:
             save_file(trainable_weights(engine.module), temporary / WEIGHTS)
-            size = _publish(temporary, final, {"step": step, "world_size": world_size(), "identity": identity}, keep)
+            size = _publish(
+                temporary, final, {"step": step, "world_size": world_size(), "identity": identity}, keep
+            )
         except (OSError, SafetensorError) as error:
             problem = error
     _agree(problem, temporary)
@@ -53,7 +57,8 @@ def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint and its manifest; one whose files do not match their checksums is passed over."""
+    """The newest complete checkpoint and its manifest; one whose files do not match their checksums is passed
+    over."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         manifest = files.read_json(path / MANIFEST)
         if all(
@@ -68,14 +73,18 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def load(engine: Any, path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> int:
     """Restores adapter, optimiser and schedule; returns how many steps are done.
 
-    Raises MghError when the checkpoint was made by another number of ranks or from another recipe or data, naming what
-    differs.
+    Raises MghError when the checkpoint was made by another number of ranks or from another recipe or data,
+    naming what differs.
     """
     if manifest["world_size"] != world_size():
-        raise MghError(f"{path} was written by {manifest['world_size']} ranks; start that many, found {world_size()}")
+        raise MghError(
+            f"{path} was written by {manifest['world_size']} ranks; start that many, found {world_size()}"
+        )
     differing = differences(manifest["identity"], identity)
     if differing:
-        raise MghError(f"{path} belongs to another run; differing: {'; '.join(differing)}. Choose another --name")
+        raise MghError(
+            f"{path} belongs to another run; differing: {'; '.join(differing)}. Choose another --name"
+        )
     engine.load_checkpoint(str(path), tag=STATE, load_module_strict=False)
     return int(manifest["step"])
 

@@ -27,11 +27,11 @@ class LossConfig:
 
     Attributes:
         temperature: divides the cosines; 0.02 is a cosine scale of 50.
-        own_negatives_only: a query sees its own record's graded negatives and every positive, but not the graded
-            negatives of other records.
+        own_negatives_only: a query sees its own record's graded negatives and every positive, but not the
+            graded negatives of other records.
         symmetric: records of symmetric tasks are also trained from the positive back to the query.
-        false_negative_margin: candidates whose cosine exceeds the positive's by more than this are masked as probable
-            positives; None masks identical texts only.
+        false_negative_margin: candidates whose cosine exceeds the positive's by more than this are masked as
+            probable positives; None masks identical texts only.
     """
 
     temperature: float = 0.02
@@ -47,7 +47,8 @@ class TrainingConfig:
     Attributes:
         steps: optimiser steps.
         global_batch: records a step and size of the pool of negatives, whatever the number of ranks.
-        micro_batch: records a forward pass, the knob for memory. Without dropout it does not change the gradient.
+        micro_batch: records a forward pass, the knob for memory. Without dropout it does not change the
+            gradient.
         learning_rate: peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0.
         warmup_steps: steps from 0 to the peak.
         weight_decay: AdamW's.
@@ -89,7 +90,8 @@ class RunConfig:
     """One training run.
 
     Attributes:
-        name: the run's folder is `<folder>/<name>`; started again under the same name, a run goes on where it stopped.
+        name: the run's folder is `<folder>/<name>`; started again under the same name, a run goes on where it
+            stopped.
         model: backbone, pooling, LoRA and precision.
         data: training and held-out records.
         training: the optimisation.

@@ -1,8 +1,10 @@
-"""The few things the trainer asks of the process group; a single process without a group counts as rank 0 of 1."""
+"""The few things the trainer asks of the process group; a single process without a group counts as rank 0 of
+1."""
 
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -18,15 +20,20 @@ TIMEOUT = timedelta(hours=2)
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the group that the `deepspeed` launcher laid out (NCCL on GPUs, gloo on CPUs) and leaves it at the end."""
+    """Joins the group that the `deepspeed` launcher laid out (NCCL on GPUs, gloo on CPUs) and leaves it at
+    the end."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="torch.distributed"
+    )  # DeepSpeed's calls, not ours
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     if get_accelerator().device_name() == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
-        # DeepSpeed would compile a shared-memory all-reduce on the spot, which needs a C++ compiler; gloo needs none.
+        # DeepSpeed would compile a shared-memory all-reduce on the spot, which needs a C++ compiler; gloo
+        # needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -64,7 +71,8 @@ def barrier() -> None:
 
 
 def on_main(work: Callable[[], object]) -> None:
-    """Rank 0 does `work` while the others wait; its MghError is raised on every rank, so that all of them stop."""
+    """Rank 0 does `work` while the others wait; its MghError is raised on every rank, so that all of them
+    stop."""
     problem = None
     if is_main():
         try:
@@ -84,7 +92,8 @@ def all_sum(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's `value`, in rank order, on every rank (small objects of our own only: they travel pickled)."""
+    """Every rank's `value`, in rank order, on every rank (small objects of our own only: they travel
+    pickled)."""
     if not dist.is_initialized():
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()

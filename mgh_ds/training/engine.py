@@ -1,4 +1,5 @@
-"""The DeepSpeed engine: ZeRO-2 around an embedding model, and the one place that knows DeepSpeed's settings."""
+"""The DeepSpeed engine: ZeRO-2 around an embedding model, and the one place that knows DeepSpeed's
+settings."""
 
 import json
 from pathlib import Path
@@ -52,14 +53,18 @@ def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[s
         raise MghError(f"training.deepspeed: cannot read {path}: {error}") from None
     owned = [key for key in OWNED_KEYS if key in settings]
     if owned:
-        raise MghError(f"{path}: {', '.join(owned)} is decided by the recipe; take it out of the DeepSpeed settings")
+        raise MghError(
+            f"{path}: {', '.join(owned)} is decided by the recipe; take it out of the DeepSpeed settings"
+        )
     if settings.get("zero_optimization", {}).get("stage") != 2:
-        raise MghError(f"{path}: zero_optimization.stage must be 2 (gradient caching is proved for ZeRO-2 only)")
+        raise MghError(
+            f"{path}: zero_optimization.stage must be 2 (gradient caching is proved for ZeRO-2 only)"
+        )
     return settings | {
         # One backward "accumulation step" a step: gradient caching coalesces its backward passes itself.
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.gradient_clipping,  # always written: DeepSpeed's default is 1.0, not "off"
+        "gradient_clipping": config.gradient_clipping,  # DeepSpeed's default is 1.0, not "off"
         "bf16": {"enabled": model_config.dtype == "bfloat16"},
         "fp16": {"enabled": model_config.dtype == "float16"},
     }
@@ -71,16 +76,24 @@ def check_precision(config: ModelConfig, device: torch.device) -> None:
         if device.type == "cpu":
             raise MghError("model.dtype float16: CPUs round and overflow in it without any gain; use float32")
         raise MghError(
-            "model.dtype float16: activations of decoders trained in bfloat16 overflow it, and a step that its loss "
-            "scaling skips would break the exact record of which step trained on which data; use bfloat16 or float32"
+            "model.dtype float16: activations of decoders trained in bfloat16 overflow it, and a step that "
+            "its loss scaling skips would break the exact record of which step trained on which data; use "
+            "bfloat16 or float32"
         )
-    if config.dtype == "bfloat16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+    if (
+        config.dtype == "bfloat16"
+        and device.type == "cuda"
+        and torch.cuda.get_device_capability(device) < (8, 0)
+    ):
         name = torch.cuda.get_device_name(device)
-        raise MghError(f"model.dtype bfloat16: {name} has no bfloat16 units (Ampere and later do); use float32")
+        raise MghError(
+            f"model.dtype bfloat16: {name} has no bfloat16 units (Ampere and later do); use float32"
+        )
 
 
 def _rate(step: int, config: TrainingConfig) -> float:
-    """Share of the peak learning rate: up linearly over the warm-up, then down linearly to 0 at the last step."""
+    """Share of the peak learning rate: up linearly over the warm-up, then down linearly to 0 at the last
+    step."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     return max(0.0, (config.steps - step) / max(1, config.steps - config.warmup_steps))

@@ -32,7 +32,9 @@ def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
     weights = load_file(path / checkpoint.WEIGHTS)
     expected = checkpoint.trainable_weights(model)
     if weights.keys() != expected.keys():
-        raise MghError(f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes")
+        raise MghError(
+            f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
+        )
     model.load_state_dict(weights, strict=False)
     return model.eval(), tokenizer, config, int(manifest["step"])
 
@@ -55,8 +57,9 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         "---",
         f"# {config.name}",
         "",
-        f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling, trained by mgh-ds",
-        f"for {step} of {training.steps} steps with global batches of {training.global_batch} records,",
+        f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling,",
+        f"trained by mgh-ds for {step} of {training.steps} steps",
+        f"with global batches of {training.global_batch} records,",
         f"curriculum `{config.curriculum.order}`, temperature {training.loss.temperature}.",
         "",
         "```python",

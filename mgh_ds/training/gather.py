@@ -1,14 +1,13 @@
 """All-gather with a gradient: how every rank's loss reaches every rank's embeddings.
 
-With the loss taken over the local rows and gradients averaged over the ranks (which DeepSpeed does), a gather whose
-backward is a reduce-scatter gives exactly the gradient of one process that holds the whole batch.
+With the loss taken over the local rows and gradients averaged over the ranks (which DeepSpeed does), a gather
+whose backward is a reduce-scatter gives exactly the gradient of one process that holds the whole batch.
 """
 
 from typing import Any
 
 import torch
 import torch.distributed as dist
-
 
 # torch 2.13 renames both collectives and warns at the old names; 2.11 and 2.12 know the old ones only.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -29,7 +28,8 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local: torch.Tensor) -> torch.Tensor:
-    """[n, …] of this rank → [world_size · n, …] in rank order, without a gradient. All ranks bring the same shape."""
+    """[n, …] of this rank → [world_size · n, …] in rank order, without a gradient. All ranks bring the same
+    shape."""
     if not dist.is_initialized():
         return local
     everyone = local.new_empty((dist.get_world_size() * local.shape[0], *local.shape[1:]))
@@ -38,5 +38,6 @@ def gather(local: torch.Tensor) -> torch.Tensor:
 
 
 def gather_with_gradient(local: torch.Tensor) -> torch.Tensor:
-    """As `gather`; the backward pass sums every rank's gradient for this rank's rows, in the tensor's own dtype (fp32)."""
+    """As `gather`; the backward pass sums every rank's gradient for this rank's rows, in the tensor's own
+    dtype (fp32)."""
     return _Gather.apply(local) if dist.is_initialized() else local

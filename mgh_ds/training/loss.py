@@ -1,6 +1,9 @@
 """InfoNCE with graded negatives, over the pool of the whole global batch (paper, section 3.2).
 
-    loss_i = −log  exp(s(q_i, p_i)/τ) / ( exp(s(q_i, p_i)/τ) + Σ in-batch positives + Σ graded negatives of all ranks )
+    loss_i = −log e(q_i, p_i) / ( e(q_i, p_i) + Σ_j e(q_i, p_j) + Σ_jk e(q_i, n_jk) ),   e(a, b) = exp(cos(a,
+    b)/τ)
+
+over the positives p_j and graded negatives n_jk of all ranks that are not masked.
 
 Shapes: S slots in the global batch, n of them on this rank, K negatives a slot, dimension d.
 """
@@ -55,18 +58,19 @@ def info_nce(pool: Pool, rows: slice, config: LossConfig) -> LossOutput:
         back_losses = _cross_entropy(back / config.temperature, pool.valid[None, :] & ~same, own)
         losses = torch.where(pool.symmetric[rows], (losses + back_losses) / 2, losses)
 
-    counted = pool.valid[rows, None]
+    counted, own_positives = pool.valid[rows, None], pool.valid[rows].sum()  # a positive is not its own rival
     return LossOutput(
         loss_sum=(losses * weight).sum(),
-        masked=(candidates & ~allowed & counted).sum() - pool.valid[rows].sum(),  # the own positive is no candidate
-        candidates=(candidates & counted).sum() - pool.valid[rows].sum(),
+        masked=(candidates & ~allowed & counted).sum() - own_positives,
+        candidates=(candidates & counted).sum() - own_positives,
     )
 
 
 def _probable_positives(
     pool: Pool, rows: slice, cosines: torch.Tensor, target: torch.Tensor, config: LossConfig
 ) -> torch.Tensor:
-    """Bool [n, S·(1+K)]: texts identical to the row's positive or query, answers to the same query, and the own positive."""
+    """Bool [n, S·(1+K)]: texts identical to the row's positive or query, answers to the same query, and the
+    row's own positive."""
     texts = pool.document_hash.reshape(1, -1)
     masked = (texts == pool.document_hash[rows, :1]) | (texts == pool.query_hash[rows, None])
     same_query = pool.query_hash[None, :] == pool.query_hash[rows, None]
@@ -105,8 +109,8 @@ def level_statistics(
         levels: int64 [n, K], 0 = ungraded.
         document_valid: bool [n, 1 + K].
 
-    Returns: float64 [5, 3]: for level 0 to 4 the count of negatives, how many score below the positive, and the sum of
-    the margins cos(q, positive) − cos(q, negative).
+    Returns float64 [5, 3]: for level 0 to 4 the count of negatives, how many score below the positive, and
+    the sum of the margins cos(q, positive) − cos(q, negative).
     """
     query = embeddings.detach()[:, 0]
     cosines = torch.einsum("nd,nkd->nk", query, embeddings.detach()[:, 1:]).double()

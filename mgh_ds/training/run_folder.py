@@ -1,4 +1,5 @@
-"""What a run leaves behind: its configuration, metrics and figures, in the files that resuming and the report read."""
+"""What a run leaves behind: its configuration, metrics and figures, in the files that resuming and the report
+read."""
 
 import importlib.metadata
 import json

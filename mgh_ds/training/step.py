@@ -1,9 +1,9 @@
 """One optimiser step over a fixed global batch, in one go or with gradient caching.
 
-Gradient caching (Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", 2021): embed
-every micro-batch without a graph, take the loss of the whole pool, keep its gradient with respect to the embeddings, then
-embed again with a graph, one micro-batch at a time, and push that gradient through. Memory is that of one micro-batch;
-the gradient is that of the whole batch.
+Gradient caching (Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
+2021): embed every micro-batch without a graph, take the loss of the whole pool, keep its gradient with
+respect to the embeddings, then embed again with a graph, one micro-batch at a time, and push that gradient
+through. Memory is that of one micro-batch; the gradient is that of the whole batch.
 """
 
 import math
@@ -37,7 +37,8 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A micro-batch as the model takes it: queries and documents apart, so that short ones are not padded to long ones."""
+    """A micro-batch as the model takes it: queries and documents apart, so that short ones are not padded to
+    long ones."""
 
     seed: int
     queries: TokenBatch
@@ -48,7 +49,7 @@ class Tokenized:
         """Texts and tokens, int64 [2]."""
         masks = [self.queries.attention_mask, self.documents.attention_mask]
         texts = torch.tensor(sum(len(mask) for mask in masks), device=masks[0].device)
-        return torch.stack([texts, sum(mask.sum() for mask in masks)])
+        return torch.stack([texts, masks[0].sum() + masks[1].sum()])
 
 
 def tokenize(batch: MicroBatch, tokenizer: Tokenizer) -> Tokenized:
@@ -64,7 +65,8 @@ def tokenize(batch: MicroBatch, tokenizer: Tokenizer) -> Tokenized:
 def embed(model: torch.nn.Module, tokens: Tokenized) -> torch.Tensor:
     """Query, positive and negatives of every slot, float32 [m, 2 + K, d].
 
-    Dropout is seeded by the micro-batch, so that both passes of gradient caching, and every world size, draw the same.
+    Dropout is seeded by the micro-batch, so that both passes of gradient caching, and every world size, draw
+    the same.
     """
     torch.manual_seed(tokens.seed & 0x7FFFFFFFFFFFFFFF)
     queries = model(*tokens.queries)
@@ -72,7 +74,9 @@ def embed(model: torch.nn.Module, tokens: Tokenized) -> torch.Tensor:
     return torch.cat([queries[:, None], documents.reshape(*tokens.shape, -1)], dim=1)
 
 
-def train_step(engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch], config: LossConfig) -> StepResult:
+def train_step(
+    engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch], config: LossConfig
+) -> StepResult:
     """Forward, loss, backward and the optimiser's update.
 
     Raises MghError on every rank, with the record ids, when a loss or a gradient is not finite.
@@ -88,7 +92,8 @@ def train_step(engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch],
 def accumulate_gradient(
     engine: Any, tokenizer: Tokenizer, batches: Sequence[MicroBatch], config: LossConfig
 ) -> StepResult:
-    """Everything of a step but the update: afterwards the engine holds the gradient of the global batch's mean loss."""
+    """Everything of a step but the update: afterwards the engine holds the gradient of the global batch's
+    mean loss."""
     tokens = [tokenize(batch, tokenizer) for batch in batches]
     engine.train()
     if len(tokens) == 1:
@@ -103,7 +108,9 @@ def accumulate_gradient(
         objective.backward()
         assert cached.grad is not None
         with engine.coalesce_grad_reduction():
-            for part, gradient in zip(tokens, cached.grad.split([part.shape[0] for part in tokens]), strict=True):
+            for part, gradient in zip(
+                tokens, cached.grad.split([part.shape[0] for part in tokens]), strict=True
+            ):
                 engine.backward((embed(engine, part) * gradient).sum())
     counts = torch.stack([part.counts() for part in tokens]).sum(dim=0)
     texts, total = all_sum(counts).tolist()
@@ -113,7 +120,7 @@ def accumulate_gradient(
 def _loss(
     embeddings: torch.Tensor, batches: Sequence[MicroBatch], config: LossConfig
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """Figures of the step, and the scalar whose gradient, averaged over the ranks, is that of the global mean loss."""
+    """The step's figures, and a scalar whose gradient, averaged over the ranks, is the global mean loss's."""
     _check_embeddings(embeddings, batches)
     document_valid = _stack(batches, "document_valid")
     pool = Pool(
@@ -132,14 +139,15 @@ def _loss(
 
     sums = all_sum(torch.stack([output.loss_sum.detach(), output.masked, output.candidates]).double())
     levels = all_sum(level_statistics(embeddings, _stack(batches, "levels"), document_valid))
+    loss = sums[0].item() / records
+    if not math.isfinite(loss):
+        raise MghError(f"the loss is {loss}; {_named(_all_ids(batches))}")
     figures = {
-        "loss": sums[0].item() / records,
+        "loss": loss,
         "masked_share": (sums[1] / sums[2].clamp(min=1)).item(),
         "levels": _level_figures(levels),
         "records": records,
     }
-    if not math.isfinite(figures["loss"]):
-        raise MghError(f"the loss is {figures['loss']}; {_named(_all_ids(batches))}")
     return figures, output.loss_sum * (world_size() / records)
 
 
@@ -161,7 +169,7 @@ def _check_embeddings(embeddings: torch.Tensor, batches: Sequence[MicroBatch]) -
     if all_sum((~finite).sum()).item() == 0:
         return
     mine = [name for name, good in zip(_ids(batches), finite.tolist(), strict=True) if not good]
-    raise MghError(f"an embedding is not finite; {_named(sum(gather_objects(mine), []))}")
+    raise MghError(f"an embedding is not finite; {_named(_joined(gather_objects(mine)))}")
 
 
 def _ids(batches: Sequence[MicroBatch]) -> list[str]:
@@ -169,7 +177,11 @@ def _ids(batches: Sequence[MicroBatch]) -> list[str]:
 
 
 def _all_ids(batches: Sequence[MicroBatch]) -> list[str]:
-    return sum(gather_objects(_ids(batches)), [])
+    return _joined(gather_objects(_ids(batches)))
+
+
+def _joined(lists: list[list[str]]) -> list[str]:
+    return [name for part in lists for name in part]
 
 
 def _named(ids: Sequence[str]) -> str:

@@ -1,4 +1,5 @@
-"""The training loop: plan → micro-batches → step → metrics → checkpoint, the same on one rank or a thousand."""
+"""The training loop: plan → micro-batches → step → metrics → checkpoint, the same on one rank or a
+thousand."""
 
 import dataclasses
 import time
@@ -39,7 +40,9 @@ class Trainer:
             micro_batch=training.micro_batch,
             seed=config.seed,
         )
-        self.plan.share(0, world_size(), rank())  # too many ranks for the batch is said now, not after loading a model
+        self.plan.share(
+            0, world_size(), rank()
+        )  # too many ranks for the batch is said now, not after loading a model
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
         self.loader = Loader(self.store, self.plan)
@@ -47,6 +50,8 @@ class Trainer:
     def train(self) -> None:
         """Trains from the newest checkpoint, or from the start, to the last step."""
         step = self._resume()
+        if is_main():
+            print("\n".join(self.describe_plan()))
         started = datetime.now(UTC)
         with tqdm(
             total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
@@ -70,9 +75,21 @@ class Trainer:
         if is_main():
             self._write_summary(started)
 
+    def describe_plan(self) -> list[str]:
+        """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
+        lines = []
+        for part in self.plan.coverage():
+            stage, fallback = part.stage, self.config.curriculum.missing_level
+            line = f"{stage.name}: {stage.steps} steps, {part.eligible} records, {part.epochs:.1f} epochs"
+            if part.lacking:
+                line += f"; {part.lacking} records lack it (missing_level: {fallback})"
+            lines.append(line)
+        return lines
+
     def _open(self, path: str) -> Store:
-        """Opens a store; a JSONL file is converted first, once, by rank 0."""
-        on_main(lambda: open_or_convert(path, self.folder.store_cache))
+        """Opens a store that rank 0 has checked against its checksums, or converted from a JSONL file,
+        before."""
+        on_main(lambda: open_or_convert(path, self.folder.store_cache).verify())
         return open_or_convert(path, self.folder.store_cache)
 
     def _identity(self) -> dict[str, Any]:
@@ -91,7 +108,9 @@ class Trainer:
         if is_main():
             self.folder.rewind(step)
             if step:
-                print(f"going on from {found[0] if found else ''}: {step} of {self.plan.steps} steps are done")
+                print(
+                    f"going on from {found[0] if found else ''}: {step} of {self.plan.steps} steps are done"
+                )
         barrier()
         return step
 

@@ -1,9 +1,9 @@
-"""The plan's promises: every record once, the same batches for every world size, nothing but the arguments decides."""
+"""The plan's promises: every record once, the same batches for every world size, nothing but the arguments
+decides."""
 
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,25 +13,16 @@ from hypothesis import strategies as st
 from mgh_ds.curriculum import CurriculumConfig, Plan
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.errors import MghError
+from mgh_ds.records.store import StoreIndex
 
 
-@dataclass
-class Index:
-    id_hash: np.ndarray
-    task_hash: np.ndarray
-    query_chars: np.ndarray
-    positive_chars: np.ndarray
-    level_chars: np.ndarray
-    level_counts: np.ndarray
-
-
-def make_index(records: int, tasks: int = 3, seed: int = 0, graded: bool = True) -> Index:
+def make_index(records: int, tasks: int = 3, seed: int = 0, graded: bool = True) -> StoreIndex:
     random = np.random.default_rng(seed)
     counts = np.zeros((records, 5), dtype=np.uint8)
     counts[:, 1:] = graded
     counts[:, 0] = not graded
     chars = random.integers(5, 400, size=(records, 7)).astype(np.int32)
-    return Index(
+    return StoreIndex(
         id_hash=random.permutation(records).astype(np.uint64) * np.uint64(0x1234567),
         task_hash=random.integers(0, tasks, records).astype(np.uint64),
         query_chars=chars[:, 0],
@@ -84,8 +75,12 @@ def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int
         assert len({share.shape for share in shares}) == 1, "every rank has the same number of slots"
         dealt = np.concatenate([share.ravel() for share in shares])
         assert sorted(dealt[dealt != EMPTY]) == sorted(batch[batch != EMPTY])
-        chunks_by_world_size.append({tuple(chunk) for share in shares for chunk in share if (chunk != EMPTY).any()})
-    assert all(chunks == chunks_by_world_size[0] for chunks in chunks_by_world_size), "micro-batches do not depend on W"
+        chunks_by_world_size.append(
+            {tuple(chunk) for share in shares for chunk in share if (chunk != EMPTY).any()}
+        )
+    assert all(chunks == chunks_by_world_size[0] for chunks in chunks_by_world_size), (
+        "micro-batches do not depend on W"
+    )
 
 
 @given(plans, st.integers(0, 10**6))
@@ -113,7 +108,8 @@ def test_full_homogeneous_batches_hold_one_task(plan: Plan) -> None:
 
 def test_calls_in_any_order_agree() -> None:
     first, second = (
-        Plan(make_index(200), CurriculumConfig(), steps=60, global_batch=16, micro_batch=4, seed=5) for _ in range(2)
+        Plan(make_index(200), CurriculumConfig(), steps=60, global_batch=16, micro_batch=4, seed=5)
+        for _ in range(2)
     )
     forwards = [first.batch(step) for step in range(60)]
     backwards = [second.batch(step) for step in reversed(range(60))][::-1]
@@ -127,7 +123,9 @@ def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
         "print(json.dumps([plan.batch(step).tolist() for step in range(9)]))"
     )
     printed = [
-        json.loads(subprocess.check_output([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, text=True))
+        json.loads(
+            subprocess.check_output([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, text=True)
+        )
         for seed in ("1", "2")
     ]
     here = Plan(make_index(100), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=7)
@@ -136,7 +134,8 @@ def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
 
 def test_another_seed_gives_another_order() -> None:
     one, other = (
-        Plan(make_index(200), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=seed) for seed in (1, 2)
+        Plan(make_index(200), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=seed)
+        for seed in (1, 2)
     )
     assert not np.array_equal(one.batch(0), other.batch(0))
 
@@ -146,7 +145,13 @@ def test_the_fingerprint_follows_every_argument() -> None:
         sizes = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 0} | changes
         return Plan(make_index(100), CurriculumConfig(), **sizes).fingerprint(manifest)
 
-    prints = [fingerprint(), fingerprint("n"), fingerprint(seed=1), fingerprint(steps=12), fingerprint(micro_batch=8)]
+    prints = [
+        fingerprint(),
+        fingerprint("n"),
+        fingerprint(seed=1),
+        fingerprint(steps=12),
+        fingerprint(micro_batch=8),
+    ]
     assert len(set(prints)) == len(prints)
     assert fingerprint() == prints[0]
 
@@ -159,9 +164,11 @@ def test_a_level_that_no_record_has_is_refused_by_name() -> None:
 
 
 def test_ungraded_records_take_part_in_every_stage() -> None:
-    plan = Plan(make_index(32, graded=False), CurriculumConfig(), steps=9, global_batch=32, micro_batch=4, seed=0)
-    assert [row["eligible"] for row in plan.coverage()] == [32, 32, 32]
-    assert [row["lacking"] for row in plan.coverage()] == [0, 0, 0]
+    plan = Plan(
+        make_index(32, graded=False), CurriculumConfig(), steps=9, global_batch=32, micro_batch=4, seed=0
+    )
+    assert [part.eligible for part in plan.coverage()] == [32, 32, 32]
+    assert [part.lacking for part in plan.coverage()] == [0, 0, 0]
 
 
 def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
@@ -171,7 +178,7 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     plan = Plan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
     seen = np.concatenate([plan.batch(step) for step in range(4)])
     assert set(seen[seen != EMPTY].tolist()) == set(range(10, 40))
-    assert plan.coverage()[0]["lacking"] == 10
+    assert plan.coverage()[0].lacking == 10
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Stages cover the steps without gap or overlap, in the order that the recipe names."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,12 +10,14 @@ from mgh_ds.curriculum import CurriculumConfig, make_stages
 from mgh_ds.errors import MghError
 
 
-@given(st.integers(3, 5000), st.sampled_from(["coarse_to_fine", "fine_to_coarse", "random", "level-2", "all"]))
+@given(
+    st.integers(3, 5000), st.sampled_from(["coarse_to_fine", "fine_to_coarse", "random", "level-2", "all"])
+)
 def test_stages_tile_the_steps(steps: int, order: str) -> None:
     stages = make_stages(CurriculumConfig(order=order), steps)
     assert stages[0].first_step == 0
     assert sum(stage.steps for stage in stages) == steps
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         assert before.first_step + before.steps == after.first_step
 
 

@@ -1,4 +1,5 @@
-"""Measurements on graded records: cosines by level with bootstrap intervals, near duplicates, and what length gives away."""
+"""Measurements on graded records: cosines by level with bootstrap intervals, near duplicates, and what length
+gives away."""
 
 import itertools
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float, float
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[tuple[int, int]]:
-    """Pairs of texts whose sets of word 3-grams have a Jaccard similarity above the threshold; MinHash finds, sets confirm."""
+    """Pairs of texts whose sets of word 3-grams have a Jaccard similarity above the threshold; MinHash finds,
+    sets confirm."""
     shingles = [_shingles(text) for text in texts]
     index = MinHashLSH(threshold=threshold, num_perm=64)
     pairs = []
@@ -46,7 +48,8 @@ def _shingles(text: str) -> set[str]:
 
 
 def length_features(records: Sequence[Record]) -> np.ndarray:
-    """What length alone says of each negative, float64 [records · 4, 4], in the order of the records' negatives."""
+    """What length alone says of each negative, float64 [records · 4, 4], in the order of the records'
+    negatives."""
     rows = []
     for record, negative in _negatives(records):
         characters, words = len(negative.text), len(negative.text.split())

@@ -1,4 +1,5 @@
-"""An audit of the bundled sample by an embedder that was not trained on it: what its data card claims is measured here."""
+"""An audit of the bundled sample by an embedder that was not trained on it: what its data card claims is
+measured here."""
 
 import re
 from collections import Counter
@@ -37,7 +38,8 @@ def records(train: list[Record], held_out: list[Record]) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def cosines(records: list[Record]) -> np.ndarray:
-    """Cosine of each negative to its record's positive by all-MiniLM-L6-v2 with mean pooling, [records · 4]."""
+    """Cosine of each negative to its record's positive by all-MiniLM-L6-v2 with mean pooling, [records ·
+    4]."""
     encoder = Encoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2", pooling="mean")
     positives = encoder.encode([record.positive for record in records for _ in record.negatives])
     negatives = encoder.encode([negative.text for record in records for negative in record.negatives])

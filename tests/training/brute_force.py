@@ -1,4 +1,5 @@
-"""InfoNCE written out with loops, in the order of the formula: the reference for the loss and for every gradient test."""
+"""InfoNCE written out with loops, in the order of the formula: the reference for the loss and for every
+gradient test."""
 
 import torch
 
@@ -37,7 +38,10 @@ def _row(pool: Pool, slot: int, config: LossConfig) -> torch.Tensor:
         return loss
     back = [own]
     for other in range(len(pool.valid)):
-        taken = int(pool.query_hash[other]) in own_texts or pool.document_hash[other, 0] == pool.document_hash[slot, 0]
+        taken = (
+            int(pool.query_hash[other]) in own_texts
+            or pool.document_hash[other, 0] == pool.document_hash[slot, 0]
+        )
         if other != slot and pool.valid[other] and not taken:
             back.append(positive @ pool.embeddings[other, 0] / config.temperature)
     return (loss + torch.logsumexp(torch.stack(back), dim=0) - own) / 2

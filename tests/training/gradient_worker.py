@@ -1,7 +1,7 @@
 """One rank of the gradient test.
 
-Under a real DeepSpeed engine (ZeRO-2, gloo) it computes the gradient of one global batch for each micro-batch size and rank
-0 writes them to OUT, to be compared across numbers of ranks.
+Under a real DeepSpeed engine (ZeRO-2, gloo) it computes the gradient of one global batch for each micro-batch
+size and rank 0 writes them to OUT, to be compared across numbers of ranks.
 """
 
 from pathlib import Path

@@ -1,10 +1,13 @@
-"""Real processes under DeepSpeed ZeRO-2: 1, 2, 3 and 4 ranks, chunked or whole, give the gradient of one plain process.
+"""Real processes under DeepSpeed ZeRO-2: 1, 2, 3 and 4 ranks, chunked or whole, give the gradient of one
+plain process.
 
-The batch has an identical text, records of both kinds and empty slots. The reference embeds every slot in one process without
-DeepSpeed and takes the loss written out with loops.
+The batch has an identical text, records of both kinds and empty slots. The reference embeds every slot in one
+process without DeepSpeed and takes the loss written out with loops.
 
-Tolerance: everything runs in float32, whose sums over the pool differ in order only: 1e-5 of a tensor's largest entry is about
-a hundred units in the last place, while the known mistakes (1/W, W times, local pool) are wrong by 20 % and more.
+Tolerance: everything runs in float32, whose sums over the pool differ in order only: 1e-5 of a tensor's
+    largest entry is about
+a hundred units in the last place, while the known mistakes (1/W, W times, local pool) are wrong by 20 % and
+more.
 """
 
 from pathlib import Path
@@ -31,7 +34,9 @@ MICRO_BATCHES = {1: (16, 4), 2: (8, 4), 3: (4,), 4: (4, 2)}  # 16 on 1 rank, 8 o
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     records = [Record.model_validate_json(line) for line in SAMPLE.read_text().splitlines()]
-    chosen = [record for record in records if record.task.subtype in ("short-short", "sts")][: GLOBAL_BATCH + 13]
+    chosen = [record for record in records if record.task.subtype in ("short-short", "sts")][
+        : GLOBAL_BATCH + 13
+    ]
     twin = chosen[0].model_copy(update={"id": "twin", "query": chosen[1].query})
     path = tmp_path_factory.mktemp("gradients") / "store"
     with StoreWriter(path) as writer:
@@ -69,4 +74,6 @@ def test_ranks_and_chunks_do_not_change_the_gradient(
         for name, expected in reference.items():
             assert expected.abs().max() > 0, f"{name}: a gradient of zero proves nothing"
             error = (found[name] - expected).abs().max() / expected.abs().max()
-            assert error < 1e-5, f"{name} with {world_size} ranks, micro-batches of {size}: relative error {error:.1e}"
+            assert error < 1e-5, (
+                f"{name} with {world_size} ranks, micro-batches of {size}: relative error {error:.1e}"
+            )

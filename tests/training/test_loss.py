@@ -1,4 +1,5 @@
-"""The loss equals the formula written out with loops, whatever is masked and however the rows are split over ranks."""
+"""The loss equals the formula written out with loops, whatever is masked and however the rows are split over
+ranks."""
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_loss_and_gradient_equal_the_formula(
 
 
 def test_a_text_is_never_a_negative_of_itself() -> None:
-    """Two slots share one text as their positive: masked, either may lie anywhere; unmasked, the loss could not reach 0."""
+    """Two slots share one text as their positive: masked, either may lie anywhere; unmasked, the loss could
+    not reach 0."""
     one = torch.eye(4, dtype=torch.float64)
     embeddings = torch.stack([torch.stack([one[0], one[0]]), torch.stack([one[0], one[0]])])
     flags = torch.ones(2, dtype=torch.bool)
@@ -64,7 +66,9 @@ def test_a_text_is_never_a_negative_of_itself() -> None:
     other = Pool(embeddings, flags, flags[:, None], document_hash=torch.tensor([[9], [8]]), **hashes)
     config = LossConfig(temperature=0.05)
     assert info_nce(same, slice(0, 2), config).loss_sum.item() == 0
-    assert info_nce(other, slice(0, 2), config).loss_sum.item() == pytest.approx(2 * torch.log(torch.tensor(2.0)).item())
+    assert info_nce(other, slice(0, 2), config).loss_sum.item() == pytest.approx(
+        2 * torch.log(torch.tensor(2.0)).item()
+    )
     assert info_nce(same, slice(0, 2), config).masked.item() == 2
     assert info_nce(other, slice(0, 2), config).masked.item() == 0
 

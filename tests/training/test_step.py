@@ -1,0 +1,65 @@
+"""One step of real ranks: the same with dropout for every world size, and a clear end when numbers are no
+numbers."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mgh_ds.errors import MghError
+from mgh_ds.records.schema import Record
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.engine import check_precision
+from tests.ranks import run_ranks
+from tests.training import run_worker
+
+Make = Callable[..., RunConfig]
+
+
+def test_dropout_is_the_same_for_every_world_size(tiny_run: Make, tmp_path: Path) -> None:
+    """One update with dropout on 1 and on 3 ranks; Adam's first step is ±lr an entry, so a different draw
+    would show."""
+    config = tiny_run(dropout=0.3)
+    for world_size in (1, 3):
+        run_ranks(world_size, run_worker.save_first_gradient, config, tmp_path)
+    one, three = (load_file(tmp_path / f"{world_size}.safetensors") for world_size in (1, 3))
+    without = tmp_path / "without"
+    without.mkdir()
+    run_ranks(1, run_worker.save_first_gradient, tiny_run(dropout=0.0), without)
+    dry = load_file(without / "1.safetensors")
+    for name, weights in one.items():
+        torch.testing.assert_close(three[name], weights, rtol=1e-3, atol=1e-6)
+    assert any(not torch.allclose(dry[name], weights, atol=1e-6) for name, weights in one.items()), (
+        "dropout was on"
+    )
+
+
+def test_nan_ends_every_rank_with_the_records_named(tiny_run: Make, short_records: Path) -> None:
+    records = [Record.model_validate_json(line) for line in short_records.read_text().splitlines()]
+    word = max((w for r in records for w in r.query.split()), key=len)
+    guilty = [record.id for record in records if word in record.query]
+    config = tiny_run(global_batch=40, micro_batch=4, steps=3)
+    outputs = run_ranks(2, run_worker.train_with_poison, config, word)
+    assert any(guilty)
+    for rank, output in enumerate(outputs):
+        assert f"rank {rank}: MghError: an embedding is not finite" in output
+        line = next(line for line in output.splitlines() if "MghError" in line)
+        assert sorted(line.split("at fault: ")[1].split(", ")) == sorted(guilty)
+
+
+def test_float16_is_refused_with_a_reason(tiny_run: Make) -> None:
+    model = tiny_run(dtype="float16").model
+    with pytest.raises(MghError, match="float16: CPUs"):
+        check_precision(model, torch.device("cpu"))
+    with pytest.raises(MghError, match="overflow"):
+        check_precision(model, torch.device("cuda"))
+
+
+def test_bfloat16_trains(tiny_run: Make) -> None:
+    config = dataclasses.replace(tiny_run(dtype="bfloat16", steps=3, checkpoint_every=3), name="bfloat16")
+    run_ranks(2, run_worker.train, config)
+    assert (config.path / "checkpoints" / "step-000003").is_dir()
+    assert (config.path / "run.json").is_file()
