@@ -43,7 +43,12 @@ def eval_command(
         )
     if data_dir is not None and languages not in (None, ["eng"]):
         raise MghError("--languages is for tasks from the hub: local folders hold the English subsets")
-    output.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found out first
+    if batch_size < 1:
+        raise MghError(f"--batch-size is {batch_size}; it must be at least 1")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)  # found out before minutes of work, not after
+    except OSError as error:
+        raise MghError(f"--output {output}: cannot make its folder ({error.strerror})") from None
 
     from rich.console import Console
 

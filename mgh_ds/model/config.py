@@ -56,8 +56,8 @@ class ModelConfig:
     """The backbone and what is put around it.
 
     Attributes:
-        name_or_path: a folder, a Hugging Face name, or `tiny-random/<family>` (bert, llama, mistral, qwen2,
-            qwen3): a very small model with random weights, made on the spot.
+        name_or_path: a folder, a Hugging Face name, or `tiny-random/<family>` (bert, roberta, llama,
+            mistral, qwen2, qwen3): a very small model with random weights, made on the spot.
         pooling: how token states become one vector.
         lora: low-rank adapters; null trains every weight.
         bidirectional: let every token of a decoder see the whole text; false keeps its attention causal.

@@ -40,16 +40,16 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
         """Embeddings `[B, dim]`, fp32, of unit length. The arguments are a `TokenBatch`'s."""
-        hidden, record = self._states(input_ids, attention_mask)
+        hidden, record = self.states(input_ids, attention_mask)
         pooled = self.pooling(hidden, attention_mask, pooling_mask, record)
         return nn.functional.normalize(pooled, dim=-1)
 
     def token_weights(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
         """The weight of each token in its text's embedding, `[B, N]`, fp32, rows summing to 1."""
-        _, record = self._states(input_ids, attention_mask)
+        _, record = self.states(input_ids, attention_mask)
         return self.pooling.weights(attention_mask, pooling_mask, record)
 
-    def _states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, AttentionRecord | None]:
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, AttentionRecord | None]:
         """Token states `[B, N, dim]` of the last layer and, for ATA, what its attention left behind."""
         config = self.backbone.config
         record = None

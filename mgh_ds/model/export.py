@@ -17,12 +17,14 @@ from mgh_ds.model.tokens import Tokenizer
 MODULE = "mgh_ds.model.sentence_transformers_module.AtaEmbedder"
 
 
-def export(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path, *, card: str, replace: bool = False) -> None:
+def export(
+    model: EmbeddingModel, tokenizer: Tokenizer, folder: Path, *, card: str, replace: bool = False
+) -> None:
     """Writes `model`, its adapters merged, to the new folder `folder`; `card` becomes its README.md.
 
     The folder holds a plain transformers model (safetensors, config, tokenizer), our settings, and the files
-    by which sentence-transformers knows it. `model` is not changed. Raises MghError if the folder exists, unless
-    `replace` is true.
+    by which sentence-transformers knows it. `model` is not changed. Raises MghError if the folder exists,
+    unless `replace` is true.
     """
     with files.new_folder(folder, replace=replace) as temporary:
         write_model(model, tokenizer, temporary)

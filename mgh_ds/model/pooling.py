@@ -63,8 +63,8 @@ class Pooling(nn.Module):
     def _attention_received(self, record: AttentionRecord | None) -> Tensor:
         if record is None or record.column_sums is None:
             raise MghError(
-                "ATA pooling needs the last layer's column sums, but the attention left none: the backbone did "
-                "not run the attention that mgh-ds registers (was its attn_implementation changed?)"
+                "ATA pooling needs the last layer's column sums, but the attention left none: the backbone "
+                "did not run the attention that mgh-ds registers (was its attn_implementation changed?)"
             )
         sums = record.column_sums.detach() if self.config.detach_weights else record.column_sums
         match self.config.column_transform:

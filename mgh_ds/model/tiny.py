@@ -1,5 +1,6 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    RobertaConfig,
 )
 
 from mgh_ds import files
@@ -41,11 +43,16 @@ DECODER = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 1024}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "bert": lambda **ids: BertConfig(**SIZES, **ids),
+    "roberta": lambda **ids: RobertaConfig(**SIZES, **ids),
     "llama": lambda **ids: LlamaConfig(**DECODER, **ids),
     "mistral": lambda **ids: MistralConfig(**DECODER, sliding_window=None, **ids),
     "qwen2": lambda **ids: Qwen2Config(**DECODER, **ids),
     "qwen3": lambda **ids: Qwen3Config(**DECODER, head_dim=16, **ids),
 }
+
+
+# What a family's own tokenizer puts around a text.
+TEMPLATES = {"roberta": "<s> $A </s>", "llama": "<s> $A", "mistral": "<s> $A", "qwen2": "$A", "qwen3": "$A"}
 
 
 def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
@@ -55,7 +62,7 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
     """
     if family not in CONFIGS:
         raise MghError(f"no tiny model {family!r}: choose one of {', '.join(CONFIGS)}")
-    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(opens=family in ("llama", "mistral"))
+    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES[family])
     names = ("pad_token_id", "bos_token_id", "eos_token_id")
     ids = {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
     with torch.random.fork_rng(devices=[]):
@@ -73,18 +80,20 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
 def cached_tiny_model(family: str) -> Path:
     """The folder of `make_tiny_model(family)` in the user's cache, made at the first call."""
     folder = cache_folder() / "tiny-random" / f"{family}-v{VERSION}"
-    if not folder.exists():
-        try:
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of the ranks that start together one makes it and the others wait
+        if not folder.exists():
             make_tiny_model(family, folder)
-        except (OSError, MghError):
-            if not folder.exists():  # else another process was faster, and its model is the same
-                raise
     return folder
 
 
-def _byte_level_bpe(opens: bool) -> PreTrainedTokenizerFast:
-    """As decoders have it: Llama and Mistral open a text with BOS, Qwen does not, and none closes it."""
-    special = {"eos_token": "</s>", "pad_token": "<pad>"} | ({"bos_token": "<s>"} if opens else {})
+def _byte_level_bpe(template: str) -> PreTrainedTokenizerFast:
+    special = {"eos_token": "</s>", "pad_token": "<pad>"}
+    if "<s>" in template:
+        special["bos_token"] = "<s>"
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -95,9 +104,8 @@ def _byte_level_bpe(opens: bool) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     raw.train_from_iterator(SENTENCES, trainer)
-    if opens:
-        bos = ("<s>", raw.token_to_id("<s>"))
-        raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
+    ends = [(token, raw.token_to_id(token)) for token in special.values()]
+    raw.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=1024, **special)
 
 

@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,11 +22,13 @@ TIMEOUT = timedelta(hours=2)
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
     """Joins the group that the `deepspeed` launcher laid out (NCCL on GPUs, gloo on CPUs) and leaves it at
-    the end."""
+    the end. Started without a launcher, a process is a group of its own."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, module="torch.distributed"
-    )  # DeepSpeed's calls, not ours
+    # torch 2.13 deprecates names of collectives that DeepSpeed 0.19.8 still calls.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if "WORLD_SIZE" not in os.environ:
+        alone = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
+        os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
@@ -43,6 +46,12 @@ def process_group() -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def device() -> torch.device:

@@ -48,6 +48,7 @@ def test_pooling_and_transform_reach_the_encoder(data_dir: Path, tmp_path: Path)
     [
         ({"output": "result"}, r"must name a file that ends in \.json"),
         ({"tasks": []}, "--tasks is empty"),
+        ({"batch_size": 0}, "--batch-size is 0"),
         ({"languages": ["deu"]}, "--languages is for tasks from the hub"),
         ({"tasks": ["STSBenchmark"]}, "no local layout"),
         ({"model": "no/such-model"}, "no/such-model"),
@@ -61,6 +62,12 @@ def test_wrong_arguments_leave_nothing_behind(
     with pytest.raises(MghError, match=message):
         eval_command(**arguments)
     assert not list(tmp_path.glob("results/*"))
+
+
+def test_output_below_a_file_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(MghError, match="cannot make its folder"):
+        eval_command(MINILM, ["STS17"], tmp_path / "taken" / "result.json", data_dir=data_dir)
 
 
 def test_reading_the_command_loads_nothing_heavy() -> None:

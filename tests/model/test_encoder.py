@@ -1,0 +1,137 @@
+"""`Encoder`: the vectors it gives, the input it refuses, and what it remembers of itself."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mgh_ds import Encoder
+from mgh_ds.errors import MghError
+from mgh_ds.model.config import PoolingConfig
+from mgh_ds.model.settings import SETTINGS_FILE, read_settings
+from tests.model.conftest import TEXTS
+
+# `and` a text beyond MiniLM's 256 tokens.
+MANY = [*TEXTS, "", "Ein Satz mit Umlauten: äöü ß.", "x " * 400]
+
+
+@pytest.fixture(scope="module")
+def minilm(folders):
+    return Encoder.from_pretrained(folders["minilm"], device="cpu")
+
+
+def cosines(a, b):
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_mean_pooling_of_minilm_is_sentence_transformers_own(folders):
+    theirs = SentenceTransformer(str(folders["minilm"]), device="cpu").encode(MANY)
+    ours = Encoder.from_pretrained(folders["minilm"], pooling="mean", device="cpu").encode(MANY)
+    assert cosines(ours, theirs).min() >= 0.9999
+
+
+def test_the_name_of_minilm_needs_no_network(minilm):
+    for name in ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"):
+        encoder = Encoder.from_pretrained(name, device="cpu")
+        assert np.array_equal(encoder.encode(TEXTS), minilm.encode(TEXTS))
+        assert encoder.name == name
+
+
+def test_vectors_have_unit_length_and_the_order_of_their_texts(minilm):
+    vectors = minilm.encode(MANY, batch_size=2)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(MANY), minilm.dim) == (len(MANY), 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    one_by_one = np.concatenate([minilm.encode([text]) for text in MANY])
+    np.testing.assert_allclose(vectors, one_by_one, atol=1e-5)
+
+
+def test_an_instruction_changes_the_vector_and_carries_no_weight(minilm):
+    plain, told = (
+        minilm.encode(TEXTS),
+        minilm.encode(TEXTS, instruction="Find a sentence on the same subject."),
+    )
+    assert cosines(plain, told).max() < 0.999
+    batch = minilm.tokenizer.tokenize(TEXTS, ["Find it."] * len(TEXTS))
+    weights = minilm.model.token_weights(*batch)
+    assert (weights[~batch.pooling_mask] == 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(TEXTS)))
+
+
+def test_nothing_in_nothing_out(minilm):
+    assert minilm.encode([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [("one text", r"encode\(\[text\]\)"), (["a", None], "text 1 is of type None")]
+)
+def test_what_is_no_list_of_strings_is_refused(minilm, texts, message):
+    with pytest.raises(MghError, match=message):
+        minilm.encode(texts)
+
+
+def test_encoding_leaves_the_model_in_training_mode_if_it_was(minilm):
+    minilm.model.train()
+    minilm.encode(["a"])
+    assert minilm.model.training
+    minilm.model.eval()
+
+
+def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
+    options = {
+        "pooling": "weighted_mean",
+        "column_transform": "log1p",
+        "include_bos": False,
+        "include_instruction": True,
+        "bidirectional": False,
+        "max_length": 40,
+        "instruction_template": "{instruction}\n{text}",
+    }
+    encoder = Encoder.from_pretrained(folders["llama"], **options, device="cpu")
+    encoder.save(tmp_path / "saved")
+    again = Encoder.from_pretrained(tmp_path / "saved", device="cpu")
+    assert again.model.pooling.config == PoolingConfig("weighted_mean", "log1p", False, True)
+    assert (again.max_length, again.pooling) == (40, "weighted_mean")
+    assert np.array_equal(
+        again.encode(TEXTS, instruction="Find it."), encoder.encode(TEXTS, instruction="Find it.")
+    )
+    assert read_settings(tmp_path / "saved").bidirectional is False
+
+
+def test_options_outweigh_the_saved_settings(folders, tmp_path):
+    Encoder.from_pretrained(folders["llama"], pooling="mean", max_length=40).save(tmp_path / "saved")
+    again = Encoder.from_pretrained(tmp_path / "saved", pooling="last", include_bos=False)
+    assert again.model.pooling.config == PoolingConfig("last", include_bos=False)
+    assert again.max_length == 40
+
+
+def test_defaults_for_a_model_of_others(folders):
+    assert Encoder.from_pretrained(folders["minilm"]).max_length == 256  # its sentence_bert_config.json
+    decoder = Encoder.from_pretrained(folders["mistral"])
+    assert decoder.max_length == 512
+    assert decoder.model.pooling.config == PoolingConfig()
+
+
+def test_half_precision_weights_give_nearly_the_same_vectors(folders):
+    exact, half = (
+        Encoder.from_pretrained(folders["minilm"], dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
+    assert half.encode(TEXTS).dtype == np.float32
+    assert cosines(exact.encode(TEXTS), half.encode(TEXTS)).min() > 0.99
+
+
+def test_a_model_takes_no_more_tokens_than_it_has_positions(folders):
+    with pytest.raises(MghError, match="at most 512 tokens"):
+        Encoder.from_pretrained(folders["minilm"], max_length=513)
+    with pytest.raises(MghError, match="at most 510 tokens"):
+        Encoder.from_pretrained(folders["roberta"], max_length=511)
+    longest = Encoder.from_pretrained(folders["roberta"], max_length=510)
+    assert np.isfinite(longest.encode(["a b " * 600])).all()
+
+
+def test_a_damaged_settings_file_is_named(folders, tmp_path):
+    Encoder.from_pretrained(folders["qwen3"]).save(tmp_path / "saved")
+    for content in ("{", '{"pooling": {}, "colour": "red"}', '{"max_length": 5}'):
+        (tmp_path / "saved" / SETTINGS_FILE).write_text(content)
+        with pytest.raises(MghError, match=SETTINGS_FILE):
+            Encoder.from_pretrained(tmp_path / "saved")

