@@ -50,7 +50,7 @@ def score(trainer: Trainer, label: str) -> None:
         return
     records = list(open_or_convert(config.data.held_out, folder.store_cache))
     evaluate_heldout(
-        Encoder(trainer.model, trainer.tokenizer),
+        Encoder(trainer.model, trainer.tokenizer, config.model.name_or_path),
         records,
         label=label,
         output=folder.evaluation(label),

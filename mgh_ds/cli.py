@@ -97,6 +97,10 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling", choices=POOLINGS, help="default: what the model was saved with, else ata"
     )
+    transforms = ("identity", "log1p", "visible_mean")
+    parser.add_argument(
+        "--column-transform", choices=transforms, help="for ata; default: as saved, else identity"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder with one folder a task; default: the hub")
     parser.add_argument(
         "--languages", nargs="+", metavar="CODE", help="ISO 639-3, for tasks from the hub (default: eng)"

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from mgh_ds import files
 from mgh_ds.errors import MghError
 from mgh_ds.model.attention import IMPLEMENTATION
 from mgh_ds.model.config import DType
@@ -26,12 +28,13 @@ def load_backbone(folder: Path, *, bidirectional: bool = True, dtype: DType = "f
     Raises MghError for a model type that is not known to work, and for weights that are missing, do not fit,
     or are not safetensors.
     """
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type not in ENCODERS + DECODERS:
+    kind = files.read_json(folder / "config.json").get("model_type")
+    if kind not in ENCODERS + DECODERS:
         raise MghError(
-            f"{folder} holds a {config.model_type!r} model, which mgh-ds does not know; "
+            f"{folder} holds a {kind!r} model, which mgh-ds does not know; "
             f"it knows {', '.join(ENCODERS + DECODERS)}"
         )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config.is_causal = config.model_type in DECODERS and not bidirectional
     for name in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
         if hasattr(config, name):
@@ -56,11 +59,12 @@ def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrai
                 dtype=getattr(torch, dtype),
                 attn_implementation=IMPLEMENTATION,
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
                 **without_head,
             )
-    except OSError as error:
-        raise MghError(f"{folder} holds no weights in safetensors format: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise MghError(f"{folder} holds no readable weights in safetensors format: {error}") from error
 
 
 def positions(config: PreTrainedConfig, attention_mask: torch.Tensor) -> torch.Tensor | None:

@@ -2,6 +2,10 @@
 
 They are not split into a Transformer and a Pooling because ATA needs what the attention saw, and only token
 states are handed from one module to the next.
+
+The class comes from this installed package; no code travels with the folder. From version 6 on
+sentence-transformers asks for consent even so: `SentenceTransformer(folder, trust_remote_code=True)`. Before,
+`SentenceTransformer(folder)` is enough.
 """
 
 from collections.abc import Sequence

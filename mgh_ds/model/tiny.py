@@ -1,6 +1,8 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
 import fcntl
+import re
+import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from mgh_ds.model.hf_logging import quiet
 from mgh_ds.model.weights import cache_folder
 
 # Raise it when the models below change, so that a cached one is not taken for a new one.
-VERSION = 1
+VERSION = 2
 
 SENTENCES = [
     "The harbour master keeps a list of every boat that enters before sunrise.",
@@ -110,16 +112,21 @@ def _byte_level_bpe(template: str) -> PreTrainedTokenizerFast:
 
 
 def _wordpiece() -> PreTrainedTokenizerFast:
-    """As BERT has it: `[CLS] text [SEP]`."""
+    """As BERT has it: `[CLS] text [SEP]`. Words of the sentences, and characters for all others.
+
+    The vocabulary is put together here because the library's WordPiece trainer gives another one at each run.
+    """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    raw = RawTokenizer(models.WordPiece(unk_token="[UNK]"))
+    text = " ".join(SENTENCES).lower()
+    characters = sorted(
+        {*string.ascii_lowercase, *string.digits, *string.punctuation, *text} - {*string.whitespace}
+    )
+    words = sorted({word for word in re.findall(r"\w+", text) if len(word) > 1})
+    pieces = [*special.values(), *characters, *(f"##{character}" for character in characters), *words]
+    raw = RawTokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=512, special_tokens=list(special.values()), show_progress=False
-    )
-    raw.train_from_iterator(SENTENCES, trainer)
     ends = [(token, raw.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=512, **special)

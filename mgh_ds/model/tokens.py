@@ -15,6 +15,9 @@ from mgh_ds.model.config import INSTRUCTION_TEMPLATE
 # Less would not hold a text beside the special tokens.
 SHORTEST = 4
 
+# The files that tokenizers keep their vocabulary in.
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+
 
 class TokenBatch(NamedTuple):
     """A padded batch.
@@ -80,8 +83,15 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: Path, **options: Any) -> "Tokenizer":
-        """The tokenizer in `folder`; options as in the constructor."""
-        return cls(AutoTokenizer.from_pretrained(folder), **options)
+        """The tokenizer in `folder`; options as in the constructor. Raises MghError if there is none."""
+        # transformers would make one up that knows special tokens only.
+        if not any((folder / name).exists() for name in VOCABULARIES):
+            raise MghError(f"{folder} holds no tokenizer: it has none of {', '.join(VOCABULARIES)}")
+        try:
+            backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise MghError(f"{folder} holds no readable tokenizer: {error}") from error
+        return cls(backend, **options)
 
     def save(self, folder: Path) -> None:
         """Writes the backend to `folder`, without the truncation that was set for the last batch."""

