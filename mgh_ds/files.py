@@ -64,8 +64,10 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         yield temporary
         sync_tree(temporary)
         temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.exists():
+            raise MghError(f"{path} was made by somebody else meanwhile: it was left as it is")
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

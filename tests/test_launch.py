@@ -26,7 +26,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = "deepspeed --num_accelerators 2 launch/train.py --config configs/tiny-mistral.yaml"
     changes = ["--folder", str(folder), "--data.held_out", str(held_out)]
     finished = subprocess.run(
-        [*command.split(), *changes], env=ENVIRONMENT, text=True, capture_output=True, timeout=280, check=False
+        [*command.split(), *changes],
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        timeout=280,
+        check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "positive above negatives of level 4" in finished.stdout
@@ -73,7 +78,8 @@ def test_the_report_can_be_written_again(run: Path, capsys: pytest.CaptureFixtur
 
 
 def refusal(tmp_path: Path, *arguments: str) -> str:
-    """The one line that a refused run prints; asserts that it failed and left no run folder with a checkpoint."""
+    """The one line that a refused run prints; asserts that it failed and left no run folder with a
+    checkpoint."""
     command = [sys.executable, "launch/train.py", "--config", "configs/tiny-mistral.yaml"]
     finished = subprocess.run(
         [*command, "--folder", str(tmp_path / "runs"), *arguments],

@@ -1,6 +1,7 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
 import fcntl
+import os
 import re
 import string
 from collections.abc import Callable
@@ -24,7 +25,6 @@ from transformers import (
 from mgh_ds import files
 from mgh_ds.errors import MghError
 from mgh_ds.model.hf_logging import quiet
-from mgh_ds.model.weights import cache_folder
 
 # Raise it when the models below change, so that a cached one is not taken for a new one.
 VERSION = 2
@@ -81,7 +81,8 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
 
 def cached_tiny_model(family: str) -> Path:
     """The folder of `make_tiny_model(family)` in the user's cache, made at the first call."""
-    folder = cache_folder() / "tiny-random" / f"{family}-v{VERSION}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "mgh-ds" / "tiny-random" / f"{family}-v{VERSION}"
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Where a model's files come from: a folder, the Hugging Face cache, an installed package, or the hub."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -35,17 +34,11 @@ def resolve_model(name_or_path: str) -> Path:
                 return place
         raise MghError(f"{folder} holds no model: it has no config.json, and no export/ that has one")
     if name_or_path.startswith(TINY):
-        from mgh_ds.model.tiny import cached_tiny_model  # which imports this module
+        from mgh_ds.model.tiny import cached_tiny_model
 
         return cached_tiny_model(name_or_path.removeprefix(TINY))
     name = MINILM if name_or_path == MINILM.split("/")[1] else name_or_path
     return _cached(name) or (_packaged_minilm() if name == MINILM else None) or _downloaded(name)
-
-
-def cache_folder() -> Path:
-    """Where mgh-ds keeps what it can make again, on this machine and for this user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "mgh-ds"
 
 
 def _cached(name: str) -> Path | None:

@@ -1,0 +1,104 @@
+"""The loader brings the negatives that the stage asks for, and lays slots out so that nothing is mistaken for
+something."""
+
+import numpy as np
+import pytest
+
+from mgh_ds.curriculum import CurriculumConfig, Stage, make_stages
+from mgh_ds.curriculum.loader import Slot, choose_negatives, make_micro_batch, text_hashes
+from mgh_ds.records.schema import Negative, Record, Task
+
+
+def make_record(*levels: int | None, kind: str = "asymmetric", name: str = "r") -> Record:
+    return Record(
+        id=name,
+        task=Task(
+            kind=kind, subtype="sts" if kind == "symmetric" else "short-long", instruction="Find the answer"
+        ),
+        language="en",
+        query=f"query {name}",
+        positive=f"positive {name}",
+        negatives=[
+            Negative(text=f"negative {number} {name}", level=level) for number, level in enumerate(levels)
+        ],
+        source={"dataset": "test"},
+    )
+
+
+def stage_of(order: str, index: int = 0, negatives: int = 1) -> Stage:
+    return make_stages(CurriculumConfig(order=order, negatives=negatives), 30)[index]
+
+
+def chosen_levels(record: Record, stage: Stage, missing: str = "nearest", key: int = 0) -> list[int | None]:
+    return [negative.level for negative in choose_negatives(record, stage, missing, key)]
+
+
+def test_stages_bring_their_own_levels() -> None:
+    record = make_record(1, 2, 3, 4)
+    assert chosen_levels(record, stage_of("coarse_to_fine", 0)) == [1]
+    assert chosen_levels(record, stage_of("coarse_to_fine", 1, negatives=2)) == [2, 3]
+    assert chosen_levels(record, stage_of("coarse_to_fine", 2)) == [4]
+    assert chosen_levels(record, stage_of("all")) == [1, 2, 3, 4]
+
+
+def test_where_there_are_more_than_asked_for_all_get_their_turn() -> None:
+    record = make_record(1, 2, 3, 4)
+    drawn = {chosen_levels(record, stage_of("random"), key=key)[0] for key in range(60)}
+    assert drawn == {1, 2, 3, 4}
+    assert chosen_levels(record, stage_of("random"), key=7) == chosen_levels(
+        record, stage_of("random"), key=7
+    )
+
+
+@pytest.mark.parametrize(
+    ("levels", "missing", "expected"),
+    [
+        ((1, 2), "nearest", [2]),
+        ((1, 2), "in_batch", []),
+        ((3, 1), "nearest", [3]),
+        ((), "nearest", []),
+    ],
+)
+def test_a_record_without_the_level_falls_back(
+    levels: tuple[int, ...], missing: str, expected: list[int]
+) -> None:
+    assert chosen_levels(make_record(*levels), stage_of("level-4"), missing) == expected
+
+
+def test_on_a_tie_the_harder_level_is_nearer() -> None:
+    assert chosen_levels(make_record(1, 3), stage_of("level-2")) == [3]
+
+
+def test_ungraded_negatives_fit_every_stage() -> None:
+    for index in range(3):
+        assert chosen_levels(make_record(None), stage_of("coarse_to_fine", index)) == [None]
+
+
+def test_micro_batches_keep_places_for_what_is_missing() -> None:
+    one, two = make_record(4, name="one"), make_record(None, kind="symmetric", name="two")
+    batch = make_micro_batch([Slot(one, one.negatives), Slot(None, []), Slot(two, two.negatives)], 2, seed=9)
+    assert batch.ids == ["one", "", "two"]
+    assert batch.documents == [
+        "positive one",
+        "negative 0 one",
+        "",
+        "",
+        "",
+        "",
+        "positive two",
+        "negative 0 two",
+        "",
+    ]
+    assert batch.valid.tolist() == [True, False, True]
+    assert batch.document_valid.tolist() == [[True, True, False], [False] * 3, [True, True, False]]
+    assert batch.levels.tolist() == [[4, 0], [0, 0], [0, 0]]
+    assert batch.symmetric.tolist() == [False, False, True]
+    assert batch.query_instructions == ["Find the answer", None, "Find the answer"]
+    assert batch.document_instructions == [None] * 6 + ["Find the answer"] * 3
+    assert batch.document_hash.shape == (3, 3)
+
+
+def test_equal_texts_have_equal_hashes_in_every_process() -> None:
+    hashes = text_hashes(["a", "b", "a"])
+    assert hashes[0] == hashes[2] != hashes[1]
+    np.testing.assert_array_equal(text_hashes(["a"]), np.array([3405396810240292928]))
