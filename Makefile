@@ -21,7 +21,7 @@ demo: $(READY)  ## train, score, export and report on the bundled sample
 test: $(READY)  ## the test suite
 	python -m pytest -m "not system"
 
-test-system: $(READY)  ## heavier tests: published figures (MGH_DATA_DIR names the data), real schedulers and engines
+test-system: $(READY)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system
 
 lint: $(READY)  ## ruff and mypy
