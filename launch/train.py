@@ -34,7 +34,6 @@ def main(arguments: list[str]) -> None:
     config = load_config(RunConfig, [word for word in arguments if not word.startswith("--local_rank")])
     folder = RunFolder(config.path)
     with process_group():
-        on_main(lambda: folder.start(config))
         trainer = Trainer(config, folder)
         on_main(lambda: score(trainer, "before"))
         trainer.train()
@@ -82,5 +81,5 @@ def finish(trainer: Trainer) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except MghError as error:
+    except (MghError, OSError) as error:
         sys.exit(f"error: {error}" if int(os.environ.get("RANK", "0")) == 0 else 1)

@@ -70,21 +70,23 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def load(engine: Any, path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> int:
-    """Restores adapter, optimiser and schedule; returns how many steps are done.
-
-    Raises MghError when the checkpoint was made by another number of ranks or from another recipe or data,
-    naming what differs.
-    """
-    if manifest["world_size"] != world_size():
-        raise MghError(
-            f"{path} was written by {manifest['world_size']} ranks; start that many, found {world_size()}"
-        )
+def check(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raises MghError when the checkpoint was made by another number of ranks or from another recipe or data,
+    naming what differs."""
     differing = differences(manifest["identity"], identity)
     if differing:
         raise MghError(
             f"{path} belongs to another run; differing: {'; '.join(differing)}. Choose another --name"
         )
+    if manifest["world_size"] != world_size():
+        raise MghError(
+            f"{path} was written by {manifest['world_size']} ranks, and {world_size()} were started: "
+            f"start {manifest['world_size']}, or choose another --name"
+        )
+
+
+def load(engine: Any, path: Path, manifest: dict[str, Any]) -> int:
+    """Restores adapter, optimiser and schedule; returns how many steps are done."""
     engine.load_checkpoint(str(path), tag=STATE, load_module_strict=False)
     return int(manifest["step"])
 

@@ -8,12 +8,14 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from mgh_ds.errors import MghError
+
+Result = TypeVar("Result")
 
 # Ranks wait for rank 0 while it scores and exports; nothing else may take as long.
 TIMEOUT = timedelta(hours=2)
@@ -79,18 +81,22 @@ def barrier() -> None:
         dist.barrier()
 
 
-def on_main(work: Callable[[], object]) -> None:
-    """Rank 0 does `work` while the others wait; its MghError is raised on every rank, so that all of them
-    stop."""
-    problem = None
+def on_main(work: Callable[[], Result]) -> Result:
+    """Rank 0 does `work` while the others wait; every rank returns its (small) result.
+
+    What the user can mend (an MghError, a full disk) is raised as an MghError on every rank, so that all of
+    them stop.
+    """
+    result, problem = None, None
     if is_main():
         try:
-            work()
-        except MghError as error:
+            result = work()
+        except (MghError, OSError) as error:
             problem = str(error)
-    problem = gather_objects(problem)[0]
+    result, problem = gather_objects((result, problem))[0]
     if problem is not None:
         raise MghError(problem)
+    return result
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import barrier, is_main, on_main, rank, world_size
+from mgh_ds.training.distributed import is_main, on_main, rank, world_size
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.step import StepResult, train_step
@@ -40,12 +40,15 @@ class Trainer:
             micro_batch=training.micro_batch,
             seed=config.seed,
         )
-        self.plan.share(
-            0, world_size(), rank()
-        )  # too many ranks for the batch is said now, not after loading a model
+        # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
+        self.plan.share(0, world_size(), rank())
+        self.checkpoint = on_main(lambda: checkpoint.newest(folder.checkpoints))
+        if self.checkpoint:
+            checkpoint.check(*self.checkpoint, self._identity())
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
         self.loader = Loader(self.store, self.plan)
+        on_main(lambda: folder.start(config))
 
     def train(self) -> None:
         """Trains from the newest checkpoint, or from the start, to the last step."""
@@ -103,15 +106,10 @@ class Trainer:
         return {"config": config, "plan": self.plan.fingerprint(self.store.manifest_hash)}
 
     def _resume(self) -> int:
-        found = checkpoint.newest(self.folder.checkpoints)
-        step = checkpoint.load(self.engine, *found, self._identity()) if found else 0
-        if is_main():
-            self.folder.rewind(step)
-            if step:
-                print(
-                    f"going on from {found[0] if found else ''}: {step} of {self.plan.steps} steps are done"
-                )
-        barrier()
+        step = checkpoint.load(self.engine, *self.checkpoint) if self.checkpoint else 0
+        on_main(lambda: self.folder.rewind(step))
+        if self.checkpoint and is_main():
+            print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
         return step
 
     def _save(self, step: int) -> None:

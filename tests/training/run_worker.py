@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from mgh_ds.errors import MghError
 from mgh_ds.training import checkpoint, step, trainer
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import is_main, on_main, process_group, rank
+from mgh_ds.training.distributed import is_main, process_group, rank
 from mgh_ds.training.run_folder import RunFolder
 
 
@@ -20,7 +20,6 @@ def train(config: RunConfig, kill_after: int | None = None, threads: int = 1) ->
     folder = RunFolder(config.path)
     with process_group():
         torch.set_num_threads(threads)
-        on_main(lambda: folder.start(config))
         run = trainer.Trainer(config, folder)
         if kill_after is not None:
             _die_after(run, kill_after)

@@ -61,7 +61,7 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     assert "config.training.learning_rate: 0.001 → 0.002" in refusal(
         dataclasses.replace(config, training=training)
     )
-    assert "written by 1 ranks" in refusal(config, world_size=2)
+    assert "written by 1 ranks, and 2 were started" in refusal(config, world_size=2)
     other = tmp_path / "other.jsonl"
     other.write_text(Path(config.data.train[0]).read_text().replace("the", "a", 1))
     data = dataclasses.replace(config.data, train=[str(other)])
@@ -69,6 +69,7 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     assert (config.path / "checkpoints" / "step-000003" / "manifest.json").exists(), (
         "the checkpoint is untouched"
     )
+    assert "learning_rate: 0.001\n" in (config.path / "config.yaml").read_text(), "and so is the recipe"
 
 
 def test_a_full_disk_stops_every_rank_and_spoils_nothing(tiny_run: Make) -> None:
