@@ -1,8 +1,9 @@
 # `make demo` and `make test` set up what they need in .venv; nothing else is touched.
 
 PYTHON ?= python3
-RANKS  ?= 2
-LOCK   := requirements/$(if $(shell command -v nvidia-smi),gpu,cpu).lock
+GPUS   := $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
+RANKS  ?= $(if $(filter 0,$(GPUS)),2,$(GPUS))
+LOCK   := requirements/$(if $(filter 0,$(GPUS)),cpu,gpu).lock
 BIN    := .venv/bin
 READY  := .venv/ready
 

@@ -20,7 +20,6 @@ from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.evaluation.run import evaluate_heldout
 from mgh_ds.evaluation.tables import comparison_table
 from mgh_ds.model.encoder import Encoder
-from mgh_ds.records.store import open_or_convert
 from mgh_ds.report.page import write_report
 from mgh_ds.training.anchors import anchor_weights
 from mgh_ds.training.config import RunConfig
@@ -44,10 +43,13 @@ def main(arguments: list[str]) -> None:
 def score(trainer: Trainer, label: str) -> None:
     """Scores the held-out records, if there are any, and keeps the token weights of a few of their texts."""
     config, folder = trainer.config, trainer.folder
-    already = label == "before" and folder.evaluation(label).exists()  # a resumed run is no longer untrained
-    if config.data.held_out is None or already:
-        return
-    records = list(open_or_convert(config.data.held_out, folder.store_cache))
+    if trainer.held_out is None or (label == "before" and folder.evaluation(label).exists()):
+        return  # a resumed run is no longer untrained: its "before" stands
+    records = list(trainer.held_out)
+    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
+    anchors = [entry for entry in folder.anchors() if entry["label"] != label]
+    anchors += anchor_weights(trainer.model, trainer.tokenizer, texts, label)
+    files.write_json(folder.path / "anchors.json", anchors)
     evaluate_heldout(
         Encoder(trainer.model, trainer.tokenizer, config.model.name_or_path),
         records,
@@ -56,11 +58,6 @@ def score(trainer: Trainer, label: str) -> None:
         batch_size=config.evaluation.batch_size,
         instructions=config.model.use_instructions,
     )
-    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
-    earlier = files.read_json(folder.path / "anchors.json") if label == "after" else []
-    kept = [entry for entry in earlier if entry["label"] != label]
-    new = anchor_weights(trainer.model, trainer.tokenizer, texts, label)
-    files.write_json(folder.path / "anchors.json", kept + new)
 
 
 def finish(trainer: Trainer) -> None:
@@ -68,7 +65,7 @@ def finish(trainer: Trainer) -> None:
     folder = trainer.folder
     export_run(folder.path, folder.export, replace=True)
     report = write_report(folder.path)
-    if trainer.config.data.held_out:
+    if trainer.held_out is not None:
         before, after = (EvaluationResult.read(folder.evaluation(label)) for label in ("before", "after"))
         rich.print(comparison_table(before, after))
     run = files.read_json(folder.path / "run.json")

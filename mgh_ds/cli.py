@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = options.pop("run")
     try:
         run(**{name: value for name, value in options.items() if name not in ("verb", "data_verb")})
-    except MghError as error:
+    except (MghError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -44,7 +44,7 @@ def _check_arguments(kind: type, arguments: Sequence[str]) -> None:
         name, _, value = word.removeprefix("--").partition("=")
         if name == "config":
             _check_file(kind, Path(value or next(words, "")))
-        elif word.startswith("--"):
+        elif word.startswith("--") and word != "--help":
             _check_key(kind, name.split("."), where="command line")
 
 

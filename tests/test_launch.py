@@ -105,10 +105,12 @@ def test_bad_input_gets_one_clear_line(tmp_path: Path) -> None:
     unknown.mkdir()
     (unknown / "config.json").write_text('{"model_type": "gpt2"}')
 
+    assert "held_out.jsonl does not exist" in refusal(tmp_path, "--data.held_out", "held_out.jsonl")
+    assert "anchor_texts must be above 0" in refusal(tmp_path, "--evaluation.anchor_texts", "0")
     assert "did you mean `training.steps`" in refusal(tmp_path, "--training.step", "3")
     assert "nowhere.jsonl does not exist" in refusal(tmp_path, "--data.train", '["nowhere.jsonl"]')
     assert "empty.jsonl" in refusal(tmp_path, "--data.train", f'["{empty}"]')
-    assert "no record has a negative of that level" in refusal(tmp_path, "--data.train", f'["{ungraded}"]')
+    assert "no record has a negative of level 4" in refusal(tmp_path, "--data.train", f'["{ungraded}"]')
     assert "'gpt2' model, which mgh-ds does not know" in refusal(
         tmp_path, "--model.name_or_path", str(unknown)
     )

@@ -42,11 +42,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("configs", "launch", "mgh_ds"):
         (folder / name).symlink_to(ROOT / name)
     subjects = ["cat", "chef", "sailor", "child", "painter", "farmer", "doctor", "pilot"]
-    labels = {"entailment": "is somewhere", "neutral": "is happy", "contradiction": "is nowhere at all"}
+    claims = {
+        "is somewhere": "entailment",
+        "is happy": "neutral",
+        "has waited there since noon": "neutral",
+        "is nowhere at all": "contradiction",
+    }
     rows = [
         {"premise": f"A {subject} stands in a room.", "hypothesis": f"The {subject} {claim}.", "label": label}
         for subject in subjects
-        for label, claim in labels.items()
+        for claim, label in claims.items()
     ]
     (folder / "nli.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for task in ("STS17-en", "SICK-R"):

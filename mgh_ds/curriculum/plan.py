@@ -137,10 +137,12 @@ class Plan:
 
     def _eligible_rows(self, stage: Stage) -> np.ndarray:
         counts = self.index.level_counts
-        if stage.negatives and counts[:, 1:].any() and not counts[:, list(stage.levels)].any():
-            present = [level for level in range(1, 5) if counts[:, level].any()]
+        present = [level for level in range(1, 5) if counts[:, level].any()]
+        absent = [level for level in stage.levels if level not in present]
+        if stage.negatives and present and absent:
             raise MghError(
-                f"stage `{stage.name}`: no record has a negative of that level; the data has levels {present}"
+                f"stage `{stage.name}`: no record has a negative of level {absent[0]}; the data has "
+                f"levels {present}"
             )
         keep = (
             self._has_levels(stage)

@@ -36,7 +36,7 @@ def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
             f"curriculum.shares has {len(shares)} numbers, but order `{config.order}` has "
             f"{len(groups)} stages"
         )
-    if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
+    if not (abs(sum(shares) - 1) <= 1e-6 and min(shares) >= 0):  # NaN is neither
         raise MghError(f"curriculum.shares must be positive and sum to 1, found {shares}")
 
     boundaries = [round(steps * sum(shares[:count])) for count in range(len(shares) + 1)]

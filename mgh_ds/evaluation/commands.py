@@ -58,7 +58,7 @@ def eval_command(
     from mgh_ds.model.encoder import Encoder
 
     with contained_mteb():
-        chosen = _tasks(tasks, data_dir, languages or ["eng"])
+        chosen = _tasks(list(dict.fromkeys(tasks)), data_dir, languages or ["eng"])
         encoder = Encoder.from_pretrained(
             model, pooling, column_transform=column_transform, max_length=max_length, device=device
         )

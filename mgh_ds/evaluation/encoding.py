@@ -46,7 +46,7 @@ class Embeddings:
         """float32 [len(inputs), dim], unit length. Raises MghError if the encoder returns NaN or infinity."""
         known = {} if self._remembered is None else self._remembered
         missing = set(inputs) - known.keys()
-        self.bar.total = (self.bar.total or 0) + len(missing)
+        self.bar.reset(total=len(missing))
         for instruction, texts in self._calls(missing):
             vectors = self.encoder.encode(texts, instruction=instruction, batch_size=self.batch_size)
             _check_finite(texts, vectors)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -28,13 +29,17 @@ def load_backbone(folder: Path, *, bidirectional: bool = True, dtype: DType = "f
     Raises MghError for a model type that is not known to work, and for weights that are missing, do not fit,
     or are not safetensors.
     """
-    kind = files.read_json(folder / "config.json").get("model_type")
+    described = files.read_json(folder / "config.json")
+    kind = described.get("model_type") if isinstance(described, dict) else None
     if kind not in ENCODERS + DECODERS:
         raise MghError(
             f"{folder} holds a {kind!r} model, which mgh-ds does not know; "
             f"it knows {', '.join(ENCODERS + DECODERS)}"
         )
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise MghError(f"{folder / 'config.json'} is no usable {kind} configuration: {error}") from None
     config.is_causal = config.model_type in DECODERS and not bidirectional
     for name in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
         if hasattr(config, name):

@@ -1,7 +1,9 @@
 """What a model is made of, as typed settings: the `model:` section of a recipe."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
+
+from mgh_ds.errors import MghError
 
 PoolingMethod = Literal["ata", "mean", "last", "cls", "weighted_mean"]
 ColumnTransform = Literal["identity", "log1p", "visible_mean"]
@@ -31,6 +33,14 @@ class PoolingConfig:
     include_bos: bool = True
     include_instruction: bool = False
     detach_weights: bool = False
+
+    def __post_init__(self) -> None:
+        for key, value, known in (
+            ("method", self.method, get_args(PoolingMethod)),
+            ("column_transform", self.column_transform, get_args(ColumnTransform)),
+        ):
+            if value not in known:
+                raise MghError(f"pooling: {key} must be one of {', '.join(known)}, found {value!r}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retriev
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ class Encoder:
 
         Raises MghError if the model cannot be found, is of an unknown type, or does not fit the options.
         """
+        if dtype not in get_args(DType):
+            raise MghError(f"dtype must be one of {', '.join(get_args(DType))}, found {dtype!r}")
+        if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
+            raise MghError(f"max_length must be a whole number of 1 or more, found {max_length!r}")
         folder = resolve_model(str(name_or_path))
         settings = read_settings(folder).changed(
             method=pooling,
@@ -65,7 +70,10 @@ class Encoder:
         )
         model, tokenizer = load_model(folder, settings, dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), tokenizer, str(name_or_path))
+        try:
+            return cls(model.to(device), tokenizer, str(name_or_path))
+        except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
+            raise MghError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
     @property
     def dim(self) -> int:
@@ -95,6 +103,12 @@ class Encoder:
         MghError for anything but a sequence of strings.
         """
         _check_texts(texts)
+        if instruction is not None and not isinstance(instruction, str):
+            raise MghError(
+                f"instruction is of type {type(instruction).__name__}; encode takes one string or None"
+            )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise MghError(f"batch_size must be a whole number of 1 or more, found {batch_size!r}")
         device = next(self.model.parameters()).device
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -124,6 +138,10 @@ class Encoder:
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise MghError("encode takes a sequence of texts, not one text: write encode([text])")
+    if not isinstance(texts, Sequence | np.ndarray):
+        raise MghError(f"encode takes a sequence of texts, found {type(texts).__name__}")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise MghError(f"text {i} is of type {type(text).__name__}; encode takes strings")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise MghError(f"text {i} holds half of a surrogate pair, which no tokenizer can read")

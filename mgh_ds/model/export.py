@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mgh_ds import files
+from mgh_ds.errors import MghError
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
 from mgh_ds.model.settings import write_settings
@@ -45,7 +47,10 @@ def export(
 def write_model(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes what `Encoder.from_pretrained` reads to an existing folder: model, tokenizer and settings."""
     with quiet():
-        _unwrapped(model.backbone).save_pretrained(folder, state_dict=merged_weights(model.backbone))
+        try:
+            _unwrapped(model.backbone).save_pretrained(folder, state_dict=merged_weights(model.backbone))
+        except SafetensorError as error:
+            raise MghError(f"the model could not be written to {folder}: {error}") from None
     tokenizer.save(folder)
     write_settings(settings_of(model, tokenizer), folder)
 

@@ -33,7 +33,7 @@ class TokenBatch(NamedTuple):
     pooling_mask: Tensor
 
     def to(self, device: torch.device | str) -> "TokenBatch":
-        return TokenBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return TokenBatch(*(tensor.to(device) for tensor in self))
 
 
 class Tokenizer:

@@ -31,7 +31,8 @@ def save(engine: Any, folder: Path, step: int, identity: dict[str, Any], keep: i
     """
     temporary, final = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     if is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
     barrier()
     _agree(_write_state(engine, temporary), temporary)
     size, problem = 0, None
@@ -60,14 +61,21 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest complete checkpoint and its manifest; one whose files do not match their checksums is passed
     over."""
     for path in sorted(folder.glob("step-*"), reverse=True):
-        manifest = files.read_json(path / MANIFEST)
-        if all(
-            (path / name).is_file() and files.sha256(path / name) == digest
-            for name, digest in manifest["files"].items()
-        ):
+        manifest = _intact(path)
+        if manifest is not None:
             return path, manifest
         print(f"{path} is damaged and was passed over")
     return None
+
+
+def _intact(path: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint that is as it was written, else None."""
+    try:
+        manifest = files.read_json(path / MANIFEST)
+        whole = all(files.sha256(path / name) == digest for name, digest in manifest["files"].items())
+    except (MghError, OSError, TypeError, KeyError):
+        return None
+    return manifest if whole else None
 
 
 def check(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -139,6 +147,7 @@ class _Writer:
 def _write_state(engine: Any, folder: Path) -> Exception | None:
     original = engine.checkpoint_engine
     writer = engine.checkpoint_engine = _Writer(original)
+    engine._copy_recovery_script = lambda _: None  # DeepSpeed's scripts, written past its writer; not needed
     try:
         engine.save_checkpoint(str(folder), tag=STATE, save_latest=False, exclude_frozen_parameters=True)
     finally:

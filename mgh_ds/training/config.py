@@ -47,8 +47,8 @@ class TrainingConfig:
     Attributes:
         steps: optimiser steps.
         global_batch: records a step and size of the pool of negatives, whatever the number of ranks.
-        micro_batch: records a forward pass, the knob for memory. Without dropout it does not change the
-            gradient.
+        micro_batch: records a forward pass, the knob for memory. It does not change the gradient but for the
+            dropout masks, which are drawn for each micro-batch.
         learning_rate: peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0.
         warmup_steps: steps from 0 to the peak.
         weight_decay: AdamW's.
@@ -111,13 +111,30 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        training = self.training
-        if training.loss.temperature <= 0:
-            raise MghError(f"training.loss.temperature must be above 0, found {training.loss.temperature}")
-        if training.checkpoint_every < 1 or training.keep_checkpoints < 1:
-            raise MghError("training.checkpoint_every and training.keep_checkpoints must be 1 or more")
-        if not self.data.train:
-            raise MghError("data.train names no store or file to train on")
+        training, evaluation = self.training, self.evaluation
+        if not self.name or Path(self.name).name != self.name:
+            raise MghError(f"name must be the name of a folder, found {self.name!r}")
+        if not self.data.train or not all(self.data.train) or self.data.held_out == "":
+            raise MghError("data: every path must name a store or file; data.train needs at least one")
+        positive = {
+            "training.learning_rate": training.learning_rate,
+            "training.loss.temperature": training.loss.temperature,
+            "training.checkpoint_every": training.checkpoint_every,
+            "training.keep_checkpoints": training.keep_checkpoints,
+            "evaluation.batch_size": evaluation.batch_size,
+            "evaluation.anchor_texts": evaluation.anchor_texts,
+        }
+        not_negative = {
+            "training.warmup_steps": training.warmup_steps,
+            "training.weight_decay": training.weight_decay,
+            "training.gradient_clipping": training.gradient_clipping,
+        }
+        for key, value in positive.items():
+            if not value > 0:
+                raise MghError(f"{key} must be above 0, found {value}")
+        for key, value in not_negative.items():
+            if not value >= 0:
+                raise MghError(f"{key} must not be negative, found {value}")
 
     @property
     def path(self) -> Path:

@@ -41,7 +41,10 @@ def process_group() -> Iterator[None]:
         # needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
-        get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        place, devices = int(os.environ["LOCAL_RANK"]), get_accelerator().device_count()
+        if place >= devices:
+            raise MghError(f"rank {place} of this machine has no GPU: it has {devices}; start as many ranks")
+        get_accelerator().set_device(place)
     deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), timeout=TIMEOUT)
     try:
         yield

@@ -51,6 +51,8 @@ def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[s
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MghError(f"training.deepspeed: cannot read {path}: {error}") from None
+    if not isinstance(settings, dict):
+        raise MghError(f"{path} must hold a JSON object, found {type(settings).__name__}")
     owned = [key for key in OWNED_KEYS if key in settings]
     if owned:
         raise MghError(
@@ -65,7 +67,7 @@ def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[s
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.gradient_clipping,  # DeepSpeed's default is 1.0, not "off"
-        "bf16": {"enabled": model_config.dtype == "bfloat16"},
+        "bf16": {"enabled": model_config.dtype == "bfloat16", "check_grad_overflow": True},
         "fp16": {"enabled": model_config.dtype == "float16"},
     }
 

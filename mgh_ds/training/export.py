@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from mgh_ds import files
@@ -30,13 +31,16 @@ def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
     path, manifest = found
     model, tokenizer = build_model(config.model, seed=config.seed)
     weights = load_file(path / checkpoint.WEIGHTS)
-    expected = checkpoint.trainable_weights(model)
-    if weights.keys() != expected.keys():
+    if _shapes(weights) != _shapes(checkpoint.trainable_weights(model)):
         raise MghError(
             f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
     model.load_state_dict(weights, strict=False)
     return model.eval(), tokenizer, config, int(manifest["step"])
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def export_run(run: Path, output: Path, *, replace: bool = False) -> None:
@@ -78,6 +82,8 @@ def _score_lines(run: Path) -> list[str]:
     if not (folder.evaluation("before").exists() and folder.evaluation("after").exists()):
         return []
     before, after = (files.read_json(folder.evaluation(label)) for label in ("before", "after"))
+    if not all(part in result for result in (before, after) for part in ("tasks", "levels")):
+        raise MghError(f"{folder.evaluation('after').parent} holds no complete scores: score the run again")
     rows = [
         f"| {name} ({score['metric']}) | {before['tasks'][name]['score']:.4f} | {score['score']:.4f} |"
         for name, score in after["tasks"].items()

@@ -10,6 +10,7 @@ from typing import Any
 
 from mgh_ds import files
 from mgh_ds.config import dump_config
+from mgh_ds.errors import MghError
 from mgh_ds.training.config import RunConfig
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "mteb", "sentence-transformers")
@@ -33,6 +34,11 @@ class RunFolder:
     def evaluation(self, label: str) -> Path:
         return self.path / "evaluation" / f"{label}.json"
 
+    def anchors(self) -> list[dict[str, Any]]:
+        """The token weights kept so far."""
+        path = self.path / "anchors.json"
+        return files.read_json(path) if path.exists() else []
+
     def log(self, entry: dict[str, Any]) -> None:
         """Appends one line to the metrics."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
@@ -43,7 +49,12 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except json.JSONDecodeError as error:
+            raise MghError(
+                f"{self.metrics_file} is damaged: {error}; remove the run and train again"
+            ) from None
 
     def rewind(self, step: int) -> None:
         """Forgets what was logged after `step`: those steps are about to be trained again."""

@@ -83,9 +83,8 @@ def train_step(
     """
     result = accumulate_gradient(engine, tokenizer, batches, config)
     engine.step()
-    norm = float(engine.get_global_grad_norm())
-    if not math.isfinite(norm):
-        raise MghError(f"the gradient's norm is {norm}; {_named(_all_ids(batches))}")
+    if not math.isfinite(engine.get_global_grad_norm()):
+        raise MghError(f"the gradient is not finite; {_named(_all_ids(batches))}")
     return result
 
 

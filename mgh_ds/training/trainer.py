@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from mgh_ds import files
 from mgh_ds.curriculum import Loader, Plan
+from mgh_ds.errors import MghError
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
@@ -32,6 +33,7 @@ class Trainer:
         self.config, self.folder = config, folder
         training = config.training
         self.store = Mixture([self._open(path) for path in config.data.train])
+        self.held_out = self._open(config.data.held_out) if config.data.held_out else None
         self.plan = Plan(
             self.store.index(),
             config.curriculum,
@@ -75,8 +77,7 @@ class Trainer:
                 bar.update()
                 if step % self.config.training.checkpoint_every == 0 or step == self.plan.steps:
                     self._save(step)
-        if is_main():
-            self._write_summary(started)
+        on_main(lambda: self._write_summary(started))
 
     def describe_plan(self) -> list[str]:
         """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
@@ -102,7 +103,8 @@ class Trainer:
             del config[name]
         for name in FREE_TRAINING_KEYS:
             del config["training"][name]
-        config["data"] = {"manifest": self.store.manifest_hash}
+        held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
+        config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
         return {"config": config, "plan": self.plan.fingerprint(self.store.manifest_hash)}
 
     def _resume(self) -> int:
@@ -122,6 +124,10 @@ class Trainer:
 
     def _write_summary(self, started: datetime) -> None:
         steps = [entry for entry in self.folder.metrics() if entry["kind"] == "step"]
+        if not steps:
+            raise MghError(
+                f"{self.folder.metrics_file} has lost the run's steps: remove the run and train again"
+            )
         seconds = sum(entry["seconds"] for entry in steps)
         parameters = list(self.model.parameters())
         summary = {

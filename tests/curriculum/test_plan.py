@@ -163,6 +163,13 @@ def test_a_level_that_no_record_has_is_refused_by_name() -> None:
         Plan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
 
 
+def test_every_level_of_a_stage_must_occur_somewhere() -> None:
+    index = make_index(50)
+    index.level_counts[:, 3] = 0
+    with pytest.raises(MghError, match=r"stage `levels 2, 3`.*levels \[1, 2, 4\]"):
+        Plan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
+
+
 def test_ungraded_records_take_part_in_every_stage() -> None:
     plan = Plan(
         make_index(32, graded=False), CurriculumConfig(), steps=9, global_batch=32, micro_batch=4, seed=0

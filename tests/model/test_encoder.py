@@ -140,3 +140,35 @@ def test_a_damaged_settings_file_is_named(folders, tmp_path):
         (tmp_path / "saved" / SETTINGS_FILE).write_text(content)
         with pytest.raises(MghError, match=SETTINGS_FILE):
             Encoder.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": None}, "a sequence of texts, found NoneType"),
+        ({"texts": {"a": "b"}}, "a sequence of texts, found dict"),
+        ({"texts": ["half a pair: \ud800"]}, "text 0 holds half of a surrogate pair"),
+        ({"texts": ["a"], "batch_size": 0}, "batch_size must be"),
+        ({"texts": ["a"], "batch_size": -1}, "batch_size must be"),
+        ({"texts": ["a"], "instruction": 3}, "instruction is of type int"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused_by_name(arguments, message):
+    encoder = Encoder.from_pretrained("tiny-random/mistral")
+    with pytest.raises(MghError, match=message):
+        encoder.encode(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "max"}, "method must be one of ata, mean"),
+        ({"column_transform": "square"}, "column_transform must be one of identity"),
+        ({"dtype": "int8"}, "dtype must be one of float32"),
+        ({"max_length": 0}, "max_length must be a whole number"),
+        ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(options, message):
+    with pytest.raises(MghError, match=message):
+        Encoder.from_pretrained("tiny-random/mistral", **options)

@@ -5,9 +5,11 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from mgh_ds.curriculum.plan import EMPTY, Plan
 from mgh_ds.errors import MghError
 from mgh_ds.training import checkpoint, step, trainer
 from mgh_ds.training.config import RunConfig
@@ -65,6 +67,26 @@ def train_on_full_disk(config: RunConfig) -> None:
         original(*arguments, **options)
 
     torch.save = failing
+    train_expecting_error(config)
+
+
+def train_with_nan_gradient(config: RunConfig) -> None:
+    """Trains while rank 1's gradient has a NaN."""
+    original = trainer.make_engine
+
+    def poisoned(model, *arguments):  # type: ignore[no-untyped-def]
+        if rank() == 1:
+            weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            weights[0].register_hook(lambda gradient: gradient * torch.nan)
+        return original(model, *arguments)
+
+    trainer.make_engine = poisoned
+    train_expecting_error(config)
+
+
+def train_on_empty_batches(config: RunConfig) -> None:
+    """Trains on a plan whose batches hold no record."""
+    Plan.batch = lambda plan, _: np.full(plan.global_batch, EMPTY)  # type: ignore[method-assign]
     train_expecting_error(config)
 
 

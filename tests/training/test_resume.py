@@ -66,6 +66,8 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     other.write_text(Path(config.data.train[0]).read_text().replace("the", "a", 1))
     data = dataclasses.replace(config.data, train=[str(other)])
     assert "config.data.manifest" in refusal(dataclasses.replace(config, data=data))
+    scored = dataclasses.replace(config.data, held_out=str(other))
+    assert "config.data.held_out: None" in refusal(dataclasses.replace(config, data=scored))
     assert (config.path / "checkpoints" / "step-000003" / "manifest.json").exists(), (
         "the checkpoint is untouched"
     )
@@ -81,7 +83,7 @@ def test_a_full_disk_stops_every_rank_and_spoils_nothing(tiny_run: Make) -> None
     assert list((config.path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "empty manifest", "no manifest"])
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,8 +93,13 @@ def test_a_damaged_checkpoint_is_passed_over(
         (temporary / checkpoint.STATE / "weights").write_bytes(bytes(range(100)))
         checkpoint._publish(temporary, tmp_path / f"step-{step:06d}", {"step": step}, keep=5)
     victim = tmp_path / "step-000002" / checkpoint.STATE / "weights"
+    manifest = tmp_path / "step-000002" / checkpoint.MANIFEST
     if damage == "remove":
         victim.unlink()
+    elif damage == "empty manifest":
+        manifest.write_text("")
+    elif damage == "no manifest":
+        manifest.unlink()
     else:
         content = victim.read_bytes()
         victim.write_bytes(content[:50] if damage == "truncate" else content[:50] + b"\xff" + content[51:])

@@ -63,3 +63,31 @@ def test_bfloat16_trains(tiny_run: Make) -> None:
     run_ranks(2, run_worker.train, config)
     assert (config.path / "checkpoints" / "step-000003").is_dir()
     assert (config.path / "run.json").is_file()
+
+
+def test_a_gradient_that_is_no_number_ends_every_rank(tiny_run: Make) -> None:
+    config = tiny_run(steps=3, checkpoint_every=1)
+    outputs = run_ranks(2, run_worker.train_with_nan_gradient, config)
+    for rank, output in enumerate(outputs):
+        assert f"rank {rank}: MghError: the gradient is not finite; records of the batch at" in output
+    assert not (config.path / "checkpoints").exists(), "the poisoned weights were not saved"
+
+
+def test_a_batch_without_records_is_refused(tiny_run: Make) -> None:
+    outputs = run_ranks(2, run_worker.train_on_empty_batches, tiny_run())
+    for rank, output in enumerate(outputs):
+        assert f"rank {rank}: MghError: a global batch without a single record" in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": -1.0}, "training.learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "training.learning_rate must be above 0"),
+        ({"warmup_steps": -5}, "training.warmup_steps must not be negative"),
+        ({"checkpoint_every": 0}, "training.checkpoint_every must be above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tiny_run: Make, changes: dict[str, float], message: str) -> None:
+    with pytest.raises(MghError, match=message):
+        tiny_run(**changes)
