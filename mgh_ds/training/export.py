@@ -73,7 +73,8 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         'embeddings = model.encode(["a text"])',
         "```",
         "",
-        "sentence-transformers 6 and later import `mgh_ds` only with `trust_remote_code=True`; version 5 needs no flag.",
+        "sentence-transformers 6 and later import `mgh_ds` only with `trust_remote_code=True`;",
+        "version 5 needs no flag.",
         *_score_lines(run),
     ]
     return "\n".join(lines) + "\n"
