@@ -6,13 +6,14 @@ not for imports.
 
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mgh_ds.training.distributed import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["deepspeed", "peft", "mgh_ds.training.trainer"])
@@ -34,7 +35,7 @@ def start_ranks(
     world_size: int, function: Callable[..., None], *arguments: Any, timeout: float
 ) -> tuple[list[int | None], list[str]]:
     """Exit codes (None: had to be killed at the time limit) and outputs of all ranks."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / f"rank-{rank}" for rank in range(world_size)]
         processes = [
@@ -78,9 +79,3 @@ def _rank(
         os._exit(1)
     sys.stdout.flush()
     os._exit(0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -17,6 +17,10 @@ ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{
 SAMPLE = Path("mgh_ds/records/sample")
 
 
+def start(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, timeout=280, check=False)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of configs/tiny-mistral.yaml on two ranks, on a few held-out records."""
@@ -24,15 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     held_out = folder / "held_out.jsonl"
     held_out.write_text("".join((SAMPLE / "held_out.jsonl").open(encoding="utf-8").readlines()[::7]))
     command = "deepspeed --num_accelerators 2 launch/train.py --config configs/tiny-mistral.yaml"
-    changes = ["--folder", str(folder), "--data.held_out", str(held_out)]
-    finished = subprocess.run(
-        [*command.split(), *changes],
-        env=ENVIRONMENT,
-        text=True,
-        capture_output=True,
-        timeout=280,
-        check=False,
-    )
+    finished = start(*command.split(), "--folder", str(folder), "--data.held_out", str(held_out))
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "positive above negatives of level 4" in finished.stdout
     assert f"report: {folder / 'tiny-mistral' / 'report.html'}" in finished.stdout
@@ -81,14 +77,7 @@ def refusal(tmp_path: Path, *arguments: str) -> str:
     """The one line that a refused run prints; asserts that it failed and left no run folder with a
     checkpoint."""
     command = [sys.executable, "launch/train.py", "--config", "configs/tiny-mistral.yaml"]
-    finished = subprocess.run(
-        [*command, "--folder", str(tmp_path / "runs"), *arguments],
-        env=ENVIRONMENT,
-        text=True,
-        capture_output=True,
-        timeout=200,
-        check=False,
-    )
+    finished = start(*command, "--folder", str(tmp_path / "runs"), *arguments)
     assert finished.returncode == 1, finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr, finished.stderr
     assert not list((tmp_path / "runs").rglob("step-*"))

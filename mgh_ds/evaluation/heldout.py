@@ -1,5 +1,6 @@
 """mteb tasks made from held-out graded records in memory: retrieval, reranking and similarity."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,9 @@ class _FromRecords:
         self.dataset = {"default": {"test": self.data()}}
         self.data_loaded = True
 
+    @abstractmethod
     def data(self) -> Any:
-        raise NotImplementedError
+        """The task's data in the shape that mteb's task class expects."""
 
 
 class HeldOutRetrieval(_FromRecords, AbsTaskRetrieval):

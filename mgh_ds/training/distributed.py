@@ -30,7 +30,7 @@ def process_group() -> Iterator[None]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if "WORLD_SIZE" not in os.environ:
         alone = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
-        os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
@@ -53,7 +53,8 @@ def process_group() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

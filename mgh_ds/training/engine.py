@@ -68,7 +68,6 @@ def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[s
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.gradient_clipping,  # DeepSpeed's default is 1.0, not "off"
         "bf16": {"enabled": model_config.dtype == "bfloat16", "check_grad_overflow": True},
-        "fp16": {"enabled": model_config.dtype == "float16"},
     }
 
 

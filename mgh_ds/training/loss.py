@@ -1,7 +1,7 @@
 """InfoNCE with graded negatives, over the pool of the whole global batch (paper, section 3.2).
 
-    loss_i = −log e(q_i, p_i) / ( e(q_i, p_i) + Σ_j e(q_i, p_j) + Σ_jk e(q_i, n_jk) ),   e(a, b) = exp(cos(a,
-    b)/τ)
+    loss_i = −log e(q_i, p_i) / ( e(q_i, p_i) + Σ_j e(q_i, p_j) + Σ_jk e(q_i, n_jk) )
+    e(a, b) = exp(cos(a, b) / τ)
 
 over the positives p_j and graded negatives n_jk of all ranks that are not masked.
 

@@ -28,7 +28,6 @@ class RunFolder:
 
     def start(self, config: RunConfig) -> None:
         """Writes the resolved configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
         files.write_text(self.path / "config.yaml", dump_config(config))
 
     def evaluation(self, label: str) -> Path:

@@ -4,6 +4,7 @@ thousand."""
 import dataclasses
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -91,10 +92,14 @@ class Trainer:
         return lines
 
     def _open(self, path: str) -> Store:
-        """Opens a store that rank 0 has checked against its checksums, or converted from a JSONL file,
-        before."""
-        on_main(lambda: open_or_convert(path, self.folder.store_cache).verify())
-        return open_or_convert(path, self.folder.store_cache)
+        """Opens a store that rank 0 alone has converted, if it was a file, and checked."""
+
+        def make_ready() -> Path:
+            store = open_or_convert(path, self.folder.store_cache)
+            store.verify()
+            return store.path
+
+        return Store.open(on_main(make_ready))
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that goes on from it must have in common."""
