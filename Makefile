@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up what they need in .venv; nothing else is touched.
+# `make demo`, `make test`, `make bench` and `make gpu` set up what they need in .venv; nothing else is installed.
 
 PYTHON ?= python3
 GPUS   := $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
@@ -6,6 +6,7 @@ RANKS  ?= $(if $(filter 0,$(GPUS)),2,$(GPUS))
 LOCK   := requirements/$(if $(filter 0,$(GPUS)),cpu,gpu).lock
 BIN    := .venv/bin
 READY  := .venv/ready
+PEERS  := .venv/peers
 
 # Without this DeepSpeed looks for an accelerator in every process and warns that there is none.
 ifeq ($(LOCK),requirements/cpu.lock)
@@ -13,17 +14,32 @@ export DS_ACCELERATOR := cpu
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-system lint format lock clean
+.PHONY: demo test test-system gpu bench tune chip lint format lock clean
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
 	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config configs/demo.yaml
 
 test: $(READY)  ## the test suite
-	python -m pytest -m "not system"
+	python -m pytest -m "not system and not gpu"
 
 test-system: $(READY)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system
+
+gpu: chip $(READY) $(PEERS)  ## on an NVIDIA GPU: the tests of kernels and model, then every measurement
+	python -m pytest tests/kernels tests/model -m "not system"
+	python -m benchmarks.kernel
+	python -m benchmarks.step
+
+bench: $(READY)  ## what can be measured without a GPU
+	python -m benchmarks.kernel --device cpu
+
+tune: chip $(READY)  ## tile sizes for the GPU at hand, written into the table of its kind
+	python -m benchmarks.tune
+
+chip:
+	@nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU' || \
+		{ echo "error: no NVIDIA GPU here (nvidia-smi lists none); make test and make bench need none"; exit 1; }
 
 lint: $(READY)  ## ruff and mypy
 	ruff check
@@ -51,3 +67,7 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
+
+$(PEERS): $(READY) requirements/benchmarks.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/benchmarks.txt
+	@touch $(PEERS)

@@ -38,13 +38,20 @@ def padded(
     q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
-    if key_padding_mask is not None and bool(key_padding_mask.all()):
+    # Worth a look where looking does not wait for the device.
+    if key_padding_mask is not None and not key_padding_mask.is_cuda and bool(key_padding_mask.all()):
         key_padding_mask = None
     return _ChunkedAttention.apply(q, k, v, key_padding_mask, scale, visibility)
 
 
 def packed(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, visibility: Visibility
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    _max_seqlen: int | None,
+    scale: float,
+    visibility: Visibility,
 ) -> Result:
     """Arguments and results as in `ata_attention`, packed layout: one sequence after another."""
     lengths = cu_seqlens.diff().tolist() or [0]

@@ -1,17 +1,22 @@
 """The public function: checks its arguments, names what is wrong with them, and hands them to a backend."""
 
+import importlib
 import itertools
-from types import ModuleType
+import warnings
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ata_attention import chunked, reference
 from ata_attention.masks import Visibility, Window
 
-Backend = Literal["auto", "chunked", "reference"]
-BACKENDS: dict[str, ModuleType] = {"chunked": chunked, "reference": reference}
+Backend = Literal["auto", "triton", "chunked", "reference"]
+# Modules with a function for each layout, `padded` and `packed`; imported when first used.
+BACKENDS = {
+    "triton": "ata_attention.gpu.ops",
+    "chunked": "ata_attention.chunked",
+    "reference": "ata_attention.reference",
+}
 
 
 class AtaOutput(NamedTuple):
@@ -45,24 +50,24 @@ def ata_attention(
       padding may stand on either side, or anywhere. A padded query sees nothing and gives nothing: its `out`
       is 0, its `lse` +inf, and it adds nothing to any column sum;
     - packed: `q [T, Hq, D]`, `k, v [T, Hkv, D]`, `cu_seqlens` int32 `[S + 1]` rising from 0 to T (a sequence
-      may have length 0 or 1), and `max_seqlen`, the longest length, if the caller knows it.
+      may have length 0 or 1), and `max_seqlen`, the longest length, if the caller knows it: short
+      sequences have a faster path. On a GPU nothing waits for the values of `cu_seqlens` to be checked.
 
     Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `window = (left,
     right)` query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys after
-    `i`. `backend` is "auto" (the fastest that fits), "chunked" (O(n) memory) or "reference" (the whole
-    matrix).
+    `i`. `backend` is "triton" (kernels for NVIDIA GPUs of compute capability 8.0 or more: bf16, fp16, fp32,
+    head dimensions up to 256), "chunked" (any device, O(n) memory), "reference" (the whole matrix), or
+    "auto": triton where it can, else chunked, with a warning if that is on a GPU.
 
     Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
     fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each
     sequence of `n` tokens `Σ_j c_hj = n`.
 
-    Raises ValueError or TypeError, naming the argument, for shapes, dtypes or devices that do not fit.
+    Raises ValueError or TypeError, naming the argument, for shapes, dtypes or devices that do not fit, and
+    NotImplementedError, with the reason, where the chosen backend cannot take the input.
     """
     _check_tensors(q, k, v, layout="[B, H, N, D] (padded)" if cu_seqlens is None else "[T, H, D] (packed)")
     _check_window(window)
-    chosen = "chunked" if backend == "auto" else backend
-    if chosen not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     visibility = Visibility.of(causal, window)
     if cu_seqlens is None:
@@ -77,14 +82,41 @@ def ata_attention(
                 "key_padding_mask and cu_seqlens belong to two different layouts: pass one of them"
             )
         _check_lengths(cu_seqlens, max_seqlen, q)
-    run = BACKENDS[chosen]
+    chosen = _chosen(backend, q.device, q.dtype, q.shape[-1], scale)
+    run = importlib.import_module(BACKENDS[chosen])
     # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
     with torch.autocast(q.device.type, enabled=False):
         if cu_seqlens is None:
             out, lse, column_sums = run.padded(q, k, v, key_padding_mask, scale, visibility)
         else:
-            out, lse, column_sums = run.packed(q, k, v, cu_seqlens, scale, visibility)
+            out, lse, column_sums = run.packed(q, k, v, cu_seqlens, max_seqlen, scale, visibility)
     return AtaOutput(out, lse, column_sums, chosen)
+
+
+@torch.compiler.assume_constant_result
+def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int, scale: float) -> str:
+    """Name of the backend that will run."""
+    if backend == "auto":
+        if device.type != "cuda":
+            return "chunked"
+        reason = _refusal(device, dtype, head_dim, scale)
+        if reason is not None:
+            warnings.warn(f"ata_attention runs its slower, portable backend: {reason}", stacklevel=3)
+        return "triton" if reason is None else "chunked"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
+    if backend == "triton" and (reason := _refusal(device, dtype, head_dim, scale)) is not None:
+        raise NotImplementedError(f"{reason}; use backend='auto' or 'chunked'")
+    return backend
+
+
+def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int, scale: float) -> str | None:
+    """Why the Triton backend cannot run; None if it can."""
+    try:
+        from ata_attention.gpu import ops
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    return ops.refusal(device, dtype, head_dim, scale)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, layout: str) -> None:
@@ -132,6 +164,10 @@ def _check_lengths(cu_seqlens: Tensor, max_seqlen: int | None, q: Tensor) -> Non
         raise ValueError(
             f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected torch.int32 [S + 1]"
         )
+    if cu_seqlens.device != q.device:
+        raise TypeError(f"cu_seqlens is on {cu_seqlens.device}, but q is on {q.device}")
+    if cu_seqlens.is_cuda or torch.compiler.is_compiling():
+        return
     bounds = cu_seqlens.tolist()
     if bounds != sorted(bounds) or bounds[0] != 0 or bounds[-1] != q.shape[0]:
         raise ValueError(

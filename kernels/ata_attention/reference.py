@@ -24,7 +24,13 @@ def padded(
 
 
 def packed(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale: float, visibility: Visibility
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    _max_seqlen: int | None,
+    scale: float,
+    visibility: Visibility,
 ) -> Result:
     """Arguments and results as in `ata_attention`, packed layout: a block-diagonal matrix of all tokens."""
     everything = slice(0, q.shape[0])

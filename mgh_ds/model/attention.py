@@ -1,14 +1,15 @@
-"""The bridge between transformers' attention layers and `ata_attention`.
+"""The bridge between transformers' attention layers and ours.
 
-`IMPLEMENTATION` is registered with transformers as an attention implementation. Under it every layer runs
-PyTorch's `scaled_dot_product_attention`, except the one that an `AttentionRecord` asks for: that layer runs
-`ata_attention` and leaves its column sums in the record. A record belongs to one forward call, which passes
-it as the keyword `RECORD` through the backbone to its attention; so nothing is global, and wrappers such as
-PEFT or DeepSpeed need not know.
+`IMPLEMENTATION` is registered with transformers as an attention implementation. Under it a layer that an
+`AttentionRecord` asks for runs `ata_attention` and leaves its column sums in the record. Every other layer
+runs PyTorch's `scaled_dot_product_attention` if the batch is padded, and `packed_attention` if it is packed.
+A record belongs to one forward call, which passes it as the keyword `RECORD` through the backbone to its
+attention; so nothing is global, and wrappers such as PEFT or DeepSpeed need not know.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from ata_attention import ata_attention
@@ -18,10 +19,26 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mgh_ds.errors import MghError
+from mgh_ds.model.packed_attention import Window, packed_attention
 
 # The name must not contain "flash": transformers would look for a flash-attention package.
 IMPLEMENTATION = "mgh_ds_ata"
 RECORD = "ata_record"
+
+
+class Received(NamedTuple):
+    """The attention that each token received in one layer.
+
+    Attributes:
+        column_sums: `[B, Hq, N]` or, packed, `[T, Hq]`; fp32, with gradient.
+        causal, window: what the layer's queries were allowed to see, as passed to `ata_attention`.
+        backend: the implementation of `ata_attention` that ran.
+    """
+
+    column_sums: Tensor
+    causal: bool
+    window: Window | None
+    backend: str
 
 
 @dataclass
@@ -29,34 +46,16 @@ class AttentionRecord:
     """What one forward call asks of the attention, and what the attention leaves behind.
 
     Attributes:
-        layer: index of the layer whose column sums are wanted.
-        tokens: bool `[B, N]`, True where there is a token.
-        column_sums: `[B, Hq, N]`, fp32, with gradient; None until the layer has run.
-        causal, window: what that layer's queries were allowed to see, as passed to `ata_attention`.
-        backend: the implementation of `ata_attention` that ran.
+        layers: indices, from 0, of the layers whose column sums are wanted.
+        tokens: bool `[B, N]`, or `[T]` for a packed batch: True where there is a token.
+        received: by layer, what it left; empty until the first of them has run.
         with_gradient: whether gradients were on when the call began.
     """
 
-    layer: int
+    layers: Sequence[int]
     tokens: Tensor
-    column_sums: Tensor | None = None
-    causal: bool = False
-    window: tuple[int, int] | None = None
-    backend: str | None = None
+    received: dict[int, Received] = field(default_factory=dict)
     with_gradient: bool = field(default_factory=torch.is_grad_enabled)
-
-    def visible_queries(self) -> Tensor:
-        """How many queries see each key: `[B, N]`, fp32, 0 at padding."""
-        tokens = self.tokens.float()
-        n = tokens.shape[1]
-        before = nn.functional.pad(
-            tokens.cumsum(1), (1, 0)
-        )  # before[:, j] counts the tokens at positions below j
-        position = torch.arange(n, device=tokens.device)
-        left, right = self.window or (n, n)
-        first = position if self.causal else (position - right).clamp_min(0)
-        stop = (position + left + 1).clamp_max(n)
-        return (before[:, stop] - before[:, first]) * tokens
 
 
 def attention_forward(
@@ -72,41 +71,57 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' contract: query `[B, Hq, N, D]`, key and value `[B, Hkv, N, D]`, result `[B, N, Hq, D]`.
 
-    Raises MghError for what would silently give wrong column sums or gradients: packed batches, attention
-    dropout, and reentrant activation checkpointing.
+    A packed batch is one with `cu_seq_lens_q`; then B is 1 and N all its tokens.
+
+    Raises MghError for what would silently give wrong column sums or gradients: attention dropout, and
+    reentrant activation checkpointing.
     """
-    if kwargs.get("cu_seq_lens_q") is not None:
-        raise MghError(
-            "the backbone takes padded batches only: pass an attention_mask instead of cu_seq_lens"
-        )
     record: AttentionRecord | None = kwargs.pop(RECORD, None)
-    if record is None or record.layer != module.layer_idx:
+    layer = cast(int, module.layer_idx)
+    if record is not None and layer not in record.layers:
+        record = None
+    packed = kwargs.get("cu_seq_lens_q") is not None
+    if record is None and not packed:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if dropout:
         raise MghError(
-            f"the backbone asks for attention dropout {dropout}; column sums are defined without it"
-        )
-    if record.with_gradient and not torch.is_grad_enabled():
-        raise MghError(
-            "reentrant activation checkpointing loses the gradient through the column sums; use "
-            'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})'
+            f"the backbone asks for attention dropout {dropout}; column sums are defined without it, and "
+            "packed batches are attended without it: set the backbone's attention dropout to 0"
         )
     # The keyword says what the model's masks were made for. `module.is_causal` is for models that pass none:
     # it stays True on a decoder that was made bidirectional.
     causal = bool(kwargs.get("is_causal", module.is_causal))
     window = _window(sliding_window, causal)
-    result = ata_attention(
-        query, key, value, causal=causal, scale=scaling, window=window, key_padding_mask=record.tokens
-    )
+    options: dict[str, Any] = {"causal": causal, "scale": scaling, "window": window}
+    if packed:
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        options |= {"cu_seqlens": kwargs["cu_seq_lens_q"], "max_seqlen": kwargs["max_length_q"]}
+    if record is None:
+        return packed_attention(query, key, value, **options)[None], None
+    if record.with_gradient and not torch.is_grad_enabled():
+        raise MghError(
+            "reentrant activation checkpointing loses the gradient through the column sums; use "
+            'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})'
+        )
+    if not packed:
+        options["key_padding_mask"] = record.tokens
+    result = ata_attention(query, key, value, **options)
     # Checkpointing comes by again in the backward pass, when the pooling already has the first run's tensor.
-    if record.column_sums is None:
-        record.column_sums, record.backend = result.column_sums, result.backend
-        record.causal, record.window = causal, window
-    return result.out.transpose(1, 2).contiguous(), None
+    if layer not in record.received:
+        record.received[layer] = Received(result.column_sums, causal, window, result.backend)
+    return result.out[None] if packed else result.out.transpose(1, 2).contiguous(), None
 
 
-def _window(sliding_window: int | None, causal: bool) -> tuple[int, int] | None:
+def make_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """The mask of a padded batch, as transformers' SDPA has it; None for a packed batch, whose sign is an
+    empty `attention_mask [1, 0]`."""
+    if attention_mask is not None and attention_mask.shape[1] == 0:
+        return None
+    return sdpa_mask(attention_mask=attention_mask, **options)
+
+
+def _window(sliding_window: int | None, causal: bool) -> Window | None:
     """As in transformers' masks: a causal window counts the query itself, a bidirectional one does not."""
     if sliding_window is None:
         return None
@@ -115,4 +130,4 @@ def _window(sliding_window: int | None, causal: bool) -> tuple[int, int] | None:
 
 AttentionInterface.register(IMPLEMENTATION, attention_forward)
 # Without a mask function of the same name transformers makes no mask, and padding would be attended to.
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, make_mask)

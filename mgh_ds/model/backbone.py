@@ -14,7 +14,7 @@ from mgh_ds.model.config import DType
 from mgh_ds.model.hf_logging import quiet
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-# RoBERTa's positions begin after the index of the padding token, and the model counts them by itself.
+# RoBERTa's positions begin after the index of the padding token.
 ROBERTA_LIKE = ("roberta", "xlm-roberta")
 ENCODERS = ("bert", *ROBERTA_LIKE)
 
@@ -72,19 +72,13 @@ def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrai
         raise MghError(f"{folder} holds no readable weights in safetensors format: {error}") from error
 
 
-def positions(config: PreTrainedConfig, attention_mask: torch.Tensor) -> torch.Tensor | None:
-    """Position ids `[B, N]` that count tokens and not padding, whose side then does not matter.
-
-    None where the model counts by itself.
-    """
-    if config.model_type in ROBERTA_LIKE:
-        return None
-    return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+def first_position(config: PreTrainedConfig) -> int:
+    """The position of a text's first token."""
+    return config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0
 
 
 def longest_input(config: PreTrainedConfig) -> int | None:
     """The longest input in tokens that learned positions allow; None for rotary positions: no limit."""
     if config.model_type in DECODERS:
         return None
-    taken = config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0
-    return int(config.max_position_embeddings) - taken
+    return int(config.max_position_embeddings) - first_position(config)

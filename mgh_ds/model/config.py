@@ -17,12 +17,14 @@ class PoolingConfig:
     """How token states become one vector.
 
     Attributes:
-        method: ata (weights from the last layer's attention), mean, last (last token), cls (first token), or
-            weighted_mean (the weight grows with the position, as in SGPT).
+        method: ata (weights from the attention that each token receives), mean, last (last token), cls (first
+            token), or weighted_mean (the weight grows with the position, as in SGPT).
         column_transform: for ata, what is applied to each head's column sums before the heads are added:
             identity (the plain sums), log1p (tames a first token that swallows the attention), or
             visible_mean (divides by the number of queries that can see the token, which matters where
             attention is causal).
+        layers: for ata, the layers whose attention counts, added up before the weights are normalised.
+            Negative ones count from the end: [-1] is the last layer, the paper's choice.
         include_bos: pool the token that opens the text (BOS or CLS), if the tokenizer adds one.
         include_instruction: pool the tokens of the instruction too.
         detach_weights: for ata, stop the gradient through the weights.
@@ -30,6 +32,7 @@ class PoolingConfig:
 
     method: PoolingMethod = "ata"
     column_transform: ColumnTransform = "identity"
+    layers: list[int] = field(default_factory=lambda: [-1])
     include_bos: bool = True
     include_instruction: bool = False
     detach_weights: bool = False
@@ -41,6 +44,23 @@ class PoolingConfig:
         ):
             if value not in known:
                 raise MghError(f"pooling: {key} must be one of {', '.join(known)}, found {value!r}")
+        if not (isinstance(self.layers, list) and self.layers and all(type(x) is int for x in self.layers)):
+            raise MghError(f"pooling: layers must be a list of at least one layer, found {self.layers!r}")
+
+    def layers_of(self, count: int) -> list[int]:
+        """The `layers` of a model with `count` of them, each as its index from 0.
+
+        Raises MghError for a layer that the model does not have, or one that is named twice.
+        """
+        for layer in self.layers:
+            if not -count <= layer < count:
+                raise MghError(
+                    f"pooling: layers names {layer}, but the model has {count}: {-count} to {count - 1}"
+                )
+        found = sorted({layer % count for layer in self.layers})
+        if len(found) < len(self.layers):
+            raise MghError(f"pooling: layers names one layer twice: {self.layers}, of {count}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,7 @@ class ModelConfig:
         dtype: of the backbone's weights.
         instruction_template: how an instruction and a text are joined; must end with `{text}`.
         use_instructions: false leaves all instructions out.
+        padding_free: lay the texts of a batch one after another instead of padding them to one length.
         activation_checkpointing: compute each block's activations again in the backward pass, to save memory.
     """
 
@@ -87,4 +108,5 @@ class ModelConfig:
     dtype: DType = "float32"
     instruction_template: str = INSTRUCTION_TEMPLATE
     use_instructions: bool = True
+    padding_free: bool = True
     activation_checkpointing: bool = False

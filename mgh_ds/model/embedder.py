@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from mgh_ds.errors import MghError
 from mgh_ds.model.attention import RECORD, AttentionRecord
-from mgh_ds.model.backbone import load_backbone, longest_input, positions
+from mgh_ds.model.backbone import first_position, load_backbone, longest_input
+from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import DType, LoraConfig, ModelConfig
 from mgh_ds.model.pooling import Pooling
 from mgh_ds.model.settings import Settings
@@ -29,40 +30,38 @@ class EmbeddingModel(nn.Module):
     backbone: Any  # both kinds have the attributes that are used here, which nn.Module does not declare
 
     def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
+        """Raises MghError if the pooling asks for layers that the backbone does not have."""
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
+        self.layers = pooling.config.layers_of(self.backbone.config.num_hidden_layers)
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
         return self.backbone.config.hidden_size
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
-        """Embeddings `[B, dim]`, fp32, of unit length. The arguments are a `TokenBatch`'s."""
-        hidden, record = self.states(input_ids, attention_mask)
-        pooled = self.pooling(hidden, attention_mask, pooling_mask, record)
-        return nn.functional.normalize(pooled, dim=-1)
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Embeddings `[S, dim]`, fp32, of unit length. Raises MghError for a batch without texts."""
+        hidden, record = self.states(batch)
+        return nn.functional.normalize(self.pooling(hidden, batch, record), dim=-1)
 
-    def token_weights(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
-        """The weight of each token in its text's embedding, `[B, N]`, fp32, rows summing to 1."""
-        _, record = self.states(input_ids, attention_mask)
-        return self.pooling.weights(attention_mask, pooling_mask, record)
+    def token_weights(self, batch: TokenBatch) -> Tensor:
+        """The weight of each token in its text's embedding, `[B, N]` or `[T]`, fp32; a text's sum to 1."""
+        _, record = self.states(batch)
+        return self.pooling.weights(batch, record)
 
-    def states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, AttentionRecord | None]:
-        """Token states `[B, N, dim]` of the last layer and, for ATA, what its attention left behind."""
-        config = self.backbone.config
+    def states(self, batch: TokenBatch) -> tuple[Tensor, AttentionRecord | None]:
+        """Token states `[B, N, dim]` or `[T, dim]` of the last layer and, for ATA, what the attention left
+        behind."""
+        if batch.texts == 0:
+            raise MghError("the batch holds no texts: call the model with one at least")
         record = None
         if self.pooling.config.method == "ata":
-            record = AttentionRecord(layer=config.num_hidden_layers - 1, tokens=attention_mask.bool())
-        output = self.backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions(config, attention_mask),
-            use_cache=False,
-            **{RECORD: record},
-        )
-        return output.last_hidden_state, record
+            record = AttentionRecord(self.layers, batch.token_mask)
+        inputs = batch.backbone_inputs(first_position(self.backbone.config))
+        output = self.backbone(**inputs, use_cache=False, **{RECORD: record})
+        return output.last_hidden_state.view(*batch.input_ids.shape, -1), record
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
@@ -78,7 +77,9 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
         instruction_template=config.instruction_template,
         use_instructions=config.use_instructions,
     )
-    model, tokenizer = load_model(resolve_model(config.name_or_path), settings, config.dtype)
+    model, tokenizer = load_model(
+        resolve_model(config.name_or_path), settings, config.dtype, padding_free=config.padding_free
+    )
     if config.activation_checkpointing:
         # The reentrant kind loses the gradient through the column sums.
         model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -88,7 +89,7 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
 
 
 def load_model(
-    folder: Path, settings: Settings, dtype: DType = "float32"
+    folder: Path, settings: Settings, dtype: DType = "float32", *, padding_free: bool = True
 ) -> tuple[EmbeddingModel, Tokenizer]:
     """The model in `folder` without adapters, on the CPU and in evaluation mode, and its tokenizer."""
     backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype)
@@ -103,6 +104,7 @@ def load_model(
         use_instructions=settings.use_instructions,
         include_bos=settings.pooling.include_bos,
         include_instruction=settings.pooling.include_instruction,
+        padding_free=padding_free,
     )
     return EmbeddingModel(backbone, Pooling(settings.pooling)).eval(), tokenizer
 

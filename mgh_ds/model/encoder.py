@@ -37,6 +37,7 @@ class Encoder:
         pooling: PoolingMethod | None = None,
         *,
         column_transform: ColumnTransform | None = None,
+        layers: list[int] | None = None,
         include_bos: bool | None = None,
         include_instruction: bool | None = None,
         bidirectional: bool | None = None,
@@ -44,13 +45,14 @@ class Encoder:
         dtype: DType = "float32",
         device: str | torch.device | None = None,
         instruction_template: str | None = None,
+        padding_free: bool = True,
     ) -> "Encoder":
         """Loads a Hugging Face model (by name or folder) or a folder that `export` wrote.
 
-        An option left out is as the exported folder says. For other models: ATA pooling with plain column
-        sums, BOS pooled and instructions not, decoders made bidirectional, and the length that the model's
-        authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. `device` is the GPU
-        if there is one.
+        An option left out is as the exported folder says. For other models: ATA pooling with the last layer's
+        plain column sums, BOS pooled and instructions not, decoders made bidirectional, and the length that
+        the model's authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. `device`
+        is the GPU if there is one.
 
         Raises MghError if the model cannot be found, is of an unknown type, or does not fit the options.
         """
@@ -62,13 +64,14 @@ class Encoder:
         settings = read_settings(folder).changed(
             method=pooling,
             column_transform=column_transform,
+            layers=layers,
             include_bos=include_bos,
             include_instruction=include_instruction,
             bidirectional=bidirectional,
             max_length=max_length,
             instruction_template=instruction_template,
         )
-        model, tokenizer = load_model(folder, settings, dtype)
+        model, tokenizer = load_model(folder, settings, dtype, padding_free=padding_free)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             return cls(model.to(device), tokenizer, str(name_or_path))
@@ -119,7 +122,7 @@ class Encoder:
                 for start in range(0, len(texts), batch_size):
                     chosen = longest_first[start : start + batch_size]
                     tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
-                    vectors[chosen] = self.model(*tokens.to(device)).cpu().numpy()
+                    vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
                     bar.update(len(chosen))
         finally:
             self.model.train(was_training)

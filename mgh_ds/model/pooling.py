@@ -4,15 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from mgh_ds.errors import MghError
-from mgh_ds.model.attention import AttentionRecord
+from mgh_ds.model.attention import AttentionRecord, Received
+from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import PoolingConfig
 
 
 class Pooling(nn.Module):
-    """`e = Σ_j w_j h_j` with the weights `w` of `config.method`.
+    """`e = Σ_j w_j h_j / Σ_j w_j` with the weights `w` of `config.method`.
 
-    Anchor-token-aware pooling (ATA) weighs a token by the attention that it receives in the last layer. With
-    `c_hj = Σ_i P_hij` for head `h`: `w_j ∝ m_j Σ_h f(c_hj)`, where `f` is `config.column_transform` and `m`
+    Anchor-token-aware pooling (ATA) weighs a token by the attention that it receives. With `c_hj = Σ_i P_hij`
+    for head `h` of a layer: `w_j = m_j Σ_layers Σ_h f(c_hj)`, where `f` is `config.column_transform` and `m`
     the pooling mask ("Negative Matters", ACL 2025, on anchor-token-aware pooling).
     """
 
@@ -20,57 +21,71 @@ class Pooling(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        hidden: Tensor,
-        attention_mask: Tensor,
-        pooling_mask: Tensor,
-        record: AttentionRecord | None = None,
-    ) -> Tensor:
-        """Pools `hidden [B, N, D]` to `[B, D]`, fp32; the other arguments as for `weights`."""
-        weights = self.weights(attention_mask, pooling_mask, record)
-        return torch.bmm(weights[:, None], hidden.float())[:, 0]
+    def forward(self, hidden: Tensor, batch: TokenBatch, record: AttentionRecord | None = None) -> Tensor:
+        """Pools `hidden [B, N, D]` or `[T, D]` to `[S, D]`, fp32; the other arguments as for `weights`."""
+        weights = self._weights(batch, record)
+        return batch.weighted_sum(weights, hidden) / _divisor(weights, batch)[:, None]
 
-    def weights(
-        self, attention_mask: Tensor, pooling_mask: Tensor, record: AttentionRecord | None = None
-    ) -> Tensor:
-        """Token weights `[B, N]`, fp32, each row summing to 1.
+    def weights(self, batch: TokenBatch, record: AttentionRecord | None = None) -> Tensor:
+        """Token weights `[B, N]` or `[T]`, fp32, those of each text summing to 1.
 
-        `attention_mask [B, N]` marks the tokens and `pooling_mask [B, N]` those that may carry weight; `cls`
-        and `last` name one token of the whole input and do not look at the latter. A row whose weights all
-        vanish (none of its tokens may be pooled) is pooled evenly over its tokens. `record` is what the
-        attention left behind; ATA raises MghError if it left nothing.
+        `batch.pooling_mask` marks the tokens that may carry weight; `cls` and `last` name one token of the
+        whole input and do not look at it. A text whose weights all vanish (none of its tokens may be pooled)
+        is pooled evenly over its tokens. `record` is what the attention left behind; ATA raises MghError if
+        it left nothing.
         """
-        tokens = attention_mask.float()
-        weights = self._raw_weights(tokens, pooling_mask.float() * tokens, record)
-        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, tokens)
-        return weights / weights.sum(1, keepdim=True)
+        weights = self._weights(batch, record)
+        return weights / batch.spread(_divisor(weights, batch))
 
-    def _raw_weights(self, tokens: Tensor, pooled: Tensor, record: AttentionRecord | None) -> Tensor:
-        position = tokens.cumsum(1)  # 1 at the first token, whatever the padding
+    def _weights(self, batch: TokenBatch, record: AttentionRecord | None) -> Tensor:
+        """Weights that do not sum to 1 yet: the sum is divided by once per text, and not once per token."""
+        tokens = batch.token_mask.float()
+        weights = tokens * self._by_method(batch, record)
+        return torch.where(batch.spread(batch.total(weights)) > 0, weights, tokens)
+
+    def _by_method(self, batch: TokenBatch, record: AttentionRecord | None) -> Tensor:
         match self.config.method:
             case "mean":
-                return pooled
+                return batch.pooling_mask.float()
             case "weighted_mean":
-                return pooled * position
+                return batch.pooling_mask * (batch.position_ids + 1.0)
             case "cls":
-                return tokens * (position == 1)
+                return (batch.position_ids == 0).float()
             case "last":
-                return tokens * (position == position[:, -1:])
+                return (batch.position_ids == batch.spread(batch.lengths) - 1).float()
             case "ata":
-                return pooled * self._attention_received(record)
+                return batch.pooling_mask * self._attention_received(batch, record)
 
-    def _attention_received(self, record: AttentionRecord | None) -> Tensor:
-        if record is None or record.column_sums is None:
+    def _attention_received(self, batch: TokenBatch, record: AttentionRecord | None) -> Tensor:
+        if record is None or len(record.received) < len(self.config.layers):
             raise MghError(
-                "ATA pooling needs the last layer's column sums, but the attention left none: the backbone "
+                "ATA pooling needs the column sums of its layers, but the attention left none: the backbone "
                 "did not run the attention that mgh-ds registers (was its attn_implementation changed?)"
             )
-        sums = record.column_sums.detach() if self.config.detach_weights else record.column_sums
+        layers = [self._transformed(layer, batch) for layer in record.received.values()]
+        return torch.stack(layers).sum(0)
+
+    def _transformed(self, layer: Received, batch: TokenBatch) -> Tensor:
+        """`Σ_h f(c_hj)`: heads are the second axis of padded and packed column sums alike."""
+        sums = layer.column_sums.detach() if self.config.detach_weights else layer.column_sums
         match self.config.column_transform:
             case "identity":
                 return sums.sum(1)
             case "log1p":
                 return sums.log1p().sum(1)
             case "visible_mean":
-                return sums.sum(1) / record.visible_queries().clamp_min(1)
+                return sums.sum(1) / visible_queries(batch, layer).clamp_min(1)
+
+
+def visible_queries(batch: TokenBatch, layer: Received) -> Tensor:
+    """How many queries of its text see each key in that layer, itself among them: int64 `[B, N]` or `[T]`."""
+    place, last = batch.position_ids, batch.spread(batch.lengths) - 1
+    left, right = layer.window or (last, last)
+    # Query i sees the keys i - left … i + right, so key j is seen by the queries j - right … j + left.
+    first_query = place if layer.causal else (place - right).clamp_min(0)
+    return torch.minimum(place + left, last) - first_query + 1
+
+
+def _divisor(weights: Tensor, batch: TokenBatch) -> Tensor:
+    """The sum of each text's weights `[S]`; for a text without tokens a number that is not 0."""
+    return batch.total(weights).clamp_min(torch.finfo(weights.dtype).tiny)

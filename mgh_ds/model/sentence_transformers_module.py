@@ -16,10 +16,11 @@ import torch
 from sentence_transformers.base.modules import InputModule
 
 from mgh_ds.errors import MghError
+from mgh_ds.model.batches import PaddedBatch
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import write_model
 from mgh_ds.model.settings import read_settings
-from mgh_ds.model.tokens import TokenBatch, Tokenizer
+from mgh_ds.model.tokens import Tokenizer
 
 
 class AtaEmbedder(InputModule):
@@ -52,13 +53,14 @@ class AtaEmbedder(InputModule):
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **_: Any
     ) -> dict[str, torch.Tensor]:
-        """The tensors of a `TokenBatch`, by name."""
+        """The tensors of a `PaddedBatch`, by name."""
         if not all(isinstance(text, str) for text in inputs):
             raise MghError("this model embeds strings only")
         return self.text_tokenizer.tokenize_after([prompt or ""] * len(inputs), inputs)._asdict()
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        features["sentence_embedding"] = self.model(*(features[name] for name in TokenBatch._fields))
+        batch = PaddedBatch(*(features[name] for name in PaddedBatch._fields))
+        features["sentence_embedding"] = self.model(batch)
         return features
 
     @classmethod
@@ -67,7 +69,8 @@ class AtaEmbedder(InputModule):
     ) -> "AtaEmbedder":
         folder = Path(model_name_or_path)
         dtype = str((model_kwargs or {}).get("dtype", "float32")).removeprefix("torch.")
-        return cls(*load_model(folder, read_settings(folder), dtype))  # type: ignore[arg-type]
+        # Padded: sentence-transformers hands tensors around by name and counts texts by their first axis.
+        return cls(*load_model(folder, read_settings(folder), dtype, padding_free=False))  # type: ignore[arg-type]
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         write_model(self.model, self.text_tokenizer, Path(output_path))

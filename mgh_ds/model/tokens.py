@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from tokenizers import Encoding
-from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mgh_ds.errors import MghError
+from mgh_ds.model.batches import PackedBatch, PaddedBatch, Row, TokenBatch
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE
 
 # Less would not hold a text beside the special tokens.
@@ -17,23 +16,6 @@ SHORTEST = 4
 
 # The files that tokenizers keep their vocabulary in.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
-
-
-class TokenBatch(NamedTuple):
-    """A padded batch.
-
-    Attributes:
-        input_ids: int64 `[B, N]`.
-        attention_mask: bool `[B, N]`, True where there is a token.
-        pooling_mask: bool `[B, N]`, True at tokens that may carry weight in the pooling.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    pooling_mask: Tensor
-
-    def to(self, device: torch.device | str) -> "TokenBatch":
-        return TokenBatch(*(tensor.to(device) for tensor in self))
 
 
 class Tokenizer:
@@ -52,9 +34,13 @@ class Tokenizer:
         use_instructions: bool = True,
         include_bos: bool = True,
         include_instruction: bool = False,
+        padding_free: bool = True,
         padding_side: Literal["left", "right"] = "right",
     ) -> None:
-        """Raises MghError for a slow tokenizer, one without an end token, and settings that make no sense."""
+        """`padding_free` packs batches instead of padding them on `padding_side`.
+
+        Raises MghError for a slow tokenizer, one without an end token, and settings that make no sense.
+        """
         if not backend.is_fast:
             raise MghError(
                 f"{type(backend).__name__} is a slow tokenizer: the model's folder needs a tokenizer.json"
@@ -73,6 +59,7 @@ class Tokenizer:
         self.use_instructions = use_instructions
         self.include_bos = include_bos
         self.include_instruction = include_instruction
+        self.padding_free = padding_free
         self.padding_side = padding_side
         probe = self._encode(["a"], max_length)[0].special_tokens_mask
         self.opens, self.closes = probe[0] == 1, probe[-1] == 1
@@ -99,7 +86,7 @@ class Tokenizer:
         self.backend.save_pretrained(folder)
 
     def tokenize(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> TokenBatch:
-        """Tokens of `texts`, each after its instruction if it has one, padded to the longest.
+        """Tokens of `texts`, each after its instruction if it has one, packed or padded.
 
         What exceeds `max_length` is cut off the text's end; the instruction and the special tokens stay.
         Raises MghError if an instruction leaves no room for its text.
@@ -119,7 +106,7 @@ class Tokenizer:
         """As `tokenize`, with the instructions spelled out as what precedes each text; "" is none."""
         joined = [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
         encodings = self._encode(joined, self.max_length if self.closes else self.max_length - 1)
-        return self._padded([self._row(*row) for row in zip(encodings, prefixes, strict=True)])
+        return self._collated([self._row(*row) for row in zip(encodings, prefixes, strict=True)])
 
     def _encode(self, texts: list[str], room: int) -> list[Encoding]:
         """Encodings of at most `room` tokens, with the special tokens that the backend adds by itself."""
@@ -127,8 +114,8 @@ class Tokenizer:
             return []
         return self.backend(texts, truncation=True, max_length=room).encodings
 
-    def _row(self, encoding: Encoding, prefix: str) -> tuple[list[int], list[bool]]:
-        """Token ids of one text, and which may be pooled. A token that straddles the border is the text's."""
+    def _row(self, encoding: Encoding, prefix: str) -> Row:
+        """One text's tokens. A token that straddles the border between prefix and text is the text's."""
         ids, pooled = encoding.ids, [True] * len(encoding.ids)
         if prefix:
             special = encoding.special_tokens_mask
@@ -146,18 +133,11 @@ class Tokenizer:
             pooled[0] = False
         return (ids, pooled) if self.closes else ([*ids, self.backend.eos_token_id], [*pooled, True])
 
-    def _padded(self, rows: list[tuple[list[int], list[bool]]]) -> TokenBatch:
-        shape = len(rows), max((len(ids) for ids, _ in rows), default=0)
+    def _collated(self, rows: list[Row]) -> TokenBatch:
+        if self.padding_free:
+            return PackedBatch.of(rows)
         # A decoder without a padding token takes EOS for it: the mask, not the token, says what is padding.
         padding = self.backend.pad_token_id
-        input_ids = torch.full(
-            shape, self.backend.eos_token_id if padding is None else padding, dtype=torch.int64
+        return PaddedBatch.of(
+            rows, self.backend.eos_token_id if padding is None else padding, self.padding_side
         )
-        attention_mask, pooling_mask = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
-        for i, (ids, pooled) in enumerate(rows):
-            first = 0 if self.padding_side == "right" else shape[1] - len(ids)
-            place = slice(first, first + len(ids))
-            input_ids[i, place] = torch.tensor(ids)
-            attention_mask[i, place] = True
-            pooling_mask[i, place] = torch.tensor(pooled)
-        return TokenBatch(input_ids, attention_mask, pooling_mask)

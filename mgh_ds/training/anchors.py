@@ -20,7 +20,8 @@ def anchor_weights(
     entries = []
     for text in texts:
         batch = tokenizer.tokenize([text], None).to(device)
-        weights = model.token_weights(*batch)[0]
-        tokens = tokenizer.backend.convert_ids_to_tokens(batch.input_ids[0])
+        [weights] = batch.unpacked(model.token_weights(batch))
+        [ids] = batch.unpacked(batch.input_ids)
+        tokens = tokenizer.backend.convert_ids_to_tokens(ids)
         entries.append({"label": label, "text": text, "tokens": tokens, "weights": weights.tolist()})
     return entries

@@ -16,7 +16,8 @@ import torch
 
 from mgh_ds.curriculum.loader import MicroBatch
 from mgh_ds.errors import MghError
-from mgh_ds.model.tokens import TokenBatch, Tokenizer
+from mgh_ds.model.batches import TokenBatch
+from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training.config import LossConfig
 from mgh_ds.training.distributed import all_sum, device, gather_objects, rank, world_size
 from mgh_ds.training.gather import gather, gather_with_gradient
@@ -37,28 +38,31 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A micro-batch as the model takes it: queries and documents apart, so that short ones are not padded to
-    long ones."""
+    """A micro-batch as the model takes it: queries and documents together if they are packed; else apart, so
+    that short ones are not padded to long ones."""
 
     seed: int
-    queries: TokenBatch
-    documents: TokenBatch
+    parts: list[TokenBatch]  # the texts of all of them, in order, are the queries and then the documents
     shape: tuple[int, int]  # m slots, 1 + K documents each
-
-    def counts(self) -> torch.Tensor:
-        """Texts and tokens, int64 [2]."""
-        masks = [self.queries.attention_mask, self.documents.attention_mask]
-        texts = torch.tensor(sum(len(mask) for mask in masks), device=masks[0].device)
-        return torch.stack([texts, masks[0].sum() + masks[1].sum()])
+    texts: int
+    tokens: int
 
 
 def tokenize(batch: MicroBatch, tokenizer: Tokenizer) -> Tokenized:
     """Tokens of one micro-batch, on this rank's device."""
+    sides = [
+        (batch.queries, batch.query_instructions),
+        (batch.documents, batch.document_instructions),
+    ]
+    if tokenizer.padding_free:
+        sides = [(batch.queries + batch.documents, batch.query_instructions + batch.document_instructions)]
+    parts = [tokenizer.tokenize(*side) for side in sides]
     return Tokenized(
         seed=batch.seed,
-        queries=tokenizer.tokenize(batch.queries, batch.query_instructions).to(device()),
-        documents=tokenizer.tokenize(batch.documents, batch.document_instructions).to(device()),
+        parts=[part.to(device()) for part in parts],
         shape=(batch.document_valid.shape[0], batch.document_valid.shape[1]),
+        texts=sum(part.texts for part in parts),
+        tokens=sum(part.tokens for part in parts),
     )
 
 
@@ -69,9 +73,9 @@ def embed(model: torch.nn.Module, tokens: Tokenized) -> torch.Tensor:
     the same.
     """
     torch.manual_seed(tokens.seed & 0x7FFFFFFFFFFFFFFF)
-    queries = model(*tokens.queries)
-    documents = model(*tokens.documents)
-    return torch.cat([queries[:, None], documents.reshape(*tokens.shape, -1)], dim=1)
+    vectors = torch.cat([model(part) for part in tokens.parts])
+    slots, documents = tokens.shape
+    return torch.cat([vectors[:slots, None], vectors[slots:].view(slots, documents, -1)], dim=1)
 
 
 def train_step(
@@ -111,8 +115,8 @@ def accumulate_gradient(
                 tokens, cached.grad.split([part.shape[0] for part in tokens]), strict=True
             ):
                 engine.backward((embed(engine, part) * gradient).sum())
-    counts = torch.stack([part.counts() for part in tokens]).sum(dim=0)
-    texts, total = all_sum(counts).tolist()
+    counts = [sum(part.texts for part in tokens), sum(part.tokens for part in tokens)]
+    texts, total = all_sum(torch.tensor(counts, device=device())).tolist()
     return StepResult(**result, texts=texts, tokens=total)
 
 

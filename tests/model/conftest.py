@@ -40,11 +40,10 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def load(folders):
-    """Loads a family's model and tokenizer; keywords are settings, the pooling's among them."""
+    """Loads a family's model and a tokenizer that pads; keywords are settings, the pooling's among them."""
 
-    def load(family: str, **options) -> tuple[EmbeddingModel, Tokenizer]:
-        return load_model(
-            folders[family], Settings(pooling=PoolingConfig(), max_length=128).changed(**options)
-        )
+    def load(family: str, *, padding_free: bool = False, **options) -> tuple[EmbeddingModel, Tokenizer]:
+        settings = Settings(pooling=PoolingConfig(), max_length=128).changed(**options)
+        return load_model(folders[family], settings, padding_free=padding_free)
 
     return load

@@ -8,8 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from mgh_ds.errors import MghError
-from mgh_ds.model.attention import AttentionRecord
-from mgh_ds.model.backbone import positions
+from mgh_ds.model.backbone import first_position
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model, load_model
 from mgh_ds.model.encoder import Encoder
@@ -24,9 +23,10 @@ ROUNDING = 1e-5
 def first_state_moves(model, tokenizer) -> bool:
     """Whether the first token's final state depends on the last token of a text."""
     batch = tokenizer.tokenize(["the first fish crawled onto land"])
-    changed = batch.input_ids.clone()
-    changed[0, -2 if tokenizer.closes else -1] = tokenizer.backend.convert_tokens_to_ids("a")
-    states = [model.states(ids, batch.attention_mask)[0][0, 0] for ids in (batch.input_ids, changed)]
+    changed = batch._replace(input_ids=batch.input_ids.clone())
+    last = -2 if tokenizer.closes else -1
+    changed.input_ids[..., last] = tokenizer.backend.convert_tokens_to_ids("a")
+    states = [batch.unpacked(model.states(read)[0])[0][0] for read in (batch, changed)]
     return (states[0] - states[1]).abs().max().item() > 1e-4
 
 
@@ -68,7 +68,7 @@ def test_left_and_right_padding_agree(family, bidirectional, load):
     left = tokenizer.tokenize(TEXTS)
     assert not left.attention_mask[1, 0]
     assert not right.attention_mask[1, -1]
-    torch.testing.assert_close(model(*left), model(*right), atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(model(left), model(right), atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,8 +76,8 @@ def test_left_and_right_padding_agree(family, bidirectional, load):
 def test_an_embedding_does_not_depend_on_its_batch(family, load):
     """Beyond rounding: a matrix product may add in another order when the shape around a text changes."""
     model, tokenizer = load(family)
-    together = model(*tokenizer.tokenize(TEXTS))
-    alone = torch.cat([model(*tokenizer.tokenize([text])) for text in TEXTS])
+    together = model(tokenizer.tokenize(TEXTS))
+    alone = torch.cat([model(tokenizer.tokenize([text])) for text in TEXTS])
     torch.testing.assert_close(together, alone, atol=ROUNDING, rtol=0)
 
 
@@ -87,27 +87,37 @@ def test_an_embedding_does_not_depend_on_its_batch(family, load):
 def test_the_record_holds_eager_attentions_column_sums(family, bidirectional, load, folders):
     model, tokenizer = load(family, bidirectional=bidirectional)
     batch = tokenizer.tokenize(TEXTS)
-    hidden, record = model.states(batch.input_ids, batch.attention_mask)
-    assert record.backend == "chunked"
+    hidden, record = model.states(batch)
+    [received] = record.received.values()
+    assert received.backend == "chunked"
     eager_hidden, expected = eager(eager_model(folders[family], bidirectional), batch)
-    torch.testing.assert_close(record.column_sums, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(received.column_sums, expected, atol=1e-4, rtol=1e-4)
     at = batch.attention_mask
     torch.testing.assert_close(hidden[at], eager_hidden[at], atol=1e-4, rtol=1e-4)
     # Not uniform: in each text some token has a tenth more than its even share at least.
-    weights = model.token_weights(*batch)
+    weights = model.token_weights(batch)
     assert ((weights.max(1).values * at.sum(1)) > 1.1).all()
 
 
-def eager(model, batch):
-    """Final states, and the last layer's column sums over real queries, from the whole attention matrix."""
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=positions(model.config, batch.attention_mask),
-        output_attentions=True,
-    )
+@pytest.mark.parametrize("family", ["minilm", "mistral"])
+@torch.no_grad()
+def test_each_layer_asked_for_leaves_its_own_column_sums(family, load, folders):
+    model, tokenizer = load(family, layers=[0, -2])
+    batch = tokenizer.tokenize(TEXTS)
+    _, record = model.states(batch)
+    count = model.backbone.config.num_hidden_layers
+    assert list(record.received) == [0, count - 2]
+    reference = eager_model(folders[family], bidirectional=True)
+    for layer, received in record.received.items():
+        _, expected = eager(reference, batch, layer)
+        torch.testing.assert_close(received.column_sums, expected, atol=1e-4, rtol=1e-4)
+
+
+def eager(model, batch, layer=-1):
+    """Final states, and a layer's column sums over real queries, from the whole attention matrix."""
+    output = model(**batch.backbone_inputs(first_position(model.config)), output_attentions=True)
     queries = batch.attention_mask[:, None, :, None]
-    return output.last_hidden_state, (output.attentions[-1] * queries).sum(2)
+    return output.last_hidden_state, (output.attentions[layer] * queries).sum(2)
 
 
 def eager_model(folder, bidirectional):
@@ -130,7 +140,7 @@ def test_the_gradient_through_the_column_sums_is_eager_autograds(family, checkpo
     model.train()  # checkpointing is for training only; there is no dropout to differ by
     batch = tokenizer.tokenize(TEXTS)
     target = torch.linspace(-1, 1, model.dim)
-    (model(*batch) @ target).sum().backward()
+    (model(batch) @ target).sum().backward()
 
     reference = eager_model(folders[family], bidirectional=True)
     hidden, sums = eager(reference, batch)
@@ -158,7 +168,7 @@ def test_reentrant_checkpointing_is_refused(load):
     model, tokenizer = load("mistral")
     model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     with pytest.raises(MghError, match="use_reentrant"):
-        model.train()(*tokenizer.tokenize(TEXTS))
+        model.train()(tokenizer.tokenize(TEXTS))
 
 
 def test_adapters_get_the_same_gradient_with_checkpointing_and_a_seed_repeats_their_dropout(folders):
@@ -167,7 +177,7 @@ def test_adapters_get_the_same_gradient_with_checkpointing_and_a_seed_repeats_th
         config = ModelConfig(str(folders["mistral"]), max_length=64, activation_checkpointing=checkpointing)
         model, tokenizer = build_model(config, seed=3)
         torch.manual_seed(0)
-        model.train()(*tokenizer.tokenize(TEXTS)).square().sum(0).square().sum().backward()
+        model.train()(tokenizer.tokenize(TEXTS)).square().sum(0).square().sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again)
@@ -182,28 +192,29 @@ def test_a_sliding_window_reaches_the_column_sums(bidirectional, folders, tmp_pa
     AutoModel.from_pretrained(folders["mistral"], config=config).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folders["mistral"] / name).read_bytes())
-    model, tokenizer = load_model(tmp_path, Settings(bidirectional=bidirectional))
+    model, tokenizer = load_model(tmp_path, Settings(bidirectional=bidirectional), padding_free=False)
     batch = tokenizer.tokenize(TEXTS)
-    hidden, record = model.states(batch.input_ids, batch.attention_mask)
+    hidden, record = model.states(batch)
+    [received] = record.received.values()
     eager_hidden, sums = eager(eager_model(tmp_path, bidirectional), batch)
-    torch.testing.assert_close(record.column_sums, sums, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(received.column_sums, sums, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
         hidden[batch.attention_mask], eager_hidden[batch.attention_mask], atol=1e-4, rtol=1e-4
     )
-    assert record.window == ((4, 4) if bidirectional else (3, 0))
+    assert received.window == ((4, 4) if bidirectional else (3, 0))
 
 
 def test_training_mode_adds_no_dropout_to_the_backbone(load):
     model, tokenizer = load("minilm")  # whose config asks for 0.1
     batch = tokenizer.tokenize(TEXTS)
-    assert torch.equal(model.eval()(*batch), model.train()(*batch))
+    assert torch.equal(model.eval()(batch), model.train()(batch))
 
 
 def test_another_attention_implementation_is_noticed(load):
     model, tokenizer = load("qwen3")
     model.backbone.set_attn_implementation("sdpa")
     with pytest.raises(MghError, match="attn_implementation"):
-        model(*tokenizer.tokenize(TEXTS))
+        model(tokenizer.tokenize(TEXTS))
 
 
 def test_only_ata_pooling_runs_the_column_sum_attention(load, monkeypatch):
@@ -212,17 +223,10 @@ def test_only_ata_pooling_runs_the_column_sum_attention(load, monkeypatch):
 
     monkeypatch.setattr("mgh_ds.model.attention.ata_attention", refuse)
     model, tokenizer = load("llama", method="mean")
-    model(*tokenizer.tokenize(TEXTS))
+    model(tokenizer.tokenize(TEXTS))
     model, tokenizer = load("llama")
     with pytest.raises(AssertionError, match="ran"):
-        model(*tokenizer.tokenize(TEXTS))
-
-
-def test_packed_batches_are_refused(load):
-    model, _ = load("mistral")
-    cu_seqlens = torch.tensor([0, 2, 4], dtype=torch.int32)
-    with pytest.raises(MghError, match="padded batches only"):
-        model.backbone(torch.tensor([[5, 6, 7, 8]]), cu_seq_lens_q=cu_seqlens, cu_seq_lens_k=cu_seqlens)
+        model(tokenizer.tokenize(TEXTS))
 
 
 def test_attention_dropout_is_refused(load):
@@ -230,18 +234,4 @@ def test_attention_dropout_is_refused(load):
     for layer in model.backbone.layers:
         layer.self_attn.attention_dropout = 0.1
     with pytest.raises(MghError, match=r"dropout 0\.1"):
-        model.train()(*tokenizer.tokenize(TEXTS))
-
-
-@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, (2, 2)), (True, (2, 0))])
-def test_visible_queries_are_counted(causal, window):
-    tokens = torch.tensor([[True] * 5 + [False] * 2, [False] * 3 + [True] * 4])
-    record = AttentionRecord(layer=0, tokens=tokens, causal=causal, window=window)
-    n = tokens.shape[1]
-    left, right = window or (n, n)
-    for row, counts in zip(tokens, record.visible_queries(), strict=True):
-        for key in range(n):
-            queries = [
-                i for i in range(n) if row[i] and i - left <= key <= i + right and not (causal and key > i)
-            ]
-            assert counts[key] == (len(queries) if row[key] else 0)
+        model.train()(tokenizer.tokenize(TEXTS))

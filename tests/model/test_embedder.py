@@ -70,7 +70,7 @@ def test_fresh_adapters_change_nothing(folders):
     vectors = []
     for lora in (None, LoraConfig()):
         model, tokenizer = build_model(ModelConfig(str(folders["qwen2"]), lora=lora))
-        vectors.append(model(*tokenizer.tokenize(TEXTS)))
+        vectors.append(model(tokenizer.tokenize(TEXTS)))
     assert torch.equal(*vectors)
 
 
@@ -97,7 +97,7 @@ def test_xlm_roberta_is_roberta_by_another_name(copy, folders):
     vectors = []
     for path in (folders["roberta"], folder):
         model, tokenizer = build_model(ModelConfig(str(path), max_length=64))
-        vectors.append(model(*tokenizer.tokenize(TEXTS)))
+        vectors.append(model(tokenizer.tokenize(TEXTS)))
     torch.testing.assert_close(*vectors)
     assert "XLMRoberta" in type(model.backbone.get_base_model()).__name__
 

@@ -1,5 +1,7 @@
 """`Encoder`: the vectors it gives, the input it refuses, and what it remembers of itself."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -53,9 +55,30 @@ def test_an_instruction_changes_the_vector_and_carries_no_weight(minilm):
     )
     assert cosines(plain, told).max() < 0.999
     batch = minilm.tokenizer.tokenize(TEXTS, ["Find it."] * len(TEXTS))
-    weights = minilm.model.token_weights(*batch)
+    weights = minilm.model.token_weights(batch)
     assert (weights[~batch.pooling_mask] == 0).all()
-    torch.testing.assert_close(weights.sum(1), torch.ones(len(TEXTS)))
+    torch.testing.assert_close(batch.total(weights), torch.ones(len(TEXTS)))
+
+
+def test_padding_changes_the_vectors_by_rounding_only(folders, minilm):
+    assert minilm.tokenizer.padding_free
+    padding = Encoder.from_pretrained(folders["minilm"], device="cpu", padding_free=False)
+    np.testing.assert_allclose(padding.encode(MANY), minilm.encode(MANY), atol=1e-5)
+
+
+def test_settings_saved_before_there_were_layers_mean_the_last(folders, tmp_path):
+    encoder = Encoder.from_pretrained(folders["qwen3"])
+    encoder.save(tmp_path / "saved")
+    path = tmp_path / "saved" / SETTINGS_FILE
+    settings = json.loads(path.read_text())
+    assert settings["pooling"].pop("layers") == [-1]
+    path.write_text(json.dumps(settings))
+    assert np.array_equal(Encoder.from_pretrained(tmp_path / "saved").encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_other_layers_give_other_vectors(folders, minilm):
+    both = Encoder.from_pretrained(folders["minilm"], layers=[0, -1], device="cpu")
+    assert 0.5 < cosines(both.encode(TEXTS), minilm.encode(TEXTS)).max() < 0.9999
 
 
 def test_nothing_in_nothing_out(minilm):
@@ -81,6 +104,7 @@ def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
     options = {
         "pooling": "weighted_mean",
         "column_transform": "log1p",
+        "layers": [0, -1],
         "include_bos": False,
         "include_instruction": True,
         "bidirectional": False,
@@ -90,7 +114,7 @@ def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
     encoder = Encoder.from_pretrained(folders["llama"], **options, device="cpu")
     encoder.save(tmp_path / "saved")
     again = Encoder.from_pretrained(tmp_path / "saved", device="cpu")
-    assert again.model.pooling.config == PoolingConfig("weighted_mean", "log1p", False, True)
+    assert again.model.pooling.config == PoolingConfig("weighted_mean", "log1p", [0, -1], False, True)
     assert (again.max_length, again.pooling) == (40, "weighted_mean")
     assert np.array_equal(
         again.encode(TEXTS, instruction="Find it."), encoder.encode(TEXTS, instruction="Find it.")
@@ -164,6 +188,12 @@ def test_what_cannot_be_encoded_is_refused_by_name(arguments, message):
     [
         ({"pooling": "max"}, "method must be one of ata, mean"),
         ({"column_transform": "square"}, "column_transform must be one of identity"),
+        ({"layers": [3]}, "layers names 3, but the model has 3: -3 to 2"),
+        ({"layers": [0, -4]}, "layers names -4"),
+        ({"layers": [2, -1]}, "layers names one layer twice"),
+        ({"layers": []}, "layers must be a list of at least one"),
+        ({"layers": -1}, "layers must be a list"),
+        ({"layers": [True]}, "layers must be a list"),
         ({"dtype": "int8"}, "dtype must be one of float32"),
         ({"max_length": 0}, "max_length must be a whole number"),
         ({"device": "nowhere"}, "device 'nowhere' cannot be used"),

@@ -2,6 +2,8 @@
 tokenizer.
 """
 
+from itertools import accumulate
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ TEXT = "Why is the sky blue?"
 @pytest.fixture(scope="module")
 def make(folders):
     return lambda family, **options: Tokenizer.from_pretrained(
-        folders[family], **{"max_length": 64, **options}
+        folders[family], **{"max_length": 64, "padding_free": False, **options}
     )
 
 
@@ -122,7 +124,7 @@ def test_padding_goes_to_either_side(make):
 def test_a_tokenizer_without_a_padding_token_pads_with_eos(folders):
     backend = AutoTokenizer.from_pretrained(folders["mistral"])
     backend.pad_token = None
-    batch = Tokenizer(backend, max_length=16).tokenize(["a b c d", "a"])
+    batch = Tokenizer(backend, max_length=16, padding_free=False).tokenize(["a b c d", "a"])
     assert batch.input_ids[1, -1] == backend.eos_token_id
     assert not batch.attention_mask[1, -1]
 
@@ -140,8 +142,32 @@ def test_the_template_is_the_recipes(make):
     assert tokenizer.backend.decode(batch.input_ids[0]) == "Find it | a</s>"
 
 
+@pytest.mark.parametrize("family", ["minilm", "roberta", "mistral", "qwen3"])
+def test_a_packed_batch_is_a_padded_one_without_the_padding(make, family):
+    texts, told = [TEXT, "", TEXT * 50, "a"], [INSTRUCTION, None, INSTRUCTION, None]
+    packed, padded = (
+        make(family, padding_free=padding_free).tokenize(texts, told).to("cpu")
+        for padding_free in (True, False)
+    )
+    assert (packed.texts, packed.tokens) == (padded.texts, padded.tokens)
+    for name in ("input_ids", "position_ids", "pooling_mask"):
+        found, expected = getattr(packed, name), getattr(padded, name)
+        assert found.shape == (packed.tokens,)
+        assert found.dtype == expected.dtype
+        for ours, theirs in zip(packed.unpacked(found), padded.unpacked(expected), strict=True):
+            assert torch.equal(ours, theirs)
+    lengths = padded.lengths.tolist()
+    assert packed.cu_seqlens.tolist() == [0, *accumulate(lengths)]
+    assert packed.cu_seqlens.dtype == torch.int32
+    assert packed.max_seqlen == max(lengths) == 64
+    assert torch.equal(packed.spread(packed.lengths), torch.cat([torch.full((n,), n) for n in lengths]).int())
+
+
 def test_nothing_in_nothing_out(make):
     assert make("qwen3").tokenize([]).input_ids.shape == (0, 0)
+    nothing = make("qwen3", padding_free=True).tokenize([])
+    assert (nothing.texts, nothing.tokens, nothing.max_seqlen) == (0, 0, 0)
+    assert nothing.cu_seqlens.tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 plain process.
 
 The batch has an identical text, records of both kinds and empty slots. The reference embeds every slot in one
-process without DeepSpeed and takes the loss written out with loops.
+process without DeepSpeed, in padded batches where the ranks pack theirs, and takes the loss written out with
+loops.
 
 Tolerance: everything runs in float32, whose sums over the pool differ in order only: 1e-5 of a tensor's
     largest entry is about
@@ -49,6 +50,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def reference(store: Store) -> dict[str, torch.Tensor]:
     config = make_config(GLOBAL_BATCH)
     model, tokenizer = make_model(config)
+    assert tokenizer.padding_free
+    tokenizer.padding_free = False
     (batch,) = Loader(store, make_plan(store, config)).micro_batches(STEP, 1, 0)
     assert 0 < batch.valid.sum() < GLOBAL_BATCH, "the batch must have empty slots"
     loss = mean_loss(pool_of(batch, embed(model, tokenize(batch, tokenizer))), config.training.loss)

@@ -9,10 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mgh_ds.curriculum import Loader, Plan
 from mgh_ds.errors import MghError
+from mgh_ds.model.embedder import build_model
 from mgh_ds.records.schema import Record
+from mgh_ds.records.store import open_or_convert
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import check_precision
+from mgh_ds.training.step import embed, tokenize
 from tests.ranks import run_ranks
 from tests.training import run_worker
 
@@ -35,6 +39,21 @@ def test_dropout_is_the_same_for_every_world_size(tiny_run: Make, tmp_path: Path
     assert any(not torch.allclose(dry[name], weights, atol=1e-6) for name, weights in one.items()), (
         "dropout was on"
     )
+
+
+def test_a_micro_batch_is_one_pack_or_two_padded_batches(tiny_run: Make, tmp_path: Path) -> None:
+    config = tiny_run()
+    store = open_or_convert(config.data.train[0], tmp_path)
+    plan = Plan(store.index(), config.curriculum, steps=3, global_batch=8, micro_batch=8, seed=0)
+    (batch,) = Loader(store, plan).micro_batches(0, 1, 0)
+    model, tokenizer = build_model(config.model)
+    packed = tokenize(batch, tokenizer)
+    tokenizer.padding_free = False
+    padded = tokenize(batch, tokenizer)
+    assert (len(packed.parts), len(padded.parts)) == (1, 2)
+    assert (packed.texts, packed.tokens) == (padded.texts, padded.tokens)
+    assert packed.texts == len(batch.queries) + len(batch.documents)
+    torch.testing.assert_close(embed(model, packed), embed(model, padded), atol=1e-5, rtol=0)
 
 
 def test_nan_ends_every_rank_with_the_records_named(tiny_run: Make, short_records: Path) -> None:

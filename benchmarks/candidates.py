@@ -1,0 +1,98 @@
+"""Tiles worth trying for each kernel, the most promising first.
+
+A larger tile reads less and keeps the tensor cores busier, until its registers or shared memory run out; so
+each list begins with what only just fits the smaller head dimensions and goes down from there.
+"""
+
+from typing import NamedTuple
+
+import torch
+from ata_attention.gpu import compiled, tiles
+from ata_attention.gpu.tiles import Tile
+
+DTYPES = {2: torch.bfloat16, 4: torch.float32}
+
+Shapes = tuple[tuple[int, int, int, int], ...]
+Bands = tuple[tuple[int, Shapes], ...]
+"""Tiles up to a head dimension. What larger ones would spill hopelessly takes minutes to compile."""
+
+HALF: dict[str, Bands] = {
+    "attend": (
+        (64, ((128, 128, 8, 2), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 4, 2), (64, 64, 4, 3))),
+        (128, (
+            (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2),
+            (128, 32, 8, 2), (64, 32, 4, 2),
+        )),
+        (256, (
+            (128, 64, 8, 2), (128, 32, 8, 3), (128, 32, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2), (64, 32, 4, 1),
+        )),
+    ),
+    "add_columns": (
+        (128, (
+            (128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 4, 3),
+            (64, 64, 4, 2),
+        )),
+        (256, ((128, 128, 8, 2), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1))),
+    ),
+    "backward": (
+        (64, ((128, 64, 8, 2), (64, 64, 4, 2), (128, 32, 8, 2), (64, 64, 8, 2), (64, 32, 4, 2))),
+        (128, (
+            (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2), (64, 32, 8, 1),
+            (64, 16, 8, 2),
+        )),
+        # Two accumulators as wide as the head live in registers: many warps, to spread them over.
+        (256, (
+            (64, 32, 8, 2), (64, 16, 8, 2), (64, 16, 8, 3), (64, 16, 8, 1), (64, 32, 16, 2), (64, 16, 16, 2),
+            (64, 32, 8, 1), (32, 32, 8, 1), (32, 16, 4, 1), (32, 16, 8, 1), (16, 16, 4, 1), (16, 16, 8, 1),
+        )),
+    ),
+}  # fmt: skip
+# Without tensor cores a product is unrolled into single multiplications: large ones take minutes to compile.
+FULL_TILES: Bands = (
+    (64, ((32, 32, 4, 1), (32, 16, 4, 1), (16, 16, 4, 1), (16, 16, 8, 1))),
+    (256, ((16, 16, 4, 1), (32, 16, 4, 1), (16, 16, 8, 1), (32, 16, 8, 1), (16, 16, 16, 1))),
+)
+FULL: dict[str, Bands] = {"attend": FULL_TILES, "add_columns": FULL_TILES, "backward": FULL_TILES}
+# Step, warps, stages: a resident sequence owns all its keys.
+RESIDENT = ((64, 4, 1), (64, 8, 1), (32, 8, 1), (32, 4, 1), (16, 4, 1), (16, 8, 1))
+
+
+class Entry(NamedTuple):
+    """One place in a table."""
+
+    kernel: str
+    bytes: int
+    dim: int
+
+    @property
+    def resident_keys(self) -> int | None:
+        """Keys of a resident kernel; None for the others."""
+        return int(self.kernel.rsplit("_", 1)[1]) if self.kernel in compiled.RESIDENT_KERNELS else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.bytes]
+
+    def __str__(self) -> str:
+        return f"{self.kernel} {self.bytes} {self.dim}"
+
+
+def entries(table: str) -> list[Entry]:
+    """Every place that the table must fill."""
+    return [
+        Entry(kernel, size, dim)
+        for kernel in compiled.KERNELS
+        for size in DTYPES
+        for dim in tiles.HEAD_DIMS
+        if compiled.is_shipped(kernel, table, dim, DTYPES[size])
+    ]
+
+
+def candidates(entry: Entry) -> list[Tile]:
+    """In order of preference."""
+    half, keys = entry.bytes == 2, entry.resident_keys
+    if keys is not None:
+        return [Tile(keys, *rest) for rest in RESIDENT]
+    family = "backward" if "backward" in entry.kernel else entry.kernel
+    bands = (HALF if half else FULL)[family]
+    return [Tile(*shape) for shape in next(shapes for largest, shapes in bands if entry.dim <= largest)]

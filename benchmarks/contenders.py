@@ -1,0 +1,272 @@
+"""Our kernels and their peers, each behind the same three calls."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from ata_attention.gpu import launch, tiles
+from ata_attention.gpu.launch import Batch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.cases import Case, Inputs
+from benchmarks.floors import Work
+
+Gives = Literal["out", "out + column sums", "column sums"]
+Attend = Callable[[Tensor, Tensor, Tensor], Any]
+
+
+class Absent(Exception):
+    """Why a contender does not take part in a case."""
+
+
+class Calls(NamedTuple):
+    """What is timed: `forward()` without gradient, and `backward(trained())` of what `trained` computed.
+
+    `work` is the forward pass's where it is less than the contender's usual.
+    """
+
+    forward: Callable[[], Any]
+    trained: Callable[[], Any] | None = None
+    backward: Callable[[Any], Any] | None = None
+    note: str = ""
+    work: Work | None = None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute attention, column sums, or both.
+
+    Attributes:
+        name: as it stands in the tables.
+        gives: what it computes.
+        work, backward_work: what its algorithm must do at least.
+        prepare: its calls for one case; raises `Absent`, with the reason, if it cannot take it.
+    """
+
+    name: str
+    gives: Gives
+    work: Work
+    backward_work: Work | None
+    prepare: Callable[[Case, Inputs], Calls]
+
+    @property
+    def what(self) -> str:
+        return f"{self.name}: {self.gives}"
+
+
+def differentiable(attend: Attend, inputs: Inputs, with_sums: bool = False, note: str = "") -> Calls:
+    """The calls of a function that autograd can differentiate."""
+    leaves = [x.detach().requires_grad_() for x in inputs[:3]]
+    gradients = (inputs.d_out, inputs.d_sums) if with_sums else (inputs.d_out,)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return attend(*leaves)
+
+    def backward(outputs: Any) -> Any:
+        outputs = outputs if with_sums else (outputs,)
+        return torch.autograd.grad(outputs, leaves, gradients, retain_graph=True)
+
+    return Calls(forward, lambda: attend(*leaves), backward, note)
+
+
+# Ours
+
+
+def batch_of(case: Case, inputs: Inputs, *, may_reside: bool = True) -> Batch:
+    """The batch as `launch` takes it; without the longest length it does not try the resident kernel."""
+    right = 0 if case.causal else None
+    return Batch(None, inputs.cu_seqlens, case.n if may_reside else None, case.scale, None, right)
+
+
+def resides(case: Case, device: torch.device) -> bool:
+    """Whether `launch.forward` takes the resident kernel for this case."""
+    return tiles.resident_keys(case.n, tiles.table_of(device), case.d, case.dtype) is not None
+
+
+def our_attention(case: Case, inputs: Inputs) -> Calls:
+    batch, (q, k, v, d_out, *_) = batch_of(case, inputs), inputs
+
+    def backward(state: tuple[Tensor, Tensor]) -> Any:
+        out, lse = state
+        return launch.backward(d_out, None, q, k, v, out, lse, None, batch)  # type: ignore[arg-type]
+
+    forward = partial(launch.look, q, k, v, batch)
+    return Calls(forward, forward, backward)
+
+
+def our_attention_and_sums(case: Case, inputs: Inputs) -> Calls:
+    batch, (q, k, v, d_out, d_sums, _) = batch_of(case, inputs), inputs
+
+    def backward(state: tuple[Tensor, Tensor, Tensor]) -> Any:
+        return launch.backward(d_out, d_sums, q, k, v, *state, batch)
+
+    forward = partial(launch.forward, q, k, v, batch)
+    if resides(case, q.device):
+        return Calls(forward, forward, backward, "one look", PLAIN)
+    return Calls(forward, forward, backward, "two looks")
+
+
+def our_two_looks(case: Case, inputs: Inputs) -> Calls:
+    """What `launch.forward` would do if it did not know that the sequences are short."""
+    if not resides(case, inputs.q.device):
+        raise Absent("the same as without 'two looks': the sequences are too long for one look")
+    return Calls(partial(launch.forward, *inputs[:3], batch_of(case, inputs, may_reside=False)))
+
+
+def our_second_look(case: Case, inputs: Inputs) -> Calls:
+    batch = batch_of(case, inputs, may_reside=False)
+    _, lse = launch.look(*inputs[:3], batch)
+    return Calls(partial(launch.look_again, inputs.q, inputs.k, lse, batch), note="from a known lse")
+
+
+# Peers
+
+
+def sdpa(backend: SDPBackend, case: Case, inputs: Inputs) -> Calls:
+    if case.layout == "packed":
+        raise Absent("it has no packed layout")
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return scaled_dot_product_attention(
+                q, k, v, is_causal=case.causal, scale=case.scale, enable_gqa=case.heads != case.kv_heads
+            )
+
+    return differentiable(attend, inputs)
+
+
+def torch_varlen(case: Case, inputs: Inputs) -> Calls:
+    if inputs.cu_seqlens is None:
+        raise Absent("it has only the packed layout")
+    varlen = module("torch.nn.attention.varlen")
+    bounds, n = inputs.cu_seqlens, case.n
+    # A window is all that it knows of causality. Older versions do not know `enable_gqa`.
+    options: dict[str, Any] = {"scale": case.scale, "window_size": (-1, 0 if case.causal else -1)}
+    if case.heads != case.kv_heads:
+        options["enable_gqa"] = True
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        return varlen.varlen_attn(q, k, v, bounds, bounds, n, n, **options)
+
+    return differentiable(attend, inputs)
+
+
+def flash_attn(case: Case, inputs: Inputs) -> Calls:
+    flash = module("flash_attn")
+    if inputs.cu_seqlens is not None:
+        bounds, n = inputs.cu_seqlens, case.n
+
+        def packed(q: Tensor, k: Tensor, v: Tensor) -> Any:
+            return flash.flash_attn_varlen_func(
+                q, k, v, bounds, bounds, n, n, softmax_scale=case.scale, causal=case.causal
+            )
+
+        return differentiable(packed, inputs)
+
+    def padded(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return flash.flash_attn_func(q, k, v, softmax_scale=case.scale, causal=case.causal).transpose(1, 2)
+
+    return differentiable(padded, inputs)
+
+
+def flex_attention(case: Case, inputs: Inputs) -> Calls:
+    flex = module("torch.nn.attention.flex_attention")
+    # A cached compilation would count towards dynamo's limit, and further shapes would run uncompiled.
+    torch._dynamo.reset()
+    compiled = torch.compile(flex.flex_attention, dynamic=False, fullgraph=True)
+    mask = _block_mask(flex, case, inputs)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        if case.layout == "packed":
+            q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        # Donated buffers would forbid that the backward pass is timed more than once.
+        with torch._functorch.config.patch(donated_buffer=False):
+            out = compiled(q, k, v, block_mask=mask, scale=case.scale, enable_gqa=case.heads != case.kv_heads)
+        return out[0].transpose(0, 1) if case.layout == "packed" else out
+
+    return differentiable(attend, inputs)
+
+
+def _block_mask(flex: Any, case: Case, inputs: Inputs) -> Any:
+    """Who sees whom as FlexAttention wants to be told; None where everybody sees everybody."""
+    if inputs.cu_seqlens is None and not case.causal:
+        return None
+    rows = case.n if inputs.cu_seqlens is None else case.tokens
+    sequence = torch.zeros(rows, dtype=torch.int32, device=inputs.q.device)
+    if inputs.cu_seqlens is not None:
+        places = torch.arange(rows, device=inputs.q.device)
+        sequence = torch.bucketize(places, inputs.cu_seqlens[1:], right=True, out_int32=True)
+
+    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        same = sequence[query] == sequence[key]
+        return same & (query >= key) if case.causal else same
+
+    return flex.create_block_mask(sees, None, None, rows, rows, device=inputs.q.device)
+
+
+def eager(case: Case, inputs: Inputs) -> Calls:
+    """The attention matrix in memory, as transformers' eager attention computes it."""
+    if case.layout == "packed":
+        raise Absent("it has no packed layout")
+    group = case.heads // case.kv_heads
+    hidden = None
+    if case.causal:
+        hidden = torch.ones(case.n, case.n, dtype=torch.bool, device=inputs.q.device).triu(1)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if group > 1:
+            k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+        scores = q @ k.mT * case.scale
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, float("-inf"))
+        weights = scores.softmax(-1, dtype=torch.float32)
+        return weights.to(v.dtype) @ v, weights.sum(-2)
+
+    return differentiable(attend, inputs, with_sums=True)
+
+
+def flash_colreduce(case: Case, inputs: Inputs) -> Calls:
+    if case.layout == "packed":
+        raise Absent("it has no packed layout")
+    reduce = module("flash_colreduce").flash_colreduce
+    group = case.heads // case.kv_heads
+    keys = inputs.k.repeat_interleave(group, dim=1) if group > 1 else inputs.k
+    call = partial(reduce, inputs.q, keys, "sum", is_causal=case.causal, scale=case.scale)
+    return Calls(call, note="keys repeated beforehand: it knows no grouped heads" if group > 1 else "")
+
+
+def module(name: str) -> Any:
+    """Imports what may not be there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Absent(f"not installed: {error}") from error
+
+
+PLAIN, PLAIN_BACKWARD = Work(2, 1), Work(5, 1)
+
+OUR_OUT = Contender("ours", "out", PLAIN, Work(7, 2), our_attention)
+OUR_SUMS = Contender("ours", "out + column sums", Work(3, 2), Work(8, 2), our_attention_and_sums)
+OUR_TWO_LOOKS = Contender("ours, two looks", "out + column sums", Work(3, 2), None, our_two_looks)
+OUR_SECOND_LOOK = Contender("ours, second look", "column sums", Work(1, 1), None, our_second_look)
+OURS = (OUR_OUT, OUR_SUMS, OUR_TWO_LOOKS, OUR_SECOND_LOOK)
+
+SDPA_FLASH = Contender(
+    "torch SDPA, flash", "out", PLAIN, PLAIN_BACKWARD, partial(sdpa, SDPBackend.FLASH_ATTENTION)
+)
+SDPA_CUDNN = Contender(
+    "torch SDPA, cuDNN", "out", PLAIN, PLAIN_BACKWARD, partial(sdpa, SDPBackend.CUDNN_ATTENTION)
+)
+VARLEN = Contender("torch varlen_attn", "out", PLAIN, PLAIN_BACKWARD, torch_varlen)
+FLASH_ATTN = Contender("flash-attn", "out", PLAIN, PLAIN_BACKWARD, flash_attn)
+FLEX = Contender("FlexAttention", "out", PLAIN, PLAIN_BACKWARD, flex_attention)
+EAGER = Contender("eager", "out + column sums", PLAIN, PLAIN_BACKWARD, eager)
+COLREDUCE = Contender("flash-colreduce", "column sums", Work(2, 2), None, flash_colreduce)
+PEERS = (SDPA_FLASH, SDPA_CUDNN, VARLEN, FLASH_ATTN, FLEX, EAGER, COLREDUCE)

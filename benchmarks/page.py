@@ -1,0 +1,59 @@
+"""Result files of one device, and what a human reads of them: aims and findings, as Markdown and as text."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import plot, table
+from benchmarks.plot import Panel
+from benchmarks.summary import Verdict
+from benchmarks.table import Row
+from mgh_ds import files
+
+COLUMNS = ("", "target", "cases", "median", "worst", "met")
+
+
+def publish(
+    path: Path,
+    title: str,
+    about: str,
+    environment: Mapping[str, str],
+    rows: Sequence[Row],
+    verdicts: Sequence[Verdict],
+    panels: Sequence[Panel],
+) -> None:
+    """Writes the three files of a device: `path` with the endings csv, svg and md."""
+    csv_file, svg_file, md_file = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "svg", "md"))
+    table.write(csv_file, environment, Row._fields, rows)
+    plot.write(svg_file, panels)
+    parts = [
+        f"# {title}",
+        about,
+        markdown(("", ""), environment.items()),
+        markdown(COLUMNS, map(_cells, verdicts)),
+        f"All figures: [{csv_file.name}]({csv_file.name}).",
+        f"![Plot of the figures]({svg_file.name})",
+    ]
+    files.write_text(md_file, "\n\n".join(parts) + "\n")
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def text(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts for a terminal, aligned."""
+    lines = [COLUMNS, *map(_cells, verdicts)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cells(verdict: Verdict) -> tuple[str, ...]:
+    what, target, cases, median, worst, met = verdict
+    if median is None or worst is None:
+        return what, target, "0", "not measured", "", ""
+    shown = "" if met is None else ("yes" if met == cases else f"in {met} of {cases}")
+    return what, target, str(cases), f"{median:.3g}", f"{worst:.3g}", shown

@@ -1,0 +1,134 @@
+"""Ratios between measurements of one run, and whether they are what was aimed at."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ata_attention.gpu.tiles import RESIDENT
+
+from benchmarks import contenders
+from benchmarks.contenders import Contender
+from benchmarks.table import Row
+
+Key = tuple[str, str, str, int, str, int, str]
+Milliseconds = dict[tuple[Key, str], float]
+
+
+class Ratio(NamedTuple):
+    """`over` / `under` in milliseconds, case by case, where `least <= n <= most` and `d` is the given one."""
+
+    what: str
+    over: Contender
+    under: Contender
+    direction: str = "forward"
+    at_most: float | None = None
+    at_least: float | None = None
+    d: int | None = None
+    least: int = 0
+    most: float = math.inf
+
+
+class Verdict(NamedTuple):
+    """A ratio over all its cases. `worst` is the largest, where the target is an "at least" the smallest;
+    `met` says in how many cases the target was met, and is None without one."""
+
+    what: str
+    target: str
+    cases: int
+    median: float | None
+    worst: float | None
+    met: int | None
+
+
+def targets() -> list[Ratio]:
+    """What the kernels are to reach, and below it how they compare with each peer, without a target."""
+    ours, sums, second = contenders.OUR_OUT, contenders.OUR_SUMS, contenders.OUR_SECOND_LOOK
+    text = "forward with column sums / plain forward"
+    long = RESIDENT + 1
+    aims = [
+        Ratio(f"{text}, d = 64, n ≥ {long}", sums, ours, at_most=1.75, d=64, least=long),
+        Ratio(f"{text}, d = 128, n ≥ {long}", sums, ours, at_most=1.67, d=128, least=long),
+        Ratio(f"{text}, n ≤ {RESIDENT}", sums, ours, at_most=1.1, most=RESIDENT),
+        Ratio("backward with column sums / plain backward", sums, ours, "backward", at_most=1.25),
+        Ratio(
+            "flash-colreduce / our second look, given lse",
+            contenders.COLREDUCE,
+            second,
+            at_least=2.0,
+        ),
+        Ratio("flash-colreduce / our forward with column sums", contenders.COLREDUCE, sums, at_least=2.0),
+    ]
+    peers = [peer for peer in contenders.PEERS if peer.gives == "out"]
+    return aims + [
+        Ratio(f"our plain {direction} / {peer.name}", ours, peer, direction)
+        for direction in ("forward", "backward")
+        for peer in peers
+    ]
+
+
+def verdicts(rows: Iterable[Row]) -> list[Verdict]:
+    """Every ratio, and the growth of memory."""
+    rows = list(rows)
+    times = {(_key(row), row.what): row.ms for row in rows if row.ms is not None}
+    growths = [memory_growth(rows, what) for what in (contenders.OUR_SUMS.what, contenders.EAGER.what)]
+    return [verdict(ratio, times) for ratio in targets()] + growths
+
+
+def verdict(ratio: Ratio, times: Milliseconds) -> Verdict:
+    """One ratio over the cases in which both sides were measured."""
+    values = []
+    for (key, what), ms in times.items():
+        *_, d, _heads, n, direction = key
+        within = ratio.least <= n <= ratio.most and ratio.d in (None, d) and direction == ratio.direction
+        if within and what == ratio.over.what and (key, ratio.under.what) in times:
+            values.append(ms / times[key, ratio.under.what])
+    return judged(ratio.what, values, at_most=ratio.at_most, at_least=ratio.at_least)
+
+
+def judged(
+    what: str, values: Sequence[float], *, at_most: float | None = None, at_least: float | None = None
+) -> Verdict:
+    if not values:
+        return Verdict(what, _target(at_most, at_least), 0, None, None, None)
+    met = None
+    if at_most is not None:
+        met = sum(value <= at_most for value in values)
+    elif at_least is not None:
+        met = sum(value >= at_least for value in values)
+    worst = max(values) if at_least is None else min(values)
+    return Verdict(what, _target(at_most, at_least), len(values), statistics.median(values), worst, met)
+
+
+def memory_growth(rows: Iterable[Row], what: str) -> Verdict:
+    """The exponent x with which a training step's peak memory grows as n^x at a fixed number of sequences.
+
+    The batches measured hold about the same number of tokens each, so that x is one more than the slope of
+    log(memory / token) over log(n). Short sequences are left out: there the batch outweighs everything.
+    """
+    by_size: dict[tuple[object, ...], list[tuple[int, float]]] = {}
+    for row in rows:
+        if row.what == what and row.peak_mib and row.direction == "backward" and row.layout == "padded":
+            points = by_size.setdefault((row.mask, row.dtype, row.d, row.heads), [])
+            if row.n > RESIDENT:
+                points.append((row.n, row.peak_mib / row.tokens))
+    values = [1 + slope(points) for points in by_size.values() if len(points) > 1]
+    ours = what == contenders.OUR_SUMS.what
+    return judged(f"peak memory ~ n^x, {what}", values, at_most=1.05 if ours else None)
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Of the straight line through the logarithms, by least squares."""
+    x, y = np.log(np.asarray(points, dtype=np.float64)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def _key(row: Row) -> Key:
+    return row.layout, row.mask, row.dtype, row.d, row.heads, row.n, row.direction
+
+
+def _target(at_most: float | None, at_least: float | None) -> str:
+    if at_most is not None:
+        return f"≤ {at_most:g}"
+    return "" if at_least is None else f"≥ {at_least:g}"

@@ -1,0 +1,266 @@
+"""Chooses the tile sizes in `kernels/ata_attention/gpu/tables`.
+
+    python -m benchmarks.tune                        # on a GPU: the fastest, for the table of its kind
+    python -m benchmarks.tune --compile-only sm_90   # anywhere: the first that compiles cleanly
+    python -m benchmarks.tune --kernels attend add_columns --dims 128
+
+Either way a tile must compile in every variant without spilling registers, within the shared memory of the
+chips that the table serves, and with their tensor cores. Compilation runs in processes of its own: what a
+process compiled for a chip that is not there must not be started on one that is. The table is written after
+every entry, and says in `source` how its entries came about.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from ata_attention.gpu import compiled, launch, tiles
+from ata_attention.gpu.launch import Batch
+from ata_attention.gpu.tiles import Tile
+from tqdm import tqdm
+
+from benchmarks import environment
+from benchmarks.candidates import DTYPES, Entry, candidates, entries
+from benchmarks.cases import Case, make_inputs, padded_lengths
+from benchmarks.timing import Clock, GpuClock
+from mgh_ds import files
+
+# A tile must be faster than one preferred to it by more than this to be chosen.
+TIE = 0.01
+TOKENS, LENGTH, HEADS, KV_HEADS = 16384, 1024, 32, 8
+
+Table = dict[str, Any]
+Timer = Callable[[Entry, Tile], float]
+
+
+class Choice(NamedTuple):
+    """What became of an entry: its tile, or None; `remarks` say why others were not taken."""
+
+    entry: Entry
+    tile: Tile | None
+    remarks: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if tiles.interpreted():
+        print("error: Triton's interpreter compiles nothing: unset TRITON_INTERPRET", file=sys.stderr)
+        return 2
+    if options.compile_only is None and not torch.cuda.is_available():
+        print("error: no GPU to time on; --compile-only sm_80 or sm_90 needs none", file=sys.stderr)
+        return 2
+    table = options.compile_only or tiles.table_of(torch.device("cuda"))
+    wanted = [
+        entry
+        for entry in entries(table)
+        if entry.kernel in options.kernels and entry.bytes in options.bytes and entry.dim in options.dims
+    ]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        if options.compile_only:
+            origin = f"compiled for {table} with triton {environment.version('triton')}; not timed"
+            found: Iterable[Choice] = pool.map(partial(first_clean, table), wanted)
+        else:
+            origin = _timed_origin()
+            found = _timed(pool, table, wanted, partial(time, clock=GpuClock()))
+        path = options.output / f"{table}.json"
+        missing = fill(path, tqdm(found, total=len(wanted), unit="entry"), origin, entries(table))
+    for choice in missing:
+        print(f"error: no tile for {choice.entry}: " + "; ".join(choice.remarks), file=sys.stderr)
+    return int(bool(missing))
+
+
+# Choosing
+
+
+def first_clean(table: str, entry: Entry) -> Choice:
+    """The first candidate that compiles cleanly."""
+    remarks: list[str] = []
+    for tile in candidates(entry):
+        reason = fault(table, entry, tile)
+        if reason is None:
+            return Choice(entry, tile, remarks)
+        remarks.append(f"{tuple(tile)} {reason}")
+    return Choice(entry, None, remarks)
+
+
+def fastest(entry: Entry, clean: Mapping[Tile, str | None], timer: Timer) -> Choice:
+    """The fastest of the candidates that are without fault; among equals, the first.
+
+    `clean` maps the candidates, in order of preference, to their fault or None.
+    """
+    times: dict[Tile, float] = {}
+    remarks = []
+    for tile, reason in clean.items():
+        if reason is None:
+            try:
+                times[tile] = timer(entry, tile)
+                remarks.append(f"{tuple(tile)} {times[tile]:.4g} ms")
+                continue
+            except torch.AcceleratorError:
+                raise  # the device is lost to this process
+            except Exception as error:  # what only starting it can tell, such as too little shared memory
+                reason = f"{type(error).__name__}: {error}"
+        remarks.append(f"{tuple(tile)} {reason}")
+    limit = (1 + TIE) * min(times.values(), default=math.inf)
+    return Choice(entry, next((tile for tile, ms in times.items() if ms <= limit), None), remarks)
+
+
+def _timed(pool: ProcessPoolExecutor, table: str, wanted: Sequence[Entry], timer: Timer) -> Iterable[Choice]:
+    """Choices by time. All candidates compile ahead, in the pool, while this process times."""
+    compiling = {
+        entry: {tile: pool.submit(fault, table, entry, tile) for tile in candidates(entry)}
+        for entry in wanted
+    }
+    for entry, tried in compiling.items():
+        choice = fastest(entry, {tile: future.result() for tile, future in tried.items()}, timer)
+        tqdm.write(f"{entry}: {choice.tile and tuple(choice.tile)}; " + "; ".join(choice.remarks))
+        yield choice
+
+
+def fault(table: str, entry: Entry, tile: Tile) -> str | None:
+    """What keeps a tile from being used; None if it compiles cleanly in every variant.
+
+    Leaves kernels behind that were compiled for a pretended chip: never in a process that starts kernels.
+    """
+    with mock.patch.object(tiles, "tile", return_value=tile):
+        for variant in compiled.VARIANTS:
+            try:
+                with compiled.compiling_for(table) as found:
+                    compiled.start(entry.kernel, variant, entry.dim, entry.dtype)
+            except Exception as error:  # the compiler's own, of many kinds
+                return f"{type(error).__name__}: {str(error)[:200]}"
+            for one in found:
+                if (reason := one.fault(table, entry.dtype, entry.dim)) is not None:
+                    return reason
+    return None
+
+
+# Timing
+
+
+def time(entry: Entry, tile: Tile, clock: Clock) -> float:
+    """Milliseconds of the entry's kernel with this tile."""
+    call = prepare(entry)
+    with mock.patch.object(tiles, "tile", return_value=tile):
+        return clock.time(call).ms
+
+
+def prepare(entry: Entry, device: str = "cuda", tokens: int = TOKENS) -> Callable[[], Any]:
+    """Starts the entry's kernel alone, on packed sequences of LENGTH or, resident, of all its keys.
+
+    What other kernels would have computed is made up, at a plausible size: they may have no tile yet.
+    """
+    n = entry.resident_keys or min(LENGTH, tokens)
+    case = Case("packed", padded_lengths(n, tokens), HEADS, KV_HEADS, entry.dim, entry.dtype, causal=False)
+    q, k, v, d_out, d_sums, cu_seqlens = make_inputs(case, torch.device(device))
+    batch = Batch(None, cu_seqlens, n, case.scale, None, None)
+    lse, delta = (launch.new_numbers(q, packed=True) for _ in range(2))
+    lse.fill_(math.log(n) + 0.5)  # of n scores from a standard normal distribution
+    delta.zero_()
+    column_gradients = d_sums if entry.kernel.endswith("columns") else None
+    match entry.kernel:
+        case "attend":
+            return partial(launch.look, q, k, v, batch)
+        case "add_columns":
+            return partial(launch.look_again, q, k, lse, batch)
+        case "queries_backward" | "queries_backward_columns":
+            return partial(launch.backward_queries, d_out, column_gradients, q, k, v, q, lse, batch)
+        case "keys_backward" | "keys_backward_columns":
+            return partial(launch.backward_keys, d_out, column_gradients, q, k, v, lse, delta, batch)
+        case _:
+            return partial(launch.look_once, q, k, v, batch, n)
+
+
+def _timed_origin() -> str:
+    device = torch.device("cuda")
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return f"timed on {environment.device_name(device)}, triton {environment.version('triton')}, {date}"
+
+
+# The table
+
+
+def fill(path: Path, found: Iterable[Choice], origin: str, everything: Sequence[Entry]) -> list[Choice]:
+    """Enters each choice into the table at `path` as it comes; returns those without a tile.
+
+    An entry for which no tile was found keeps what the table had.
+    """
+    table: Table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = table.get("source", "not recorded")
+    done: list[Entry] = []
+    missing = []
+    for choice in found:
+        if choice.tile is None:
+            missing.append(choice)
+            continue
+        done.append(choice.entry)
+        kernel, size, dim = choice.entry
+        table.setdefault(kernel, {}).setdefault(str(size), {})[str(dim)] = list(choice.tile)
+        kept = [entry for entry in everything if entry not in done and _has(table, entry)]
+        table["source"] = _source(origin, done, kept, before)
+        files.write_text(path, formatted(table))
+    return missing
+
+
+def _has(table: Table, entry: Entry) -> bool:
+    return str(entry.dim) in table.get(entry.kernel, {}).get(str(entry.bytes), {})
+
+
+def _source(origin: str, done: Sequence[Entry], kept: Sequence[Entry], before: str) -> str:
+    """`origin`, and which entries are not from there but from `before`; whichever list is shorter."""
+    if not kept or origin == before:
+        return origin
+    if len(kept) <= len(done):
+        return f"{origin}; but {', '.join(map(str, kept))}: {before}"
+    return f"{', '.join(map(str, done))}: {origin}; the others: {before}"
+
+
+def formatted(table: Table) -> str:
+    """JSON with `source` first and one line for each kernel and element size."""
+    kernels = [name for name in compiled.KERNELS if name in table]
+    blocks = [f'  "source": {json.dumps(table["source"])}']
+    for kernel in kernels:
+        sizes = [f'    "{size}": {_line(dims)}' for size, dims in sorted(table[kernel].items())]
+        blocks.append(f'  "{kernel}": {{\n' + ",\n".join(sizes) + "\n  }")
+    return "{\n" + ",\n".join(blocks) + "\n}\n"
+
+
+def _line(dims: dict[str, list[int]]) -> str:
+    return json.dumps(dict(sorted(dims.items(), key=lambda item: int(item[0]))))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tune", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--compile-only", choices=tuple(compiled.SHARED), help="without a GPU, for this table"
+    )
+    parser.add_argument("--kernels", choices=compiled.KERNELS, nargs="+", default=compiled.KERNELS)
+    parser.add_argument("--bytes", type=int, choices=tuple(DTYPES), nargs="+", default=tuple(DTYPES))
+    parser.add_argument(
+        "--dims",
+        type=int,
+        choices=tiles.HEAD_DIMS,
+        nargs="+",
+        default=tiles.HEAD_DIMS,
+        help="head dimensions",
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that compile")
+    parser.add_argument("--output", type=Path, default=tiles.TABLES, help="folder of the tables")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Gradients of q, k and v from `d_out` and `d_column_sums`, without atomic operations.
+
+    dP_ij = dout_i·v_j + dc_j          D_i = Σ_j P_ij dP_ij = dout_i·out_i + r_i          r_i = Σ_j P_ij dc_j
+    dS_ij = P_ij (dP_ij − D_i)         dq_i = s Σ_j dS_ij k_j        dk_j = s Σ_i dS_ij q_i
+
+Three kernels, in this order:
+
+- `centre` takes from `dc` its mean over the keys, weighted by `c`. The rows of P sum to 1, so this changes
+  nothing in exact arithmetic; in floating point it keeps dP − D small;
+- `queries_backward` owns queries. `r_i` is known only at the row's end, yet dS needs it from the start. So
+  it adds up `A = Σ_j P_ij (dP_ij − dout_i·out_i) k_j`, `B = Σ_j P_ij k_j` and `r_i`, and at the end
+  `dq_i = s (A − r_i B)`: one matmul more than plain attention's, and no exponential more. It leaves `D_i`;
+- `keys_backward` owns keys. It is plain attention's but for the term `dc_j`.
+
+Without `d_column_sums` there is no `centre`, no `B` and no `r`.
+"""
+
+import triton
+import triton.language as tl
+
+from ata_attention.gpu.layout import (
+    HIDDEN,
+    LOG2_E,
+    flags_of,
+    hide,
+    is_token,
+    load_numbers,
+    load_tile,
+    own_rows,
+    reach,
+    rows_of,
+    sequence_rows,
+    store_numbers,
+    store_tile,
+)
+
+
+@triton.jit
+def centre(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.constexpr):
+    """Program (sequence, query head) writes `dc − Σ(c·dc) / Σc` of one sequence, 0 at padding."""
+    head = tl.program_id(1)
+    batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, n)
+    flags = flags_of(tokens, batch, n)
+    gradients, weights = rows_of(d_sums, batch, head, start), rows_of(sums, batch, head, start)
+    results = rows_of(centred, batch, head, start)
+    weighted = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for first in tl.range(0, length, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        present = is_token(flags, rows, length)
+        weight = load_numbers(weights, rows, present, 0.0)
+        weighted += weight * load_numbers(gradients, rows, present, 0.0)
+        total += weight
+    mean = tl.sum(weighted, 0) / tl.maximum(tl.sum(total, 0), 1.0)
+    for first in tl.range(0, length, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        present = is_token(flags, rows, length)
+        values = load_numbers(gradients, rows, present, mean) - mean
+        store_numbers(results, rows, rows < length, values)
+
+
+@triton.jit
+def queries_backward(
+    d_q,
+    delta,
+    d_out,
+    d_sums,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    tokens,
+    cu_seqlens,
+    sequences,
+    n,
+    group,
+    scale,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    OWN: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Program (tile, query head) writes `d_q` and `delta` (D above) of the tile's queries.
+
+    `d_sums` is centred, or None.
+    """
+    head = tl.program_id(1)
+    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
+    if first >= length:
+        return
+    flags = flags_of(tokens, batch, n)
+    keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
+    rows = first + tl.arange(0, OWN)
+    present = is_token(flags, rows, length)
+    query = load_tile(rows_of(q, batch, head, start), first, present, D, OWN, BLOCK_D)
+    d_row = load_tile(rows_of(d_out, batch, head, start), first, present, D, OWN, BLOCK_D)
+    result = load_tile(rows_of(out, batch, head, start), first, present, D, OWN, BLOCK_D)
+    logarithm = load_numbers(rows_of(lse, batch, head, start), rows, present, float("inf"))
+    row_delta = tl.sum(d_row.to(tl.float32) * result.to(tl.float32), 1)
+    gradient = tl.zeros([OWN, BLOCK_D], tl.float32)  # A
+    mean_key = tl.zeros([OWN, BLOCK_D if d_sums is not None else 1], tl.float32)  # B
+    row_term = tl.zeros([OWN], tl.float32)  # r
+    begin, end = reach(first, length, LEFT, RIGHT, OWN, STEP)
+    for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
+        columns = step + tl.arange(0, STEP)
+        is_key = is_token(flags, columns, length)
+        key = load_tile(keys, step, is_key, D, STEP, BLOCK_D)
+        value = load_tile(values, step, is_key, D, STEP, BLOCK_D)
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+        scores = tl.where(is_key[None, :], scores, HIDDEN)
+        scores = hide(scores, rows[:, None], columns[None, :], LEFT, RIGHT)
+        weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[:, None] * LOG2_E)
+        d_weights = tl.dot(d_row, tl.trans(value), input_precision="ieee") - row_delta[:, None]
+        if d_sums is not None:
+            column_gradient = load_numbers(rows_of(d_sums, batch, head, start), columns, is_key, 0.0)
+            d_weights += column_gradient[None, :]
+            row_term += tl.sum(weights * column_gradient[None, :], 1)
+            mean_key = tl.dot(weights.to(key.dtype), key, mean_key, input_precision="ieee")
+        gradient = tl.dot((weights * d_weights).to(key.dtype), key, gradient, input_precision="ieee")
+    if d_sums is not None:
+        gradient -= row_term[:, None] * mean_key
+        row_delta += row_term
+    store_tile(rows_of(d_q, batch, head, start), first, rows < length, gradient * scale, D, OWN, BLOCK_D)
+    store_numbers(rows_of(delta, batch, head, start), rows, rows < length, row_delta)
+
+
+@triton.jit
+def keys_backward(
+    d_k,
+    d_v,
+    d_out,
+    d_sums,
+    q,
+    k,
+    v,
+    lse,
+    delta,
+    tokens,
+    cu_seqlens,
+    sequences,
+    n,
+    group,
+    scale,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    OWN: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Program (tile, key head) writes `d_k` and `d_v` of the tile's keys, from all query heads of theirs.
+
+    `d_sums` is centred, or None.
+    """
+    key_head = tl.program_id(1)
+    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
+    if first >= length:
+        return
+    flags = flags_of(tokens, batch, n)
+    columns = first + tl.arange(0, OWN)
+    present = is_token(flags, columns, length)
+    key = load_tile(rows_of(k, batch, key_head, start), first, present, D, OWN, BLOCK_D)
+    value = load_tile(rows_of(v, batch, key_head, start), first, present, D, OWN, BLOCK_D)
+    # Seen from a key, left and right change places.
+    begin, end = reach(first, length, RIGHT, LEFT, OWN, STEP)
+    d_key = tl.zeros([OWN, BLOCK_D], tl.float32)
+    d_value = tl.zeros([OWN, BLOCK_D], tl.float32)
+    for head in tl.range(key_head * group, key_head * group + group, disable_licm=BLOCK_D > 128):
+        queries, d_rows = rows_of(q, batch, head, start), rows_of(d_out, batch, head, start)
+        logarithms, deltas = rows_of(lse, batch, head, start), rows_of(delta, batch, head, start)
+        for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
+            rows = step + tl.arange(0, STEP)
+            is_query = is_token(flags, rows, length)
+            query = load_tile(queries, step, is_query, D, STEP, BLOCK_D)
+            d_row = load_tile(d_rows, step, is_query, D, STEP, BLOCK_D)
+            # What is no query has lse = +inf, and so P = 0, without a mask.
+            logarithm = load_numbers(logarithms, rows, is_query, float("inf"))
+            row_delta = load_numbers(deltas, rows, is_query, 0.0)
+            scores = tl.dot(key, tl.trans(query), input_precision="ieee")
+            scores = hide(scores, rows[None, :], columns[:, None], LEFT, RIGHT)
+            weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :] * LOG2_E)
+            d_value = tl.dot(weights.to(d_row.dtype), d_row, d_value, input_precision="ieee")
+            d_weights = tl.dot(value, tl.trans(d_row), input_precision="ieee") - row_delta[None, :]
+            if d_sums is not None:
+                column_gradient = load_numbers(rows_of(d_sums, batch, head, start), columns, present, 0.0)
+                d_weights += column_gradient[:, None]
+            d_key = tl.dot((weights * d_weights).to(query.dtype), query, d_key, input_precision="ieee")
+    within = columns < length
+    d_key = tl.where(present[:, None], d_key * scale, 0.0)
+    d_value = tl.where(present[:, None], d_value, 0.0)
+    store_tile(rows_of(d_k, batch, key_head, start), first, within, d_key, D, OWN, BLOCK_D)
+    store_tile(rows_of(d_v, batch, key_head, start), first, within, d_value, D, OWN, BLOCK_D)

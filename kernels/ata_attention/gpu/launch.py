@@ -1,0 +1,227 @@
+"""Starts the kernels: grids, strides, tile sizes. Every function returns new tensors and waits for nothing.
+
+The arguments are those of the operators in `ops`; `Batch` is what all of them have in common.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ata_attention.gpu import tiles
+from ata_attention.gpu.attend import attend
+from ata_attention.gpu.backward import centre, keys_backward, queries_backward
+from ata_attention.gpu.columns import add_columns
+from ata_attention.gpu.layout import View, view
+from ata_attention.gpu.resident import attend_resident
+
+# Rows that `centre` reads at once.
+CENTRE_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where the sequences lie, and who sees whom.
+
+    Attributes:
+        tokens: bool `[B, N]`, contiguous, or None where every row is a token.
+        cu_seqlens: int32 `[S + 1]` for a packed batch, or None for a padded one.
+        longest: no sequence is longer, as far as the caller knows.
+        scale: factor of the scores.
+        left, right: see `Visibility`.
+    """
+
+    tokens: Tensor | None
+    cu_seqlens: Tensor | None
+    longest: int | None
+    scale: float
+    left: int | None
+    right: int | None
+
+    @property
+    def packed(self) -> bool:
+        return self.cu_seqlens is not None
+
+    def sequences(self, q: Tensor) -> int:
+        return q.shape[0] if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+
+    def rows(self, q: Tensor) -> int:
+        """N, or T if packed."""
+        return q.shape[0] if self.packed else q.shape[2]
+
+    def tile_count(self, q: Tensor, block: int) -> int:
+        """Tiles of `block` rows that hold every sequence; packed, a few more may be empty."""
+        if self.packed:
+            return self.rows(q) // block + self.sequences(q)
+        return self.sequences(q) * -(-self.rows(q) // block)
+
+    def view(self, x: Tensor) -> View:
+        return view(x, self.packed)
+
+
+def new_numbers(q: Tensor, packed: bool) -> Tensor:
+    """An fp32 tensor with one number a row and query head, `[B, Hq, N]` or `[T, Hq]`, head by head."""
+    if packed:
+        return torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device).T
+    return torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """`out`, `lse` and `column_sums`: by one look if the sequences are short enough, else by two."""
+    table = tiles.table_of(q.device)
+    keys = tiles.resident_keys(batch.longest, table, q.shape[-1], q.dtype)
+    if keys is not None:
+        return look_once(q, k, v, batch, keys)
+    out, lse = look(q, k, v, batch)
+    return out, lse, look_again(q, k, lse, batch)
+
+
+def look(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Plain attention: `out` and `lse`."""
+    out, lse = torch.empty_like(q), new_numbers(q, batch.packed)
+    views = [batch.view(x) for x in (out, lse, q, k, v)]
+    _start(attend, "attend", views, q, k, batch, heads=q.shape[1])
+    return out, lse
+
+
+def look_again(q: Tensor, k: Tensor, lse: Tensor, batch: Batch) -> Tensor:
+    """`column_sums`, from the `lse` of the first look."""
+    sums = new_numbers(q, batch.packed)
+    views = [batch.view(x) for x in (sums, lse, q, k)]
+    _start(add_columns, "add_columns", views, q, k, batch, heads=q.shape[1])
+    return sums
+
+
+def look_once(q: Tensor, k: Tensor, v: Tensor, batch: Batch, keys: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All three at once, for sequences of at most `keys` rows."""
+    out = torch.empty_like(q)
+    lse, sums = new_numbers(q, batch.packed), new_numbers(q, batch.packed)
+    sequences = batch.sequences(q)
+    if q.numel() == 0 or sequences == 0:
+        return out, lse, sums
+    tile = tiles.tile(f"attend_resident_{keys}", tiles.table_of(q.device), q.shape[-1], q.dtype)
+    with torch.cuda.device_of(q):
+        attend_resident[(sequences, q.shape[1])](
+            *(batch.view(x) for x in (out, lse, sums, q, k, v)),
+            batch.tokens,
+            batch.cu_seqlens,
+            batch.rows(q),
+            q.shape[1] // k.shape[1],
+            batch.scale,
+            LEFT=batch.left,
+            RIGHT=batch.right,
+            D=q.shape[-1],
+            BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
+            KEYS=keys,
+            STEP=tile.step,
+            **_options(tile),
+        )
+    return out, lse, sums
+
+
+def backward(
+    d_out: Tensor,
+    d_sums: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    sums: Tensor,
+    batch: Batch,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v. With `d_sums` None no work is done for it."""
+    if d_sums is not None:
+        d_sums = centred(d_sums, sums, q, batch)
+    d_q, delta = backward_queries(d_out, d_sums, q, k, v, out, lse, batch)
+    d_k, d_v = backward_keys(d_out, d_sums, q, k, v, lse, delta, batch)
+    return d_q, d_k, d_v
+
+
+def centred(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
+    """`d_sums` less its mean, per head and sequence; see `centre`."""
+    result = new_numbers(q, batch.packed)
+    grid = (batch.sequences(q), q.shape[1])
+    if q.numel() and grid[0]:
+        with torch.cuda.device_of(q):
+            centre[grid](
+                *(batch.view(x) for x in (result, d_sums, sums)),
+                batch.tokens,
+                batch.cu_seqlens,
+                batch.rows(q),
+                BLOCK=CENTRE_BLOCK,
+                num_warps=4,
+                enable_fp_fusion=True,
+            )
+    return result
+
+
+def backward_queries(
+    d_out: Tensor,
+    d_sums: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    batch: Batch,
+) -> tuple[Tensor, Tensor]:
+    """`d_q`, and the D of each row that `backward_keys` needs. `d_sums` is centred, or None."""
+    d_q, delta = torch.empty_like(q), new_numbers(q, batch.packed)
+    views = [None if x is None else batch.view(x) for x in (d_q, delta, d_out, d_sums, q, k, v, out, lse)]
+    name = "queries_backward" if d_sums is None else "queries_backward_columns"
+    _start(queries_backward, name, views, q, k, batch, heads=q.shape[1])
+    return d_q, delta
+
+
+def backward_keys(
+    d_out: Tensor,
+    d_sums: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    batch: Batch,
+) -> tuple[Tensor, Tensor]:
+    """`d_k` and `d_v`. `d_sums` is centred, or None."""
+    d_k, d_v = torch.empty_like(k), torch.empty_like(v)
+    views = [None if x is None else batch.view(x) for x in (d_k, d_v, d_out, d_sums, q, k, v, lse, delta)]
+    name = "keys_backward" if d_sums is None else "keys_backward_columns"
+    _start(keys_backward, name, views, q, k, batch, heads=k.shape[1])
+    return d_k, d_v
+
+
+def _start(
+    kernel: Any, name: str, views: Sequence[View | None], q: Tensor, k: Tensor, batch: Batch, heads: int
+) -> None:
+    """One program for each tile of rows and each of `heads`."""
+    tile = tiles.tile(name, tiles.table_of(q.device), q.shape[-1], q.dtype)
+    grid = (batch.tile_count(q, tile.own), heads)
+    if q.numel() == 0 or grid[0] == 0:
+        return
+    # Triton starts kernels on the current device.
+    with torch.cuda.device_of(q):
+        kernel[grid](
+            *views,
+            batch.tokens,
+            batch.cu_seqlens,
+            batch.sequences(q),
+            batch.rows(q),
+            q.shape[1] // k.shape[1],
+            batch.scale,
+            LEFT=batch.left,
+            RIGHT=batch.right,
+            D=q.shape[-1],
+            BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
+            OWN=tile.own,
+            STEP=tile.step,
+            **_options(tile),
+        )
+
+
+def _options(tile: tiles.Tile) -> dict[str, Any]:
+    # Fusing multiply and add is Triton's default today, and announced to change.
+    return {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}

@@ -1,0 +1,75 @@
+"""Ratios, and whether they meet their targets."""
+
+import pytest
+
+from benchmarks import contenders, page, summary
+from benchmarks.contenders import COLREDUCE, EAGER, OUR_OUT, OUR_SECOND_LOOK, OUR_SUMS, SDPA_FLASH
+from benchmarks.summary import Verdict
+from benchmarks.table import Row
+
+
+def row(contender, ms, n=1024, d=64, direction="forward", mask="full", **rest) -> Row:
+    return Row("padded", mask, "float16", d, "16/16", n, 1, n, direction, contender.what, ms, **rest)
+
+
+def found(rows, beginning) -> Verdict:
+    (one,) = [verdict for verdict in summary.verdicts(rows) if verdict.what.startswith(beginning)]
+    return one
+
+
+def test_a_ratio_is_of_the_same_case():
+    """The slow case of one is not divided by the fast case of the other."""
+    rows = [
+        row(OUR_OUT, 1.0), row(OUR_SUMS, 1.6),
+        row(OUR_OUT, 10.0, n=4096), row(OUR_SUMS, 18.0, n=4096),
+        row(OUR_OUT, 100.0, mask="causal"),  # without its counterpart
+        row(OUR_OUT, 1.0, d=128), row(OUR_SUMS, 1.5, d=128),
+        row(OUR_OUT, 1.0, n=256), row(OUR_SUMS, 1.05, n=256),
+        row(OUR_OUT, 1.0, direction="backward"), row(OUR_SUMS, 1.2, direction="backward"),
+    ]  # fmt: skip
+    text = "forward with column sums / plain forward"
+    at_64 = found(rows, f"{text}, d = 64")
+    assert at_64[1:3] == ("≤ 1.75", 2)
+    assert (at_64.median, at_64.worst, at_64.met) == (pytest.approx(1.7), 1.8, 1)
+    assert found(rows, f"{text}, d = 128")[1:] == ("≤ 1.67", 1, 1.5, 1.5, 1)
+    assert found(rows, f"{text}, n ≤ 256")[1:] == ("≤ 1.1", 1, 1.05, 1.05, 1)
+    assert found(rows, "backward with column sums")[1:] == ("≤ 1.25", 1, 1.2, 1.2, 1)
+
+
+def test_a_speed_up_is_judged_by_its_smallest():
+    rows = [
+        row(COLREDUCE, 3.0), row(OUR_SECOND_LOOK, 1.0), row(OUR_SUMS, 2.0),
+        row(COLREDUCE, 30.0, n=4096), row(OUR_SECOND_LOOK, 20.0, n=4096),
+    ]  # fmt: skip
+    assert found(rows, "flash-colreduce / our second look")[1:] == ("≥ 2", 2, 2.25, 1.5, 1)
+    assert found(rows, "flash-colreduce / our forward")[1:] == ("≥ 2", 1, 1.5, 1.5, 0)
+
+
+def test_peers_are_compared_without_a_target():
+    verdict = found([row(OUR_OUT, 2.0), row(SDPA_FLASH, 1.0)], "our plain forward / torch SDPA, flash")
+    assert verdict[1:] == ("", 1, 2.0, 2.0, None)
+
+
+def test_what_was_not_measured_is_said_to_be_so():
+    rows = [row(OUR_OUT, 1.0), row(OUR_SUMS, None, note="out of memory")]
+    verdict = found(rows, "forward with column sums / plain forward, d = 64")
+    assert verdict[1:] == ("≤ 1.75", 0, None, None, None)
+    assert "not measured" in page.text([verdict])
+
+
+@pytest.mark.parametrize(("contender", "exponent"), [(OUR_SUMS, 1.0), (EAGER, 2.0)])
+def test_the_growth_of_memory_is_an_exponent(contender, exponent):
+    rows = [
+        row(contender, 1.0, n=n, direction="backward", peak_mib=1e-3 * n**exponent) for n in (512, 2048, 8192)
+    ]
+    # Short sequences do not count, whatever they take.
+    rows.append(row(contender, 1.0, n=64, direction="backward", peak_mib=1e6))
+    verdict = found(rows, f"peak memory ~ n^x, {contender.what}")
+    assert verdict.median == pytest.approx(exponent)
+    assert verdict.met == (1 if contender is OUR_SUMS else None)
+
+
+def test_every_aim_of_the_kernels_is_among_the_targets():
+    limits = {ratio.at_most or ratio.at_least for ratio in summary.targets()}
+    assert limits == {1.75, 1.67, 1.1, 1.25, 2.0, None}
+    assert all(contender.what for contender in contenders.OURS)

@@ -1,0 +1,32 @@
+"""Compiles everything that a table ships, in a process of its own: in the tests Triton interprets.
+
+    python -m tests.kernels.compile_worker sm_90 2
+
+Prints one line of JSON for each kernel that was compiled.
+"""
+
+import json
+import sys
+
+import torch
+from ata_attention.gpu import compiled, tiles
+
+DTYPES = {2: torch.bfloat16, 4: torch.float32}
+
+
+def main(table: str, size: int) -> None:
+    dtype = DTYPES[size]
+    for kernel in compiled.KERNELS:
+        for head_dim in tiles.HEAD_DIMS:
+            if not compiled.is_shipped(kernel, table, head_dim, dtype):
+                continue
+            for variant in compiled.VARIANTS:
+                with compiled.compiling_for(table) as found:
+                    compiled.start(kernel, variant, head_dim, dtype)
+                for one in found:
+                    where = {"entry": f"{kernel} {head_dim}", "variant": variant}
+                    print(json.dumps({**where, **one._asdict(), "fault": one.fault(table, dtype, head_dim)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

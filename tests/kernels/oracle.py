@@ -1,0 +1,54 @@
+"""An independent oracle: PyTorch's own attention, with the column sums read off its gradient.
+
+It appends `dc` to V as a column and 1 to dO. An unmodified attention's backward pass then yields the dQ and
+dK that belong to a gradient `dO` through the output and `dc` through the column sums, and the last column of
+its dV is `c`.
+"""
+
+import itertools
+
+import torch
+from ata_attention import ata_attention
+from torch import Tensor
+
+
+def visible_pairs(n: int, causal: bool, window, tokens: Tensor) -> Tensor:
+    """Bool `[B, N, N]`, pair by pair from the words of the docstring."""
+    left, right = window if isinstance(window, tuple) else (window, window)
+    seen = torch.zeros(n, n, dtype=torch.bool)
+    for i, j in itertools.product(range(n), repeat=2):
+        within = window is None or i - left <= j <= i + right
+        seen[i, j] = within and not (causal and j > i)
+    return seen & tokens[:, None, :] & tokens[:, :, None]
+
+
+def oracle(q, k, v, d_out, d_sums, visible):
+    """`out`, `column_sums` and the gradients of q, k, v."""
+    group = q.shape[1] // k.shape[1]
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    alive = visible.any(-1)
+    # Rows that see nothing may look at everything here; a zero gradient takes them out again.
+    mask = (visible | ~alive[..., None])[:, None]
+    keys, values = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    wide = torch.cat([values, d_sums[..., None]], -1).detach().requires_grad_()
+    joined = torch.cat([values, wide[..., -1:]], -1)
+    out = torch.nn.functional.scaled_dot_product_attention(q, keys, joined, attn_mask=mask)
+    gate = alive[:, None, :, None]
+    wide_grad = torch.cat([d_out, torch.ones_like(d_out[..., :1])], -1) * gate
+    d_q, d_k, d_v, d_wide = torch.autograd.grad(out, (q, k, v, wide), wide_grad)
+    return out[..., :-1] * gate, d_wide[..., -1], d_q, d_k, d_v
+
+
+def run(backend, q, k, v, d_out, d_sums, **options):
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    result = ata_attention(q, k, v, backend=backend, **options)
+    assert result.backend == backend
+    grads = torch.autograd.grad((result.out, result.column_sums), (q, k, v), (d_out, d_sums))
+    return result.out, result.column_sums, *grads
+
+
+def tensors(batch, heads, group, n, d, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    make = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
+    q, d_out = make(batch, heads * group, n, d), make(batch, heads * group, n, d)
+    return q, make(batch, heads, n, d), make(batch, heads, n, d), d_out, make(batch, heads * group, n)

@@ -1,0 +1,78 @@
+"""Every shipped tile, compiled ahead of time for the chips that its table serves."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+import torch
+from ata_attention.gpu import compiled, tiles
+
+TABLES = ("sm_80", "sm_90")
+SIZES = (2, 4)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """By table and bytes per element, what became of each kernel. Two processes at a time do the work."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+    def report(table: str, size: int) -> list[dict]:
+        command = [sys.executable, "-m", "tests.kernels.compile_worker", table, str(size)]
+        lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        return [json.loads(line) for line in lines.splitlines()]
+
+    with ThreadPoolExecutor(2) as pool:
+        futures: dict[tuple[str, int], Future] = {
+            (table, size): pool.submit(report, table, size) for size in SIZES for table in TABLES
+        }
+        yield {key: future.result() for key, future in futures.items()}
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("table", TABLES)
+def test_everything_shipped_compiles_cleanly(reports, table, size):
+    """No spilled register, shared memory within the chip, and tensor-core instructions for half precision."""
+    found = reports[table, size]
+    assert [f"{one['entry']} {one['variant']}: {one['fault']}" for one in found if one["fault"]] == []
+    dtype = {2: torch.bfloat16, 4: torch.float32}[size]
+    entries = {one["entry"] for one in found}
+    for kernel in ("attend", "add_columns", "queries_backward_columns", "keys_backward_columns"):
+        assert {f"{kernel} {d}" for d in tiles.HEAD_DIMS} <= entries
+    for head_dim in (64, 128):
+        assert compiled.is_shipped("attend_resident_256", table, head_dim, dtype) is (
+            f"attend_resident_256 {head_dim}" in entries
+        )
+    assert {one["variant"] for one in found} == set(compiled.VARIANTS)
+    # The one exception, by name: fp32 at the largest head dimension.
+    spilling = {one["entry"] for one in found if one["spills"]}
+    assert spilling <= ({"queries_backward 256", "queries_backward_columns 256"} if size == 4 else set())
+    if size == 2:
+        long = [one for one in found if one["kernel"] != "attend_resident"]
+        expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
+        assert {one["tensor_cores"] for one in long} == {expected}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_has_a_tile_for_everything_and_says_how_it_came_about(table):
+    content = tiles.read(table)
+    assert content["source"]
+    for kernel in compiled.KERNELS:
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            for head_dim in (8, *tiles.HEAD_DIMS):
+                if compiled.is_shipped(kernel, table, head_dim, dtype):
+                    tile = tiles.tile(kernel, table, head_dim, dtype)
+                    assert min(tile.own, tile.step) >= 16
+
+
+def test_faults_are_found():
+    """The checks can fail."""
+    sound = compiled.Compiled("attend", 200, 0, 1024, "wgmma.mma_async")
+    assert sound.fault("sm_90", torch.bfloat16, 64) is None
+    assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", torch.bfloat16, 64)
+    assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", torch.float32, 64)
+    assert "uses mma.sync" in sound._replace(tensor_cores="mma.sync").fault("sm_90", torch.bfloat16, 64)
+    assert sound._replace(tensor_cores=None).fault("sm_90", torch.float32, 64) is None

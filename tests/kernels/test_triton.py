@@ -1,0 +1,429 @@
+"""The Triton kernels, against the definition in fp64: on the GPU if there is one, else interpreted.
+
+The interpreter gets bf16 products wrong, so bf16 is for the GPU alone; there the same tests run with it.
+"""
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from ata_attention import ata_attention
+from ata_attention.gpu import launch, ops, tiles
+from ata_attention.masks import Visibility
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.kernels.oracle import oracle, run, tensors, visible_pairs
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HALVES = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
+# fp32 against fp64. Sums of some hundred products of about 1, each rounded to 6e-8.
+TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
+
+triton = partial(run, "triton")
+reference = partial(run, "reference")
+
+
+@pytest.fixture(autouse=True)
+def uninitialised_memory_is_nan():
+    """What a kernel forgets to write is seen."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def on_device(*inputs, dtype=torch.float32):
+    return [x.to(DEVICE, dtype) for x in inputs]
+
+
+def assert_equal_to_reference(inputs, **options):
+    """All results and gradients of fp32 inputs, against fp64."""
+    found = triton(*on_device(*inputs), **options)
+    expected = reference(*on_device(*inputs, dtype=torch.float64), **options)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, **TOLERANCE)
+
+
+def packed_tensors(lengths, heads, group, d, seed=0):
+    """`q, k, v, d_out, d_sums` and `cu_seqlens` of a packed batch."""
+    *inputs, d_sums = (x[0].transpose(0, 1) for x in tensors(1, heads, group, sum(lengths), d, seed))
+    cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=DEVICE)
+    return [*inputs, d_sums], cu_seqlens
+
+
+windows = st.none() | st.integers(0, 20) | st.tuples(st.integers(0, 20), st.integers(0, 20))
+
+
+@pytest.mark.timeout(1200)  # the interpreter takes some tenths of a second for each
+@settings(deadline=None, max_examples=500)
+@given(
+    lengths=st.lists(st.sampled_from([0, 0, 1, 2, 7, 16, 19]), min_size=1, max_size=3),
+    causal=st.booleans(),
+    window=windows,
+    group=st.sampled_from([1, 1, 2]),
+    longest_is_known=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_random_packed_layouts(lengths, causal, window, group, longest_is_known, seed):
+    """With empty rows. A known longest length leads to the one-look kernel, an unknown one to two looks."""
+    inputs, cu_seqlens = packed_tensors(lengths, 1, group, 32, seed)
+    longest = max(lengths) if longest_is_known else None
+    assert_equal_to_reference(inputs, causal=causal, window=window, cu_seqlens=cu_seqlens, max_seqlen=longest)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 33),
+    causal=st.booleans(),
+    window=windows,
+    side=st.sampled_from(["left", "right", "anywhere", "none"]),
+    one_look=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_padded_batches(n, causal, window, side, one_look, seed):
+    """With padding on either side or in between, against the oracle. NaN at padding harms nobody."""
+    inputs = tensors(2, 1, 1, n, 32, seed)
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, n + 1, (2, 1), generator=generator)
+    tokens = {
+        "right": torch.arange(n) < lengths,
+        "left": torch.arange(n) >= n - lengths,
+        "anywhere": torch.rand(2, n, generator=generator) < 0.6,
+        "none": torch.ones(2, n, dtype=torch.bool),
+    }[side]
+    q, k, v, d_out, d_sums = inputs
+    clean = [x.masked_fill(~tokens[:, None, :, None], 0.0) for x in (q, k, v, d_out)]
+    expected = oracle(
+        *clean, d_sums.masked_fill(~tokens[:, None], 0.0), visible_pairs(n, causal, window, tokens)
+    )
+    dirty = [x.masked_fill(~tokens[:, None, :, None], float("nan")) for x in (q, k, v, d_out)]
+    dirty.append(d_sums.masked_fill(~tokens[:, None], float("nan")))
+    with pytest.MonkeyPatch.context() as patch:
+        if not one_look:
+            patch.setattr(tiles, "RESIDENT", 0)
+        found = triton(*on_device(*dirty), causal=causal, window=window, key_padding_mask=tokens.to(DEVICE))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double().cpu(), theirs, **TOLERANCE)
+
+
+@pytest.mark.parametrize("d", [8, 32, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("max_seqlen", [19, None], ids=["one look", "two looks"])
+def test_head_dimensions(d, max_seqlen):
+    inputs, cu_seqlens = packed_tensors([19, 3], 1, 2, d)
+    assert_equal_to_reference(inputs, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(32, 8), (12, 12), (8, 1), (28, 4)])
+def test_grouped_queries(heads, key_heads):
+    inputs, cu_seqlens = packed_tensors([9], key_heads, heads // key_heads, 32)
+    assert_equal_to_reference(inputs, cu_seqlens=cu_seqlens, causal=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("max_seqlen", [60, None], ids=["one look", "two looks"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_half_precision_is_no_worse_than_twice_pytorchs_own(dtype, max_seqlen, causal):
+    """err(ours) <= 2·err(PyTorch's attention in the same dtype) + one unit in the last place."""
+    inputs, cu_seqlens = packed_tensors([60], 1, 2, 64)
+    rounded = on_device(*inputs, dtype=dtype)
+    *rounded[:4], d_sums = rounded
+    options = {"causal": causal, "cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen}
+    ours = triton(*rounded[:4], d_sums.float(), **options)
+    assert [x.dtype for x in ours] == [dtype, torch.float32, dtype, dtype, dtype]
+    exact = reference(*(x.double() for x in rounded), **options)
+    eager = eager_attention(*rounded, causal)
+    for found, plain, true in zip(ours, eager, exact, strict=True):
+        error, baseline = ((x.double() - true).abs().max().item() for x in (found, plain))
+        assert error <= 2 * baseline + torch.finfo(dtype).eps
+
+
+def eager_attention(q, k, v, d_out, d_sums, causal):
+    """One packed sequence by plain PyTorch in its own dtype, column sums and all."""
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    keys, values = (x.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(0, 1) for x in (k, v))
+    scores = q.transpose(0, 1) @ keys.mT * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+    weights = scores.softmax(-1)
+    out, sums = (weights @ values).transpose(0, 1), weights.sum(-2).T
+    return out, sums, *torch.autograd.grad((out, sums), (q, k, v), (d_out, d_sums))
+
+
+def test_column_sums_add_up_to_the_number_of_queries():
+    lengths = [40, 0, 1, 17]
+    inputs, cu_seqlens = packed_tensors(lengths, 2, 2, 32)
+    sums = ata_attention(*on_device(*inputs[:3]), cu_seqlens=cu_seqlens, backend="triton").column_sums
+    assert sums.dtype == torch.float32
+    for part, length in zip(sums.split(lengths), lengths, strict=True):
+        torch.testing.assert_close(part.sum(0), torch.full((4,), float(length), device=DEVICE))
+
+
+def test_the_last_causal_key_is_seen_by_one_query():
+    """So its column sum is a single probability, that of the last query."""
+    inputs, cu_seqlens = packed_tensors([21], 1, 1, 32)
+    q, k, v = on_device(*inputs[:3])
+    result = ata_attention(q, k, v, causal=True, cu_seqlens=cu_seqlens, backend="triton")
+    score = (q[-1, 0] @ k[-1, 0]) * 32**-0.5
+    torch.testing.assert_close(result.column_sums[-1, 0], torch.exp(score - result.lse[-1, 0]), **TOLERANCE)
+
+
+def test_a_constant_added_to_the_column_gradient_changes_no_gradient():
+    inputs, cu_seqlens = packed_tensors([33, 5], 1, 2, 32)
+    *inputs, d_sums = on_device(*inputs)
+    plain, shifted = (triton(*inputs, d_sums + shift, cu_seqlens=cu_seqlens)[2:] for shift in (0.0, 1e4))
+    for a, b in zip(plain, shifted, strict=True):
+        # d_sums + 1e4 is itself rounded to 1e-3; without centring the error would be about 1e4 · 1e-6 · √n.
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-3)
+
+
+def test_lse_and_rows_of_padding():
+    q, k, v, *_ = on_device(*tensors(2, 1, 2, 18, 32))
+    tokens = torch.tensor([[True] * 15 + [False] * 3, [False] * 18], device=DEVICE)
+    result = ata_attention(q, k, v, key_padding_mask=tokens, backend="triton")
+    expected = torch.logsumexp(q[0] @ k[0, :, :15].mT * 32**-0.5, -1)
+    torch.testing.assert_close(result.lse[0, :, :15], expected[:, :15], **TOLERANCE)
+    gone = ~tokens[:, None].expand_as(result.lse)
+    assert (result.lse[gone] == float("inf")).all()
+    assert (result.out[gone] == 0).all()
+    assert (result.column_sums[gone] == 0).all()
+
+
+def test_short_sequences_take_one_look_and_long_ones_two(monkeypatch):
+    looks = []
+    for name in ("look", "look_again", "look_once"):
+        function = getattr(launch, name)
+        monkeypatch.setattr(
+            launch, name, lambda *a, n=name, f=function, **o: (looks.append(n), f(*a, **o))[1]
+        )
+    for n in (256, 257):
+        looks.clear()
+        q, k, v, *_ = on_device(*tensors(1, 1, 1, n, 32))
+        result = ata_attention(q, k, v, backend="triton")
+        assert looks == (["look_once"] if n == 256 else ["look", "look_again"])
+        torch.testing.assert_close(
+            result.column_sums, ata_attention(q, k, v, backend="reference").column_sums, **TOLERANCE
+        )
+
+
+def test_unused_column_sums_cost_nothing(monkeypatch):
+    """The gradient of `out` alone takes plain attention's path, and is PyTorch's."""
+    given_to = []
+    for name in ("backward_queries", "backward_keys"):
+        function = getattr(launch, name)
+        monkeypatch.setattr(
+            launch, name, lambda *a, f=function: (given_to.append(a[1] is not None), f(*a))[1]
+        )
+    q, k, v = (x.requires_grad_() for x in on_device(*tensors(1, 2, 1, 20, 32)[:3]))
+    ours = torch.autograd.grad(ata_attention(q, k, v, backend="triton").out.square().sum(), (q, k, v))
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v).square().sum()
+    for a, b in zip(ours, torch.autograd.grad(theirs, (q, k, v)), strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE)
+    assert given_to == [False, False]
+
+
+def test_column_sums_may_be_all_that_is_used():
+    q, k, v = (x.requires_grad_() for x in on_device(*tensors(1, 2, 1, 20, 32)[:3]))
+    weights = torch.linspace(-1, 1, 20, device=DEVICE)
+    grads = [
+        torch.autograd.grad((ata_attention(q, k, v, backend=name).column_sums * weights).sum(), (q, k))
+        for name in ("triton", "reference")
+    ]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE)
+
+
+def test_any_strides():
+    """As a transformer's projections have them, and gradients without any, as a sum has them."""
+    base = on_device(*(x.transpose(1, 2).contiguous() for x in tensors(2, 2, 2, 20, 32)[:3]))
+    results = []
+    for made_dense in (False, True):
+        q, k, v = (x.transpose(1, 2) for x in base)
+        q, k, v = (x.contiguous() if made_dense else x for x in (q, k, v))
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        result = ata_attention(q, k, v, backend="triton")
+        assert result.out.stride() == q.stride()
+        loss = result.out.sum() + result.column_sums[..., :1].expand(-1, -1, 20).sum()
+        results.append([result.out, result.column_sums, *torch.autograd.grad(loss, (q, k, v))])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+    column = base[0].transpose(1, 2).mT.contiguous().mT  # the head dimension is not the contiguous one
+    assert column.stride(-1) != 1
+    again = ata_attention(column, *(x.transpose(1, 2) for x in base[1:]), backend="triton")
+    assert torch.equal(again.out, results[0][0])
+
+
+def test_a_hundred_runs_give_the_same_bits():
+    inputs, cu_seqlens = packed_tensors([300, 17, 1] if DEVICE == "cuda" else [17], 1, 1, 32)
+    inputs = on_device(*inputs)
+    first = triton(*inputs, cu_seqlens=cu_seqlens)
+    for _ in range(99):
+        again = triton(*inputs, cu_seqlens=cu_seqlens)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_long_sequences_among_short_ones(monkeypatch):
+    """Of 0, 1, an odd number and 8,192 tokens, with tiles that an interpreter can bear."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(1024, 1024, 1, 1))
+    inputs, cu_seqlens = packed_tensors([0, 8192, 1, 777], 1, 1, 32)
+    inputs = on_device(*inputs)
+    found = triton(*inputs, cu_seqlens=cu_seqlens)
+    for ours, theirs in zip(found, run("chunked", *inputs, cu_seqlens=cu_seqlens), strict=True):
+        # Column sums of 8,192 terms, in another order.
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
+
+
+def test_a_sequence_of_32768_tokens(monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(1024, 1024, 1, 1))
+    inputs, cu_seqlens = packed_tensors([5, 32768], 1, 1, 32)
+    q, k, v = on_device(*inputs[:3])
+    found, expected = (
+        ata_attention(q, k, v, window=(64, 4096), cu_seqlens=cu_seqlens, backend=name)
+        for name in ("triton", "chunked")
+    )
+    torch.testing.assert_close(found.out, expected.out, **TOLERANCE)
+    torch.testing.assert_close(found.column_sums, expected.column_sums, atol=2e-4, rtol=2e-4)
+
+
+def test_empty_batches():
+    for shape in ((0, 2, 5, 32), (2, 2, 0, 32)):
+        q, k, v = (torch.zeros(shape, device=DEVICE, requires_grad=True) for _ in range(3))
+        result = ata_attention(q, k, v, backend="triton")
+        assert result.column_sums.shape == shape[:3]
+        (result.out.sum() + result.column_sums.sum()).backward()
+        assert q.grad.shape == shape
+    q = torch.zeros(0, 2, 32, device=DEVICE)
+    for lengths in ([0], [0, 0, 0]):
+        cu_seqlens = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+        assert ata_attention(q, q, q, cu_seqlens=cu_seqlens, backend="triton").lse.shape == (0, 2)
+
+
+@pytest.mark.parametrize("layout", ["padded", "masked", "packed"])
+def test_opcheck(layout):
+    """Schema, fake implementation, autograd registration and AOT dispatch, as PyTorch checks its own."""
+    q, k, v, *_ = (x.requires_grad_() for x in on_device(*tensors(2, 1, 1, 9, 32)))
+    tokens = torch.arange(9, device=DEVICE)[None] < torch.tensor([[9], [5]], device=DEVICE)
+    if layout == "packed":
+        q, k, v = (x.detach().transpose(1, 2).flatten(0, 1).requires_grad_() for x in (q, k, v))
+        cu_seqlens = torch.tensor([0, 12, 12, 18], dtype=torch.int32, device=DEVICE)
+        arguments = (q, k, v, None, cu_seqlens, None, 0.2, None, 0)
+    else:
+        arguments = (q, k, v, tokens if layout == "masked" else None, None, 9, 0.2, 3, 4)
+    torch.library.opcheck(ops._forward, arguments)
+    out, lse, sums = (x.detach() for x in ops._forward(*arguments))
+    plain = [x.detach() for x in arguments[:3]]
+    for d_sums in (torch.ones_like(sums), None):
+        torch.library.opcheck(
+            ops._backward, (torch.ones_like(out), d_sums, *plain, out, lse, sums, *arguments[3:])
+        )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_compiles_into_one_graph(packed):
+    """Forward and backward; inductor on the GPU, elsewhere everything of it but its code generator."""
+    inputs, cu_seqlens = packed_tensors([12, 8], 1, 2, 32)
+    inputs = inputs if packed else tensors(2, 1, 2, 20, 32)
+    q, k, v = (x.requires_grad_() for x in on_device(*inputs[:3]))
+    options = {"cu_seqlens": cu_seqlens, "max_seqlen": 12} if packed else {}
+
+    def loss(q, k, v):
+        result = ata_attention(q, k, v, causal=True, backend="triton", **options)
+        return (result.out * result.column_sums[..., None]).square().sum()
+
+    backend = "inductor" if DEVICE == "cuda" else "aot_eager"
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    for a, b in zip(
+        torch.autograd.grad(compiled(q, k, v), (q, k, v)),
+        torch.autograd.grad(loss(q, k, v), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, **TOLERANCE)
+
+
+def test_nothing_waits_for_the_device(monkeypatch):
+    """On tensors without values, which say they are on a GPU, whatever looks at a value fails."""
+    monkeypatch.setattr(ops, "refusal", lambda *_: None)
+    with FakeTensorMode():
+        q = torch.empty(34, 4, 32, device="cuda", requires_grad=True)
+        cu_seqlens = torch.empty(4, dtype=torch.int32, device="cuda")
+        result = ata_attention(q, q, q, cu_seqlens=cu_seqlens, max_seqlen=12)
+        assert result.backend == "triton"
+        (result.out.sum() + result.column_sums.sum()).backward()
+        x = torch.empty(2, 4, 17, 32, device="cuda", requires_grad=True)
+        tokens = torch.empty(2, 17, dtype=torch.bool, device="cuda")
+        assert ata_attention(x, x, x, key_padding_mask=tokens).backend == "triton"
+
+
+@pytest.mark.parametrize(
+    ("q", "options", "message"),
+    [
+        (torch.zeros(1, 1, 4, 32, dtype=torch.float64), {}, "q has dtype torch.float64"),
+        (torch.zeros(1, 1, 4, 257), {}, "the head dimension is 257"),
+        (torch.zeros(1, 1, 4, 32), {"scale": -1.0}, "scale is -1.0"),
+    ],
+    ids=["fp64", "257", "scale"],
+)
+def test_what_the_kernels_cannot_take_is_refused_by_name(q, options, message):
+    q = q.to(DEVICE)
+    with pytest.raises(NotImplementedError, match=f"{message}.*use backend='auto' or 'chunked'"):
+        ata_attention(q, q, q, backend="triton", **options)
+    if DEVICE == "cuda":
+        with pytest.warns(UserWarning, match=message):
+            assert ata_attention(q, q, q, **options).backend == "chunked"
+
+
+def test_a_cpu_is_refused_unless_interpreted(monkeypatch):
+    monkeypatch.setattr(tiles, "interpreted", lambda: False)
+    q = torch.zeros(1, 1, 4, 32)
+    with pytest.raises(NotImplementedError, match="q is on cpu; the Triton kernels need an NVIDIA GPU"):
+        ata_attention(q, q, q, backend="triton")
+    assert ata_attention(q, q, q).backend == "chunked"
+
+
+def test_an_old_gpu_is_refused_and_said_so_once(monkeypatch):
+    monkeypatch.setattr(tiles, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with FakeTensorMode():
+        q = torch.empty(1, 1, 4, 32, device="cuda")
+        with pytest.warns(UserWarning, match=r"portable backend: the GPU has compute capability \(7, 5\)"):
+            ata_attention(q, q, q)
+
+
+def test_visibility_reaches_the_kernels_as_it_is():
+    """The operator's own arguments: what autograd replays is what was asked for."""
+    q, k, v, *_ = on_device(*tensors(1, 1, 1, 40, 32))
+    found = ops.padded(q, k, v, None, 0.1, Visibility(3, 7))
+    expected = ata_attention(q, k, v, scale=0.1, window=(3, 7), backend="reference")
+    for ours, theirs in zip(found, expected, strict=False):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
+@pytest.mark.gpu
+def test_offsets_beyond_two_to_the_31():
+    """The last sequence of a batch of more than 2³¹ elements, alone and in its place."""
+    n, heads, d = 4096, 8, 128
+    batch = 2**31 // (n * heads * d) + 2
+    q, k, v = (torch.randn(batch, heads, n, d, dtype=torch.bfloat16, device="cuda") for _ in range(3))
+    assert q.numel() > 2**31
+    whole = ata_attention(q, k, v, backend="triton")
+    alone = ata_attention(q[-1:], k[-1:], v[-1:], backend="triton")
+    assert torch.equal(whole.out[-1:], alone.out)
+    assert torch.equal(whole.column_sums[-1:], alone.column_sums)
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_real_device():
+    inputs, cu_seqlens = packed_tensors([300, 20], 1, 2, 64)
+    inputs = on_device(*inputs, dtype=torch.bfloat16)
+    triton(*inputs, cu_seqlens=cu_seqlens)  # compiled, which may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        triton(*inputs, cu_seqlens=cu_seqlens)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
