@@ -1,22 +1,21 @@
 """The public function: checks its arguments, names what is wrong with them, and hands them to a backend."""
 
-import importlib
 import itertools
 import warnings
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ata_attention import chunked, reference
 from ata_attention.masks import Visibility, Window
 
 Backend = Literal["auto", "triton", "chunked", "reference"]
-# Modules with a function for each layout, `padded` and `packed`; imported when first used.
-BACKENDS = {
-    "triton": "ata_attention.gpu.ops",
-    "chunked": "ata_attention.chunked",
-    "reference": "ata_attention.reference",
-}
+# A backend is a module with a function for each layout, `padded` and `packed`.
+BACKENDS = ("triton", "chunked", "reference")
+# Of the Triton kernels.
+LARGEST_HEAD_DIM = 256
 
 
 class AtaOutput(NamedTuple):
@@ -82,8 +81,8 @@ def ata_attention(
                 "key_padding_mask and cu_seqlens belong to two different layouts: pass one of them"
             )
         _check_lengths(cu_seqlens, max_seqlen, q)
-    chosen = _chosen(backend, q.device, q.dtype, q.shape[-1], scale)
-    run = importlib.import_module(BACKENDS[chosen])
+    chosen = _chosen(backend, q.device, q.dtype, _unfit(q, scale))
+    run = _module(chosen)
     # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
     with torch.autocast(q.device.type, enabled=False):
         if cu_seqlens is None:
@@ -94,29 +93,45 @@ def ata_attention(
 
 
 @torch.compiler.assume_constant_result
-def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int, scale: float) -> str:
-    """Name of the backend that will run."""
+def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: str | None) -> str:
+    """Name of the backend that will run. In a compiled graph it is settled while the graph is made."""
     if backend == "auto":
         if device.type != "cuda":
             return "chunked"
-        reason = _refusal(device, dtype, head_dim, scale)
+        reason = unfit or _refusal(device, dtype)
         if reason is not None:
             warnings.warn(f"ata_attention runs its slower, portable backend: {reason}", stacklevel=3)
         return "triton" if reason is None else "chunked"
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
-    if backend == "triton" and (reason := _refusal(device, dtype, head_dim, scale)) is not None:
+    if backend == "triton" and (reason := unfit or _refusal(device, dtype)) is not None:
         raise NotImplementedError(f"{reason}; use backend='auto' or 'chunked'")
     return backend
 
 
-def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int, scale: float) -> str | None:
-    """Why the Triton backend cannot run; None if it can."""
+def _unfit(q: Tensor, scale: float) -> str | None:
+    """What the Triton kernels cannot take about sizes, which in a compiled graph may be symbols."""
+    if q.shape[-1] > LARGEST_HEAD_DIM:
+        return f"the head dimension is above {LARGEST_HEAD_DIM}, the Triton kernels' largest"
+    if scale <= 0:
+        return "scale is not positive, as the Triton kernels need it"
+    return None
+
+
+def _refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernels cannot run; None if they can."""
     try:
-        from ata_attention.gpu import ops
+        return _module("triton").refusal(device, dtype)
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    return ops.refusal(device, dtype, head_dim, scale)
+
+
+def _module(backend: str) -> ModuleType:
+    if backend == "triton":
+        from ata_attention.gpu import ops  # takes Triton to be installed, and time
+
+        return ops
+    return chunked if backend == "chunked" else reference
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, layout: str) -> None:

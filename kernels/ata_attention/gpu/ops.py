@@ -17,14 +17,10 @@ Result = tuple[Tensor, Tensor, Tensor]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def refusal(device: torch.device, dtype: torch.dtype, head_dim: int, scale: float) -> str | None:
-    """Why this backend cannot take queries like these; None if it can."""
+def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot run on this device, or with this dtype; None if they can."""
     if dtype not in DTYPES:
         return f"q has dtype {dtype}; the Triton kernels take bfloat16, float16 and float32"
-    if head_dim > max(tiles.HEAD_DIMS):
-        return f"the head dimension is {head_dim}; the Triton kernels take at most {max(tiles.HEAD_DIMS)}"
-    if scale <= 0:
-        return f"scale is {scale}; the Triton kernels take positive ones"
     if tiles.interpreted():
         return None
     if device.type != "cuda" or torch.version.hip is not None:
