@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import Case, Inputs
 from benchmarks.floors import Work
+from mgh_ds.model.packed_attention import GROUPED
 
 Gives = Literal["out", "out + column sums", "column sums"]
 Attend = Callable[[Tensor, Tensor, Tensor], Any]
@@ -146,10 +147,8 @@ def torch_varlen(case: Case, inputs: Inputs) -> Calls:
         raise Absent("it has only the packed layout")
     varlen = module("torch.nn.attention.varlen")
     bounds, n = inputs.cu_seqlens, case.n
-    # A window is all that it knows of causality. Older versions do not know `enable_gqa`.
-    options: dict[str, Any] = {"scale": case.scale, "window_size": (-1, 0 if case.causal else -1)}
-    if case.heads != case.kv_heads:
-        options["enable_gqa"] = True
+    # A window is all that it knows of causality.
+    options = {"scale": case.scale, "window_size": (-1, 0 if case.causal else -1), **GROUPED}
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Any:
         return varlen.varlen_attn(q, k, v, bounds, bounds, n, n, **options)

@@ -12,7 +12,6 @@ from ata_attention.gpu.layout import (
     HIDDEN,
     LN_2,
     LOG2_E,
-    flags_of,
     hide,
     is_token,
     load_tile,
@@ -49,10 +48,11 @@ def attend(
     batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
     if first >= length:
         return
-    flags = flags_of(tokens, batch, n)
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
     keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
     rows = first + tl.arange(0, OWN)
-    present = is_token(flags, rows, length)
+    present = is_token(tokens, rows, length)
     queries = load_tile(rows_of(q, batch, head, start), first, present, D, OWN, BLOCK_D)
     state = (
         tl.zeros([OWN, BLOCK_D], tl.float32),
@@ -60,9 +60,9 @@ def attend(
         tl.zeros([OWN], tl.float32),
     )
     begin, end = reach(first, length, LEFT, RIGHT, OWN, STEP)
-    if flags is not None:
+    if tokens is not None:
         state = _walk(
-            state, queries, rows, keys, values, flags, length, scale, begin, end,
+            state, queries, rows, keys, values, tokens, length, scale, begin, end,
             LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=True,
         )  # fmt: skip
     else:
@@ -70,15 +70,15 @@ def attend(
         whole_begin, whole_end = _whole(first, length, begin, end, LEFT, RIGHT, OWN, STEP)
         if LEFT is not None:
             state = _walk(
-                state, queries, rows, keys, values, flags, length, scale, begin, whole_begin,
+                state, queries, rows, keys, values, tokens, length, scale, begin, whole_begin,
                 LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=True,
             )  # fmt: skip
         state = _walk(
-            state, queries, rows, keys, values, flags, length, scale, whole_begin, whole_end,
+            state, queries, rows, keys, values, tokens, length, scale, whole_begin, whole_end,
             LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=False,
         )  # fmt: skip
         state = _walk(
-            state, queries, rows, keys, values, flags, length, scale, whole_end, end,
+            state, queries, rows, keys, values, tokens, length, scale, whole_end, end,
             LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=True,
         )  # fmt: skip
     weighted, maximum, total = state
@@ -117,7 +117,7 @@ def _walk(
     rows,
     keys,
     values,
-    flags,
+    tokens,
     length,
     scale,
     begin,
@@ -133,7 +133,7 @@ def _walk(
     weighted, maximum, total = state
     for step in tl.range(begin, end, STEP):
         columns = step + tl.arange(0, STEP)
-        present = is_token(flags, columns, length)
+        present = is_token(tokens, columns, length)
         key = load_tile(keys, step, present, D, STEP, BLOCK_D)
         scores = tl.dot(queries, tl.trans(key), input_precision="ieee")
         if HIDE:

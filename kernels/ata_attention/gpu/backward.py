@@ -21,7 +21,6 @@ import triton.language as tl
 from ata_attention.gpu.layout import (
     HIDDEN,
     LOG2_E,
-    flags_of,
     hide,
     is_token,
     load_numbers,
@@ -40,21 +39,22 @@ def centre(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.constexpr):
     """Program (sequence, query head) writes `dc − Σ(c·dc) / Σc` of one sequence, 0 at padding."""
     head = tl.program_id(1)
     batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, n)
-    flags = flags_of(tokens, batch, n)
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
     gradients, weights = rows_of(d_sums, batch, head, start), rows_of(sums, batch, head, start)
     results = rows_of(centred, batch, head, start)
     weighted = tl.zeros([BLOCK], tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for first in tl.range(0, length, BLOCK):
         rows = first + tl.arange(0, BLOCK)
-        present = is_token(flags, rows, length)
+        present = is_token(tokens, rows, length)
         weight = load_numbers(weights, rows, present, 0.0)
         weighted += weight * load_numbers(gradients, rows, present, 0.0)
         total += weight
     mean = tl.sum(weighted, 0) / tl.maximum(tl.sum(total, 0), 1.0)
     for first in tl.range(0, length, BLOCK):
         rows = first + tl.arange(0, BLOCK)
-        present = is_token(flags, rows, length)
+        present = is_token(tokens, rows, length)
         values = load_numbers(gradients, rows, present, mean) - mean
         store_numbers(results, rows, rows < length, values)
 
@@ -91,10 +91,11 @@ def queries_backward(
     batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
     if first >= length:
         return
-    flags = flags_of(tokens, batch, n)
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
     keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
     rows = first + tl.arange(0, OWN)
-    present = is_token(flags, rows, length)
+    present = is_token(tokens, rows, length)
     query = load_tile(rows_of(q, batch, head, start), first, present, D, OWN, BLOCK_D)
     d_row = load_tile(rows_of(d_out, batch, head, start), first, present, D, OWN, BLOCK_D)
     result = load_tile(rows_of(out, batch, head, start), first, present, D, OWN, BLOCK_D)
@@ -106,7 +107,7 @@ def queries_backward(
     begin, end = reach(first, length, LEFT, RIGHT, OWN, STEP)
     for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
         columns = step + tl.arange(0, STEP)
-        is_key = is_token(flags, columns, length)
+        is_key = is_token(tokens, columns, length)
         key = load_tile(keys, step, is_key, D, STEP, BLOCK_D)
         value = load_tile(values, step, is_key, D, STEP, BLOCK_D)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")
@@ -159,9 +160,10 @@ def keys_backward(
     batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
     if first >= length:
         return
-    flags = flags_of(tokens, batch, n)
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
     columns = first + tl.arange(0, OWN)
-    present = is_token(flags, columns, length)
+    present = is_token(tokens, columns, length)
     key = load_tile(rows_of(k, batch, key_head, start), first, present, D, OWN, BLOCK_D)
     value = load_tile(rows_of(v, batch, key_head, start), first, present, D, OWN, BLOCK_D)
     # Seen from a key, left and right change places.
@@ -173,7 +175,7 @@ def keys_backward(
         logarithms, deltas = rows_of(lse, batch, head, start), rows_of(delta, batch, head, start)
         for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
             rows = step + tl.arange(0, STEP)
-            is_query = is_token(flags, rows, length)
+            is_query = is_token(tokens, rows, length)
             query = load_tile(queries, step, is_query, D, STEP, BLOCK_D)
             d_row = load_tile(d_rows, step, is_query, D, STEP, BLOCK_D)
             # What is no query has lse = +inf, and so P = 0, without a mask.

@@ -10,7 +10,6 @@ import triton.language as tl
 
 from ata_attention.gpu.layout import (
     LOG2_E,
-    flags_of,
     hide,
     is_token,
     load_numbers,
@@ -46,17 +45,18 @@ def add_columns(
     batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
     if first >= length:
         return
-    flags = flags_of(tokens, batch, n)
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
     queries, logarithms = rows_of(q, batch, head, start), rows_of(lse, batch, head, start)
     columns = first + tl.arange(0, OWN)
-    present = is_token(flags, columns, length)
+    present = is_token(tokens, columns, length)
     keys = load_tile(rows_of(k, batch, head // group, start), first, present, D, OWN, BLOCK_D)
     total = tl.zeros([OWN], tl.float32)
     # Seen from a key, left and right change places.
     begin, end = reach(first, length, RIGHT, LEFT, OWN, STEP)
     for step in tl.range(begin, end, STEP):
         rows = step + tl.arange(0, STEP)
-        is_query = is_token(flags, rows, length)
+        is_query = is_token(tokens, rows, length)
         query = load_tile(queries, step, is_query, D, STEP, BLOCK_D)
         # What is no query has lse = +inf, and so P = 0, without a mask.
         logarithm = load_numbers(logarithms, rows, is_query, float("inf"))

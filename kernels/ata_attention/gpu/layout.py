@@ -102,20 +102,11 @@ def reach(first, length, BEFORE: tl.constexpr, AFTER: tl.constexpr, OWN: tl.cons
 
 
 @triton.jit
-def flags_of(tokens, batch, n):
-    """The token flags of one sequence, or None where every row is a token."""
-    if tokens is None:
-        return None
-    else:
-        return tokens + batch.to(tl.int64) * n
-
-
-@triton.jit
-def is_token(flags, rows, length):
+def is_token(tokens, rows, length):
     """Bool, shape of `rows`: whether there is a token at that row."""
     present = rows < length
-    if flags is not None:
-        present = present & (tl.load(flags + rows, mask=present, other=0) != 0)
+    if tokens is not None:
+        present = present & (tl.load(tokens + rows, mask=present, other=0) != 0)
     return present
 
 

@@ -12,7 +12,6 @@ from ata_attention.gpu.layout import (
     HIDDEN,
     LN_2,
     LOG2_E,
-    flags_of,
     hide,
     is_token,
     load_tile,
@@ -46,17 +45,18 @@ def attend_resident(
     """Program (sequence, query head) writes all three results of a sequence of at most KEYS rows."""
     head = tl.program_id(1)
     batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, n)
-    flags = flags_of(tokens, batch, n)
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
     queries, results = rows_of(q, batch, head, start), rows_of(out, batch, head, start)
     logarithms = rows_of(lse, batch, head, start)
     columns = tl.arange(0, KEYS)
-    is_key = is_token(flags, columns, length)
+    is_key = is_token(tokens, columns, length)
     keys = load_tile(rows_of(k, batch, head // group, start), start * 0, is_key, D, KEYS, BLOCK_D)
     values = load_tile(rows_of(v, batch, head // group, start), start * 0, is_key, D, KEYS, BLOCK_D)
     received = tl.zeros([KEYS], tl.float32)
     for first in tl.range(0, length, STEP):
         rows = first + tl.arange(0, STEP)
-        present = is_token(flags, rows, length)
+        present = is_token(tokens, rows, length)
         query = load_tile(queries, first, present, D, STEP, BLOCK_D)
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
         scores = tl.where(is_key[None, :], scores, HIDDEN)
