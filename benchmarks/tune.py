@@ -141,7 +141,7 @@ def fault(table: str, entry: Entry, tile: Tile) -> str | None:
             except Exception as error:  # the compiler's own, of many kinds
                 return f"{type(error).__name__}: {str(error)[:200]}"
             for one in found:
-                if (reason := one.fault(table, entry.dtype, entry.dim)) is not None:
+                if (reason := one.fault(table, entry.kernel, entry.dtype, entry.dim)) is not None:
                     return reason
     return None
 

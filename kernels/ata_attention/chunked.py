@@ -71,8 +71,8 @@ class _ChunkedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, scale: float, visibility: Visibility
     ) -> Result:
-        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
         token_UN = None if tokens is None else tokens.repeat_interleave(k.shape[1], dim=0)
+        q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
         dtype = torch.promote_types(q.dtype, torch.float32)
         out_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
         lse_UGN = torch.empty(q_UGND.shape[:3], dtype=dtype, device=q.device)
@@ -103,30 +103,37 @@ class _ChunkedAttention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         if d_out is None and d_sums is None:
             return (None,) * 6
-        q, k, v, tokens, token_UN, sums = ctx.saved_tensors
-        d_out = torch.zeros_like(q) if d_out is None else d_out
-        q_UGND, k_UND, v_UND = _by_key_head(q, k, v)
-        dtype = sums.dtype
-        dc_UGN = None if d_sums is None else _centred(d_sums, sums, tokens).reshape(q_UGND.shape[:3])
-        dout_UGND = d_out.reshape(q_UGND.shape)
-        dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
-        dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
-        for block in _blocks(q_UGND.shape, ctx.visibility, q.device):
-            u, rows, keys = block
-            queries, d_rows = _rows(q_UGND, token_UN, block), _rows(dout_UGND, token_UN, block)
-            weights = _scores(queries, k_UND, token_UN, ctx.scale, ctx.visibility, block).softmax(-1)
-            dv_UND[u, keys] += _outer(weights, d_rows)
-            d_weights = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
-            if dc_UGN is not None:
-                d_weights += dc_UGN[u, :, None, keys]
-            # dS from dP and P in one fused pass: the kernel that autograd itself runs for softmax.
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, dtype)
-            dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
-            dk_UND[u, keys] += _outer(d_scores, queries)
-        if tokens is not None:
-            dq_UGND.view(q.shape).masked_fill_(~tokens[:, None, :, None], 0.0)
-        d_k = dk_UND.mul_(ctx.scale).to(k.dtype).view(k.shape)
-        return dq_UGND.view(q.shape), d_k, dv_UND.to(v.dtype).view(v.shape), None, None, None
+        # The backward pass may have been started under autocast.
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            return *_gradients(ctx, d_out, d_sums), None, None, None
+
+
+def _gradients(ctx: Any, d_out: Tensor | None, d_sums: Tensor | None) -> Result:
+    """Those of q, k and v; at least one of the arguments is there."""
+    q, k, v, tokens, token_UN, sums = ctx.saved_tensors
+    d_out = torch.zeros_like(q) if d_out is None else d_out
+    q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
+    dtype = sums.dtype
+    dc_UGN = None if d_sums is None else _centred(d_sums, sums, tokens).reshape(q_UGND.shape[:3])
+    dout_UGND = d_out.reshape(q_UGND.shape)
+    dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
+    dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
+    for block in _blocks(q_UGND.shape, ctx.visibility, q.device):
+        u, rows, keys = block
+        queries, d_rows = _rows(q_UGND, token_UN, block), _rows(dout_UGND, token_UN, block)
+        weights = _scores(queries, k_UND, token_UN, ctx.scale, ctx.visibility, block).softmax(-1)
+        dv_UND[u, keys] += _outer(weights, d_rows)
+        d_weights = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
+        if dc_UGN is not None:
+            d_weights += dc_UGN[u, :, None, keys]
+        # dS from dP and P in one fused pass: the kernel that autograd itself runs for softmax.
+        d_scores = torch._softmax_backward_data(d_weights, weights, -1, dtype)
+        dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
+        dk_UND[u, keys] += _outer(d_scores, queries)
+    if tokens is not None:
+        dq_UGND.view(q.shape).masked_fill_(~tokens[:, None, :, None], 0.0)
+    d_k = dk_UND.mul_(ctx.scale).to(k.dtype).view(k.shape)
+    return dq_UGND.view(q.shape), d_k, dv_UND.to(v.dtype).view(v.shape)
 
 
 class _Block(NamedTuple):
@@ -148,11 +155,14 @@ def _blocks(shape_UGND: torch.Size, visibility: Visibility, device: torch.device
             yield _Block(slice(first, min(first + at_once, units)), part, visibility.keys_of(part, n))
 
 
-def _by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`q [B, Hq, N, D]` → `[U, G, N, D]`; `k, v [B, Hkv, N, D]` → `[U, N, D]`."""
+def _by_key_head(q: Tensor, k: Tensor, v: Tensor, token_UN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`q [B, Hq, N, D]` → `[U, G, N, D]`; `k, v [B, Hkv, N, D]` → `[U, N, D]`, 0 at padding."""
     batch, heads, n, d = k.shape
     grouped = q.reshape(batch * heads, q.shape[1] // heads, n, d)
-    return grouped, k.reshape(batch * heads, n, d), v.reshape(batch * heads, n, d)
+    k_UND, v_UND = (x.reshape(batch * heads, n, d) for x in (k, v))
+    if token_UN is not None:
+        k_UND, v_UND = (x.masked_fill(~token_UN[..., None], 0.0) for x in (k_UND, v_UND))
+    return grouped, k_UND, v_UND
 
 
 def _rows(x_UGND: Tensor, token_UN: Tensor | None, block: _Block) -> Tensor:

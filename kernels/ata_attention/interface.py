@@ -14,8 +14,9 @@ from ata_attention.masks import Visibility, Window
 Backend = Literal["auto", "triton", "chunked", "reference"]
 # A backend is a module with a function for each layout, `padded` and `packed`.
 BACKENDS = ("triton", "chunked", "reference")
-# Of the Triton kernels.
+# Of the Triton kernels. Beyond these scales a hidden key's score would not be far below all others.
 LARGEST_HEAD_DIM = 256
+SCALES = (1e-12, 1e6)
 
 
 class AtaOutput(NamedTuple):
@@ -50,7 +51,8 @@ def ata_attention(
       is 0, its `lse` +inf, and it adds nothing to any column sum;
     - packed: `q [T, Hq, D]`, `k, v [T, Hkv, D]`, `cu_seqlens` int32 `[S + 1]` rising from 0 to T (a sequence
       may have length 0 or 1), and `max_seqlen`, the longest length, if the caller knows it: short
-      sequences have a faster path. On a GPU nothing waits for the values of `cu_seqlens` to be checked.
+      sequences have a faster path. On a GPU the values of both are trusted: checking them would wait for
+      the device.
 
     Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `window = (left,
     right)` query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys after
@@ -113,8 +115,8 @@ def _unfit(q: Tensor, scale: float) -> str | None:
     """What the Triton kernels cannot take about sizes, which in a compiled graph may be symbols."""
     if q.shape[-1] > LARGEST_HEAD_DIM:
         return f"the head dimension is above {LARGEST_HEAD_DIM}, the Triton kernels' largest"
-    if scale <= 0:
-        return "scale is not positive, as the Triton kernels need it"
+    if not SCALES[0] < scale < SCALES[1]:
+        return f"scale is not between {SCALES[0]:g} and {SCALES[1]:g}, as the Triton kernels need it"
     return None
 
 
@@ -149,15 +151,17 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, *, layout: str) -> None:
         raise ValueError(
             f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}; only their heads may differ in number"
         )
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+    if q.shape[-1] == 0:
+        raise ValueError(f"q has shape {tuple(q.shape)}; the head dimension must be 1 or more")
+    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads and k has {k.shape[1]}; expected a multiple")
 
 
 def _check_window(window: int | Window | None) -> None:
     if window is None:
         return
-    sides = (window,) if isinstance(window, int) else tuple(window)
-    if (not isinstance(window, int) and len(sides) != 2) or any(side < 0 for side in sides):
+    sides = window if isinstance(window, tuple) else (window, window)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 0 for side in sides):
         raise ValueError(
             f"window is {window!r}; expected an int or (left, right), 0 or more, or None for no limit"
         )

@@ -9,6 +9,10 @@ from torch import Tensor
 Window = tuple[int, int]
 
 
+# Wider than any sequence, and far enough from 2³¹ that a kernel can add rows to it.
+WIDEST = 2**30
+
+
 class Visibility(NamedTuple):
     """Query `i` sees key `j` if `i - left <= j <= i + right`; None means no limit on that side."""
 
@@ -19,6 +23,8 @@ class Visibility(NamedTuple):
     def of(cls, causal: bool, window: int | Window | None) -> "Visibility":
         """From the arguments of `ata_attention`."""
         left, right = (window, window) if window is None or isinstance(window, int) else window
+        if left is not None and right is not None:
+            left, right = min(left, WIDEST), min(right, WIDEST)
         return cls(left, 0 if causal else right)
 
     @property

@@ -25,7 +25,11 @@ def main(table: str, size: int) -> None:
                     compiled.start(kernel, variant, head_dim, dtype)
                 for one in found:
                     where = {"entry": f"{kernel} {head_dim}", "variant": variant}
-                    print(json.dumps({**where, **one._asdict(), "fault": one.fault(table, dtype, head_dim)}))
+                    print(
+                        json.dumps(
+                            {**where, **one._asdict(), "fault": one.fault(table, kernel, dtype, head_dim)}
+                        )
+                    )
 
 
 if __name__ == "__main__":

@@ -135,12 +135,13 @@ def test_a_constant_added_to_the_column_gradient_changes_no_gradient():
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": (2, 1)}], ids=str)
-def test_gradcheck(options):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck(backend, options):
     q, k, v, *_ = tensors(2, 1, 2, 5, 3)
     tokens = torch.tensor([[True] * 5, [False, False, True, True, True]])
 
     def both(q, k, v):
-        return ata_attention(q, k, v, key_padding_mask=tokens, **options)[:3:2]
+        return ata_attention(q, k, v, key_padding_mask=tokens, backend=backend, **options)[:3:2]
 
     assert torch.autograd.gradcheck(both, [x.requires_grad_() for x in (q, k, v)])
 
@@ -210,12 +211,24 @@ def _eager(q, k, v, d_out, d_sums, causal):
 
 
 def test_autocast_does_not_lower_the_precision():
-    q, k, v, *_ = tensors(1, 2, 1, 9, 8, dtype=torch.float32)
-    plain = ata_attention(q, k, v)
+    """Of the backward pass neither, if that is started under it."""
+    inputs = tensors(1, 2, 1, 9, 8, dtype=torch.float32)
+    plain = run("chunked", *inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = ata_attention(q, k, v)
-    assert torch.equal(plain.out, cast.out)
-    assert torch.equal(plain.column_sums, cast.column_sums)
+        cast = run("chunked", *inputs)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+
+
+def test_nan_at_padding_harms_nobody():
+    inputs = tensors(2, 1, 2, 9, 4)
+    tokens = torch.arange(9)[None] < torch.tensor([[9], [5]])
+    padding = [~(tokens[:, None, :, None] if x.dim() == 4 else tokens[:, None]) for x in inputs]
+    found, expected = (
+        run("chunked", *(x.masked_fill(p, filler) for x, p in zip(inputs, padding, strict=True)),
+            key_padding_mask=tokens)
+        for filler in (float("nan"), 0.0)
+    )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_empty_batches_pass_through():
@@ -258,6 +271,8 @@ def _inputs(**changes):
             r"expected torch.bool \(2, 5\)",
         ),
         ({"window": -1}, ValueError, "window is -1"),
+        ({"window": 1.5}, ValueError, "window is 1.5"),
+        ({name: torch.zeros(2, 2, 5, 0) for name in "qkv"}, ValueError, "head dimension must be 1"),
         ({"window": (1, 2, 3)}, ValueError, r"window is \(1, 2, 3\)"),
         ({"max_seqlen": 5}, ValueError, "max_seqlen belongs to the packed layout"),
         ({"backend": "triton?"}, ValueError, "expected one of auto, triton, chunked, reference"),

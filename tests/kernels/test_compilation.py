@@ -47,13 +47,15 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
             f"attend_resident_256 {head_dim}" in entries
         )
     assert {one["variant"] for one in found} == set(compiled.VARIANTS)
-    # The one exception, by name: fp32 at the largest head dimension.
-    spilling = {one["entry"] for one in found if one["spills"]}
-    assert spilling <= ({"queries_backward 256", "queries_backward_columns 256"} if size == 4 else set())
+    assert max(one["spills"] for one in found) == 0 or size == 4
+    # In fp32 more than a few bytes only at the largest head dimension.
+    spilling = {one["entry"] for one in found if one["spills"] > 32}
+    assert spilling <= {"queries_backward 256", "queries_backward_columns 256"}
     if size == 2:
-        long = [one for one in found if one["kernel"] != "attend_resident"]
         expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
-        assert {one["tensor_cores"] for one in long} == {expected}
+        others = {one["entry"] for one in found if one["tensor_cores"] != expected}
+        # The one exception, by name: resident rows that are long or wide.
+        assert all("resident_256" in entry or ("resident" in entry and "256" in entry) for entry in others)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -71,8 +73,13 @@ def test_a_table_has_a_tile_for_everything_and_says_how_it_came_about(table):
 def test_faults_are_found():
     """The checks can fail."""
     sound = compiled.Compiled("attend", 200, 0, 1024, "wgmma.mma_async")
-    assert sound.fault("sm_90", torch.bfloat16, 64) is None
-    assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", torch.bfloat16, 64)
-    assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", torch.float32, 64)
-    assert "uses mma.sync" in sound._replace(tensor_cores="mma.sync").fault("sm_90", torch.bfloat16, 64)
-    assert sound._replace(tensor_cores=None).fault("sm_90", torch.float32, 64) is None
+    assert sound.fault("sm_90", "attend", torch.bfloat16, 64) is None
+    assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", "attend", torch.bfloat16, 64)
+    assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", "attend", torch.float32, 64)
+    assert "uses mma.sync" in sound._replace(tensor_cores="mma.sync").fault(
+        "sm_90", "attend", torch.bfloat16, 64
+    )
+    slow = sound._replace(tensor_cores="mma.sync")
+    assert slow.fault("sm_90", "attend_resident_256", torch.bfloat16, 64) is None
+    assert slow.fault("sm_90", "attend_resident_128", torch.bfloat16, 64) is not None
+    assert sound._replace(tensor_cores=None).fault("sm_90", "attend", torch.float32, 64) is None

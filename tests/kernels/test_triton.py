@@ -62,18 +62,23 @@ windows = st.none() | st.integers(0, 20) | st.tuples(st.integers(0, 20), st.inte
 @pytest.mark.timeout(1200)  # the interpreter takes some tenths of a second for each
 @settings(deadline=None, max_examples=500)
 @given(
-    lengths=st.lists(st.sampled_from([0, 0, 1, 2, 7, 16, 19]), min_size=1, max_size=3),
+    lengths=st.lists(st.sampled_from([0, 0, 1, 2, 7, 16, 19]), min_size=1, max_size=3)
+    | st.lists(st.integers(0, 3), min_size=4, max_size=12),
+    tile=st.sampled_from([(16, 16), (32, 16), (16, 32)]),
     causal=st.booleans(),
     window=windows,
     group=st.sampled_from([1, 1, 2]),
     longest_is_known=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_random_packed_layouts(lengths, causal, window, group, longest_is_known, seed):
+def test_random_packed_layouts(lengths, tile, causal, window, group, longest_is_known, seed):
     """With empty rows. A known longest length leads to the one-look kernel, an unknown one to two looks."""
     inputs, cu_seqlens = packed_tensors(lengths, 1, group, 32, seed)
     longest = max(lengths) if longest_is_known else None
-    assert_equal_to_reference(inputs, causal=causal, window=window, cu_seqlens=cu_seqlens, max_seqlen=longest)
+    options = {"causal": causal, "window": window, "cu_seqlens": cu_seqlens, "max_seqlen": longest}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1))
+        assert_equal_to_reference(inputs, **options)
 
 
 @settings(deadline=None, max_examples=40)
@@ -257,6 +262,19 @@ def test_any_strides():
     assert torch.equal(again.out, results[0][0])
 
 
+def test_cu_seqlens_may_be_strided():
+    inputs, cu_seqlens = packed_tensors([9, 0, 11], 1, 1, 32)
+    spaced = torch.stack([cu_seqlens, torch.full_like(cu_seqlens, 5)], 1)[:, 0]
+    assert not spaced.is_contiguous()
+    assert_equal_to_reference(inputs, cu_seqlens=spaced)
+
+
+@pytest.mark.parametrize("window", [2**31 - 1, (2**40, 0), (3, 2**62)], ids=str)
+def test_windows_wider_than_any_sequence(window):
+    inputs, cu_seqlens = packed_tensors([20], 1, 1, 32)
+    assert_equal_to_reference(inputs, window=window, cu_seqlens=cu_seqlens)
+
+
 def test_a_hundred_runs_give_the_same_bits():
     inputs, cu_seqlens = packed_tensors([300, 17, 1] if DEVICE == "cuda" else [17], 1, 1, 32)
     inputs = on_device(*inputs)
@@ -364,9 +382,11 @@ def test_nothing_waits_for_the_device(monkeypatch):
     [
         (torch.zeros(1, 1, 4, 32, dtype=torch.float64), {}, "q has dtype torch.float64"),
         (torch.zeros(1, 1, 4, 257), {}, "the head dimension is above 256"),
-        (torch.zeros(1, 1, 4, 32), {"scale": -1.0}, "scale is not positive"),
+        (torch.zeros(1, 1, 4, 32), {"scale": -1.0}, "scale is not between 1e-12 and 1e.06"),
+        (torch.zeros(1, 1, 4, 32), {"scale": float("nan")}, "scale is not between"),
+        (torch.zeros(1, 1, 4, 32), {"scale": 1e-30}, "scale is not between"),
     ],
-    ids=["fp64", "257", "scale"],
+    ids=["fp64", "257", "negative", "nan", "tiny"],
 )
 def test_what_the_kernels_cannot_take_is_refused_by_name(q, options, message):
     q = q.to(DEVICE)
@@ -412,10 +432,11 @@ def test_offsets_beyond_two_to_the_31():
     batch = 2**31 // (n * heads * d) + 2
     q, k, v = (torch.randn(batch, heads, n, d, dtype=torch.bfloat16, device="cuda") for _ in range(3))
     assert q.numel() > 2**31
-    whole = ata_attention(q, k, v, backend="triton")
-    alone = ata_attention(q[-1:], k[-1:], v[-1:], backend="triton")
-    assert torch.equal(whole.out[-1:], alone.out)
-    assert torch.equal(whole.column_sums[-1:], alone.column_sums)
+    d_sums = torch.randn(batch, heads, n, device="cuda")
+    whole = triton(q, k, v, q, d_sums)
+    alone = triton(*(x[-1:] for x in (q, k, v, q, d_sums)))
+    for a, b in zip(whole, alone, strict=True):
+        assert torch.equal(a[-1:], b)
 
 
 @pytest.mark.gpu

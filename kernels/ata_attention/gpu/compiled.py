@@ -24,10 +24,11 @@ from ata_attention.gpu.launch import Batch
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
 # Instructions of the tensor cores, the better ones first.
 TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
-# Bytes of registers that may spill, by kernel, bytes per element and head dimension: without tensor cores a
-# product holds whole rows in registers, and rows of 256 do not fit beside two accumulators.
-MAY_SPILL = {("queries_backward", 4, 256): 512}
-VARIANTS = ("window", "padded", "packed")  # the most demanding first
+# Bytes of registers that may spill, by bytes per element. fp32 goes without tensor cores, and a product holds
+# whole rows in registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes.
+MAY_SPILL = {2: 0, 4: 320}
+# A packed batch with a window, a causal one with padding and a key head for each query head, a packed one.
+VARIANTS = ("window", "padded", "packed")
 RESIDENT_KERNELS = ("attend_resident_64", "attend_resident_128", "attend_resident_256")
 KERNELS = (
     "attend",
@@ -53,23 +54,24 @@ class Compiled(NamedTuple):
     shared: int
     tensor_cores: str | None
 
-    def fault(self, table: str, dtype: torch.dtype, head_dim: int) -> str | None:
-        """What is wrong with it for the chips of `table` and such tensors; None if nothing is."""
-        if self.spills > MAY_SPILL.get((self.kernel, dtype.itemsize, head_dim), 0):
+    def fault(self, table: str, entry: str, dtype: torch.dtype, head_dim: int) -> str | None:
+        """What is wrong with it as `entry`, one of KERNELS, of a table; None if nothing is."""
+        if self.spills > MAY_SPILL[dtype.itemsize]:
             return f"{self.kernel} spills {self.spills} bytes of registers"
         if self.shared > SHARED[table]:
             return f"{self.kernel} wants {self.shared} bytes of shared memory, of {SHARED[table]}"
         # fp32 is computed in fp32, for which there are no tensor cores.
-        if dtype.itemsize == 2 and self.tensor_cores not in _expected(self.kernel, table):
+        if dtype.itemsize == 2 and self.tensor_cores not in _expected(table, entry, head_dim):
             return f"{self.kernel} uses {self.tensor_cores} of the tensor cores' instructions"
         return None
 
 
-def _expected(kernel: str, table: str) -> tuple[str, ...]:
-    """wgmma works on 64 rows at once. A resident row of many keys leaves no registers for so many."""
+def _expected(table: str, entry: str, head_dim: int) -> tuple[str, ...]:
+    """wgmma works on 64 rows at once. Resident rows that are long or wide leave no registers for so many."""
     if table == "sm_80":
         return TENSOR_CORES[1:]
-    return TENSOR_CORES if kernel == "attend_resident" else TENSOR_CORES[:1]
+    crowded = entry in RESIDENT_KERNELS and (entry.endswith("_256") or head_dim == 256)
+    return TENSOR_CORES if crowded else TENSOR_CORES[:1]
 
 
 @contextmanager
@@ -164,12 +166,12 @@ def is_shipped(kernel: str, table: str, head_dim: int, dtype: torch.dtype) -> bo
 
 
 def _inputs(variant: str, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, Batch]:
-    """Queries of eight heads, keys of two, and how they lie."""
-    left, right = (128, 128) if variant == "window" else (None, None)
+    """Queries of eight heads, keys of two or eight, and how they lie: no number of rows is a multiple of a
+    tile, so that nothing is compiled for a lucky case."""
     if variant == "padded":
         # As a transformer has them: [B, N, H, D] in memory.
-        q, k = (torch.zeros(2, 64, heads, head_dim, dtype=dtype).transpose(1, 2) for heads in (8, 2))
-        tokens = torch.ones(2, 64, dtype=torch.uint8)
-        return q, k, Batch(tokens, None, 64, 1.0, left, right)
-    q, k = (torch.zeros(64, heads, head_dim, dtype=dtype) for heads in (8, 2))
-    return q, k, Batch(None, torch.tensor([0, 64], dtype=torch.int32), 64, 1.0, left, right)
+        q, k = (torch.zeros(2, 67, 8, head_dim, dtype=dtype).transpose(1, 2) for _ in range(2))
+        return q, k, Batch(torch.ones(2, 67, dtype=torch.uint8), None, 67, 1.0, None, 0)
+    left, right = (128, 128) if variant == "window" else (None, None)
+    q, k = (torch.zeros(67, heads, head_dim, dtype=dtype) for heads in (8, 2))
+    return q, k, Batch(None, torch.tensor([0, 3, 3, 67], dtype=torch.int32), 64, 1.0, left, right)

@@ -98,7 +98,8 @@ def _batch(
     right: int | None,
 ) -> Batch:
     flags = None if tokens is None else tokens.contiguous().view(torch.uint8)
-    return Batch(flags, cu_seqlens, longest, scale, left, right)
+    bounds = None if cu_seqlens is None else cu_seqlens.contiguous()
+    return Batch(flags, bounds, longest, scale, left, right)
 
 
 def _dense(x: Tensor) -> Tensor:
