@@ -91,7 +91,7 @@ class _ChunkedAttention(torch.autograd.Function):
             out.masked_fill_(~tokens[:, None, :, None], 0.0)
             lse.masked_fill_(~tokens[:, None], float("inf"))
         ctx.save_for_backward(q, k, v, tokens, token_UN, sums)
-        ctx.scale, ctx.visibility = scale, visibility
+        ctx.scale, ctx.visibility, ctx.device_type = scale, visibility, q.device.type
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)
         return out, lse, sums
@@ -104,7 +104,7 @@ class _ChunkedAttention(torch.autograd.Function):
         if d_out is None and d_sums is None:
             return (None,) * 6
         # The backward pass may have been started under autocast.
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+        with torch.autocast(ctx.device_type, enabled=False):
             return *_gradients(ctx, d_out, d_sums), None, None, None
 
 
