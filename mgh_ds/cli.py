@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from mgh_ds import __version__
 from mgh_ds.errors import MghError
@@ -12,16 +13,25 @@ from mgh_ds.errors import MghError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 POOLINGS = ("ata", "mean", "last", "cls", "weighted_mean")
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+FINDINGS = ("near_duplicate", "wrong_language", "false_negative", "misordered")
 FORMATS = ("mgh", "flagembedding", "sentence-transformers", "llm2vec", "nli", "sts")
+VERBS = ("verb", "data_verb", "synth_verb")
 SUBTYPES = ("long-long", "long-short", "short-long", "short-short", "paraphrase", "sts")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one verb; a problem that the user can mend ends in one line and exit code 1."""
-    options = vars(build_parser().parse_args(arguments))
-    run = options.pop("run")
+    parser = build_parser()
+    parsed, settings = parser.parse_known_args(arguments)
+    options = vars(parsed)
+    if "settings" in options:  # verbs that take any key of a recipe; load_config refuses the unknown ones
+        options["settings"] = settings
+    elif settings:
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    call = options.pop("call")
     try:
-        run(**{name: value for name, value in options.items() if name not in ("verb", "data_verb")})
+        call(**{name: value for name, value in options.items() if name not in VERBS})
     except (MghError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -38,19 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(verbs.add_parser("data", help="check, convert and describe training records"))
     _add_eval(verbs.add_parser("eval", help="score a model on MTEB tasks"))
 
+    _add_synth(verbs.add_parser("synth", help="have a language model write graded records"))
+
     export = verbs.add_parser("export", help="write a run's model as a sentence-transformers folder")
     export.add_argument("run_folder", metavar="RUN", type=Path)
     export.add_argument("output", metavar="OUT", type=Path)
-    export.set_defaults(run=_export)
+    export.set_defaults(call=_export)
 
     report = verbs.add_parser("report", help="write a run's HTML page")
     report.add_argument("run_folder", metavar="RUN", type=Path)
-    report.set_defaults(run=_report)
+    report.set_defaults(call=_report)
 
     doctor = verbs.add_parser(
         "doctor", help="say what is installed, what a run would use and what is missing"
     )
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(call=_doctor)
     return parser
 
 
@@ -66,7 +78,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     validate.add_argument("path", type=Path)
     validate.add_argument("--format", choices=FORMATS, default="mgh")
     validate.add_argument("--on-error", **on_error)  # type: ignore[arg-type]
-    validate.set_defaults(run=_validate)
+    validate.set_defaults(call=_validate)
 
     convert = verbs.add_parser("convert", help="convert files of a known format into a store")
     convert.add_argument("input", type=Path)
@@ -77,11 +89,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--subtype", choices=SUBTYPES, help="shape of the texts, where the rows do not say")
     convert.add_argument("--language", default="en", help="BCP-47 tag (default: en)")
     convert.add_argument("--on-error", **on_error)  # type: ignore[arg-type]
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(call=_convert)
 
     stats = verbs.add_parser("stats", help="describe a store or JSONL file")
     stats.add_argument("path", type=Path)
-    stats.set_defaults(run=_stats)
+    stats.set_defaults(call=_stats)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +123,56 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--instructions", action="store_true", help="read texts under their task's instruction"
     )
-    parser.set_defaults(run=_eval)
+    parser.set_defaults(call=_eval)
+
+
+def _add_synth(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="synth_verb", required=True)
+
+    plan = verbs.add_parser(
+        "plan", help="check a recipe and freeze it; --section.key value overrides its keys"
+    )
+    plan.add_argument("--config", required=True, type=Path, help="such as configs/synth-scripted.yaml")
+    plan.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="new folder for all that follows"
+    )
+    plan.set_defaults(call=_synth_plan, settings=[])
+
+    run = verbs.add_parser("run", help="work through shards; --engine.key value says how to drive the engine")
+    run.add_argument("folder", metavar="DIR", type=Path)
+    which = run.add_mutually_exclusive_group(required=True)
+    which.add_argument("--shard", type=int, action="append", metavar="I", help="may be given several times")
+    which.add_argument("--all", action="store_true", help="every shard that no other worker holds")
+    run.set_defaults(call=_synth_run, settings=[])
+
+    status = verbs.add_parser("status", help="how far it is; may be asked while workers run")
+    status.add_argument("folder", metavar="DIR", type=Path)
+    status.set_defaults(call=_synth_status)
+
+    merge = verbs.add_parser("merge", help="make one data set; --filters.key value judges the answers anew")
+    merge.add_argument("folder", metavar="DIR", type=Path)
+    merge.add_argument(
+        "--drop", nargs="+", default=[], choices=FINDINGS, help="leave out what the audit found"
+    )
+    merge.add_argument("--partial", action="store_true", help="merge what there is of unfinished shards")
+    merge.set_defaults(call=_synth_merge, settings=[])
+
+    audit = verbs.add_parser(
+        "audit", help="measure whether the levels hold, and what else a sceptic would ask"
+    )
+    audit.add_argument("folder", metavar="DIR", type=Path)
+    audit.add_argument(
+        "--embedder", default=MINILM, help=f"any model that mgh-ds eval takes (default: {MINILM})"
+    )
+    audit.add_argument("--pooling", choices=POOLINGS, default="mean", help="of the embedder (default: mean)")
+    audit.add_argument(
+        "--cross-encoder", metavar="MODEL", help="judges false negatives in the embedder's place"
+    )
+    audit.add_argument(
+        "--alpha", type=float, default=0.95, help="share of the positive's score (default: 0.95)"
+    )
+    audit.add_argument("--sample", type=int, metavar="N", help="embed at most N records (default: all)")
+    audit.set_defaults(call=_synth_audit)
 
 
 def _validate(**options: object) -> None:
@@ -136,6 +197,41 @@ def _eval(**options: object) -> None:
     from mgh_ds.evaluation.commands import eval_command
 
     eval_command(**options)  # type: ignore[arg-type]
+
+
+def _synth_plan(config: Path, output: Path, settings: list[str]) -> None:
+    from mgh_ds.synthesis.commands import plan_command
+
+    plan_command(["--config", str(config), *settings], output)
+
+
+def _synth_run(folder: Path, shard: list[int] | None, settings: list[str], **_all: bool) -> None:
+    from mgh_ds.synthesis.commands import run_command
+
+    run_command(folder, shard, settings)
+
+
+def _synth_status(folder: Path) -> None:
+    from mgh_ds.synthesis.commands import status_command
+
+    status_command(folder)
+
+
+def _synth_merge(folder: Path, drop: list[str], partial: bool, settings: list[str]) -> None:
+    from mgh_ds.synthesis.commands import merge_command
+
+    merge_command(folder, drop, partial, settings)
+
+
+def _synth_audit(
+    folder: Path, embedder: str, pooling: Any, cross_encoder: str | None, alpha: float, sample: int | None
+) -> None:
+    from mgh_ds.evaluation.judges import cross_encoder_judge, embedder_judge
+    from mgh_ds.synthesis.commands import audit_command
+
+    embed = embedder_judge(embedder, pooling)
+    score_pairs = cross_encoder_judge(cross_encoder) if cross_encoder else None
+    audit_command(folder, embed, embedder, score_pairs, cross_encoder, alpha=alpha, sample=sample)
 
 
 def _export(run_folder: Path, output: Path) -> None:

@@ -74,6 +74,8 @@ def _leaves(content: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[list[
 def _check_key(kind: type, keys: Sequence[str], where: str) -> None:
     current: type | None = kind
     for depth, key in enumerate(keys):
+        if current is dict:
+            return  # a table with keys of the user's own
         names = _fields(current) if current is not None else {}
         if key not in names:
             known = ".".join(keys[:depth])
@@ -89,7 +91,7 @@ def _check_key(kind: type, keys: Sequence[str], where: str) -> None:
 
 
 def _fields(kind: type) -> dict[str, type | None]:
-    """Field name → its dataclass (through `X | None`), or None where the field is a plain value."""
+    """Field name → its dataclass (through `X | None`), `dict` for a table, or None for a plain value."""
     hints = typing.get_type_hints(kind)
     return {field.name: _dataclass_in(hints[field.name]) for field in dataclasses.fields(kind)}
 
@@ -97,4 +99,6 @@ def _fields(kind: type) -> dict[str, type | None]:
 def _dataclass_in(hint: Any) -> type | None:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next((found for part in typing.get_args(hint) if (found := _dataclass_in(part))), None)
+    if typing.get_origin(hint) is dict:
+        return dict
     return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None

@@ -14,8 +14,10 @@ from transformers import (
     AutoModel,
     BertConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -53,27 +55,31 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
 }
 
 
+# The family of `make_tiny_model` that writes instead of embedding.
+CHAT = "chat"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>\n{{ message.content }}\n</{{ message.role }}>\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+CHAT_LENGTH = 8192  # positions
+PLAIN = re.compile(r"[!-\[\]-~Ġ]+")  # printable ASCII without the backslash; Ġ is the space
+# Of the first dimension, whose value at the end is about 0.3, in a token's logit.
+QUOTE, SILENT = 9.0, -100.0
+
 # What a family's own tokenizer puts around a text.
 TEMPLATES = {"roberta": "<s> $A </s>", "llama": "<s> $A", "mistral": "<s> $A", "qwen2": "$A", "qwen3": "$A"}
 
 
 def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
-    """Writes a model of `family` (a key of `CONFIGS`) and its tokenizer to the new folder `folder`.
+    """Writes a model of `family` (a key of `CONFIGS` or "chat") and its tokenizer to the new folder `folder`.
 
     The weights depend on `family` and `seed` alone. Raises MghError for another family or an existing folder.
     """
-    if family not in CONFIGS:
-        raise MghError(f"no tiny model {family!r}: choose one of {', '.join(CONFIGS)}")
-    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES[family])
-    names = ("pad_token_id", "bos_token_id", "eos_token_id")
-    ids = {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+    if family not in (*CONFIGS, CHAT):
+        raise MghError(f"no tiny model {family!r}: choose one of {', '.join((*CONFIGS, CHAT))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(CONFIGS[family](**ids))
-        # With the usual deviation of 0.02 so small a model attends evenly; this one has something to show.
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                torch.nn.init.normal_(parameter, std=0.15)
+        model, tokenizer = _chat_model() if family == CHAT else _embedding_model(family)
     with files.new_folder(folder) as temporary, quiet():
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -93,7 +99,56 @@ def cached_tiny_model(family: str) -> Path:
     return folder
 
 
-def _byte_level_bpe(template: str) -> PreTrainedTokenizerFast:
+def _embedding_model(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES[family])
+    model = AutoModel.from_config(CONFIGS[family](**_vocabulary(tokenizer)))
+    _spread_weights(model)
+    return model, tokenizer
+
+
+def _chat_model() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A causal model with a chat template whose text is noise, made for answers that a JSON grammar bounds.
+
+    Heads have 32 dimensions, the fewest that vLLM's attention for CPUs knows.
+    """
+    tokenizer = _byte_level_bpe("$A", max_length=CHAT_LENGTH)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    sizes = {**DECODER, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes["max_position_embeddings"] = CHAT_LENGTH
+    config = LlamaConfig(**sizes, **_vocabulary(tokenizer), tie_word_embeddings=False)
+    model = LlamaForCausalLM(config)
+    _spread_weights(model)
+    # A random model ends a JSON string once in as many tokens as its vocabulary has, and writes bytes that are
+    # no text: its answers would be endless and no JSON. So the first dimension is the same for all tokens, no
+    # layer writes to it, and the rows of the head listen to it. The quotation mark's does so that strings end
+    # after some 20 to 60 tokens; those of all that is not plain text, so that it is never written.
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        head = model.lm_head.weight
+        for token, index in tokenizer.get_vocab().items():
+            head[index, 0] = 0.0 if PLAIN.fullmatch(token) else SILENT
+        quote = tokenizer.convert_tokens_to_ids('"')
+        head[quote] = 0.0
+        head[quote, 0] = QUOTE
+    return model, tokenizer
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+
+
+def _spread_weights(model: PreTrainedModel) -> None:
+    # With the usual deviation of 0.02 so small a model attends evenly; this one has something to show.
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.15)
+
+
+def _byte_level_bpe(template: str, max_length: int = 1024) -> PreTrainedTokenizerFast:
     special = {"eos_token": "</s>", "pad_token": "<pad>"}
     if "<s>" in template:
         special["bos_token"] = "<s>"
@@ -109,7 +164,7 @@ def _byte_level_bpe(template: str) -> PreTrainedTokenizerFast:
     raw.train_from_iterator(SENTENCES, trainer)
     ends = [(token, raw.token_to_id(token)) for token in special.values()]
     raw.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=1024, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=max_length, **special)
 
 
 def _wordpiece() -> PreTrainedTokenizerFast:

@@ -95,12 +95,13 @@ class StoreWriter:
             writer.add(record)
             writer.notes["made_by"] = "…"
 
-    Memory holds one part at a time, and 8 bytes a record. Raises MghError if `path` exists, if no record was
-    added, if two ids are equal, or if the disk is full; nothing is left behind then.
+    Memory holds one part at a time, and 8 bytes a record. Raises MghError if `path` exists and `replace` is
+    false, if no record was added, if two ids are equal, or if the disk is full; nothing is left behind then.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, replace: bool = False):
         self.path = path
+        self._replace = replace
         self.notes: dict[str, Any] = {}
         self.folder = Path()  # the temporary folder, while the block lasts
         self._columns: dict[str, list[Any]] = {}
@@ -121,7 +122,7 @@ class StoreWriter:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with files.new_folder(self.path) as self.folder:
+            with files.new_folder(self.path, replace=self._replace) as self.folder:
                 self._clear()
                 yield
                 self._finish()

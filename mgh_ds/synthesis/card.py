@@ -1,0 +1,62 @@
+"""The data card and the manifest's notes of a merged data set: what is in it, how it was made, what it
+cost."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mgh_ds.records.schema import Record
+from mgh_ds.synthesis.counts import Counts
+from mgh_ds.synthesis.plan import Plan
+
+
+class Card:
+    """Collects counts row by row."""
+
+    def __init__(self, plan: Plan, partial: bool):
+        self.plan, self.partial = plan, partial
+        self.engines: Counter[str] = Counter()
+        self.by: dict[str, Counter[str]] = {"subtype": Counter(), "language": Counter(), "domain": Counter()}
+        self.tasks: set[str] = set()
+
+    def add(self, row: dict[str, Any], record: Record | None) -> None:
+        """Counts a unit; `record` is None if it was refused."""
+        self.engines[row["engine"]] += 1
+        if record is not None:
+            self.by["subtype"][record.task.subtype] += 1
+            self.by["language"][record.language] += 1
+            self.by["domain"][json.loads(row["slots"]).get("domain", "not drawn")] += 1
+            self.tasks.add(row["task_id"])
+
+    def notes(self, counts: Counts) -> dict[str, Any]:
+        """What the manifest keeps."""
+        return {
+            "made_by": "mgh-ds synth merge",
+            "plan_hash": self.plan.plan_hash,
+            "partial": self.partial,
+            "counts": counts.as_json(),
+        }
+
+    def render(self, counts: Counts) -> str:
+        """The card as Markdown."""
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # Markdown; what it is given are names and numbers of the plan, no model text
+        )
+        config = self.plan.config
+        return environment.get_template("card.md.jinja").render(
+            config=config,
+            plan_hash=self.plan.plan_hash,
+            partial=self.partial,
+            noise=config.engine.kind == "scripted" or config.engine.model.startswith("tiny-random/"),
+            engines=sorted(self.engines),
+            counts=counts,
+            by=self.by,
+            tasks=len(self.tasks),
+        )

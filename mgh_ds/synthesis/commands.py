@@ -1,0 +1,146 @@
+"""`mgh-ds synth plan | run | status | merge | audit`: what they print, and how they end."""
+
+import errno
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import rich
+from tqdm import tqdm
+
+from mgh_ds.errors import MghError
+from mgh_ds.records.store import Store, is_store
+from mgh_ds.synthesis.counts import Counts, goal_of
+from mgh_ds.synthesis.decisions import decisions_to_drop
+from mgh_ds.synthesis.live import Live
+from mgh_ds.synthesis.merge import merge
+from mgh_ds.synthesis.plan import freeze_plan, open_plan
+from mgh_ds.synthesis.status import status_table
+from mgh_ds.synthesis.worker import run
+
+if TYPE_CHECKING:
+    from mgh_ds.synthesis.audit.inputs import Embed, ScorePairs
+
+# For schedulers: work is left and nothing is wrong, so try again later (EX_TEMPFAIL of sysexits.h).
+STOPPED = 75
+
+
+def plan_command(arguments: Sequence[str], output: Path) -> None:
+    """Freezes a configuration (`--config FILE`, `--section.key value`) in the new folder `output`."""
+    plan = freeze_plan(arguments, output)
+    budget = plan.config.samples.budget
+    goal = f"{goal_of(plan, 'samples'):,} {'samples' if budget.tokens is None else 'tokens'}"
+    print(f"plan {plan.plan_hash[:16]} in {output}: {goal} in {plan.config.shards} shards")
+    print(f"next: mgh-ds synth run {output} --all")
+
+
+def run_command(folder: Path, shards: Sequence[int] | None, overrides: Sequence[str] = ()) -> None:
+    """Works through the given shards, or all of them if None.
+
+    Ends the process with exit code 75 if it was told to stop (SIGTERM, SIGUSR1): what was finished is kept,
+    and the same command goes on with the rest. Raises MghError for what a retry cannot mend.
+    """
+    plan = open_plan(folder, overrides)
+    for shard in shards or []:
+        plan.check_shard(shard)
+    live = Live(plan)
+    try:
+        with _stoppable():
+            held = run(plan, shards if shards is not None else range(plan.config.shards), live)
+    except _Stopped as stopped:
+        live.say(f"stopped by {stopped}: what was finished is kept, the same command goes on with the rest")
+        raise SystemExit(STOPPED) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MghError(
+                f"the disk of {folder} is full: everything finished so far is safe. Free some space and give "
+                "the same command again"
+            ) from error
+        raise
+    finally:
+        live.close()
+    if held:
+        print(f"other workers hold {len(held)} of the shards: {', '.join(map(str, held[:10]))}")
+    else:
+        print(f"done. next: mgh-ds synth merge {folder}")
+
+
+def status_command(folder: Path) -> None:
+    """Prints how far the work is; reads files only."""
+    rich.print(status_table(open_plan(folder)))
+
+
+def merge_command(
+    folder: Path, drop: Sequence[str] = (), partial: bool = False, overrides: Sequence[str] = ()
+) -> None:
+    """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left
+    out."""
+    plan = open_plan(folder, overrides, new_filters=True)
+    with tqdm(unit=" units", delay=1, leave=False, disable=None) as bar:
+        merged = merge(plan, partial=partial, drop=decisions_to_drop(folder, drop), progress=bar.update)
+    counts = merged.counts
+    print(f"{counts.accepted:,} records of {counts.units:,} units in {merged.path}")
+    for reason, count in counts.reasons.most_common():
+        print(f"  refused {count:,}: {reason}")
+    print(f"next: mgh-ds synth audit {folder}, and training with --data.train '[{merged.path}]'")
+
+
+def audit_command(
+    folder: Path,
+    embed: "Embed",
+    embedder: str,
+    score_pairs: "ScorePairs | None" = None,
+    scorer: str | None = None,
+    *,
+    alpha: float = 0.95,
+    sample: int | None = None,
+) -> None:
+    """Measures the merged records and writes `folder`/audit: the report as HTML and Markdown, the figures,
+    and a decision on each record.
+
+    Raises MghError if nothing was merged.
+    """
+    from mgh_ds.synthesis.audit.composition import Cost
+    from mgh_ds.synthesis.audit.inputs import StoredRecords
+    from mgh_ds.synthesis.audit.run import audit
+
+    plan = open_plan(folder)
+    if not is_store(folder / "merged"):
+        raise MghError(f"{folder} has no merged records: first run mgh-ds synth merge {folder}")
+    store = Store.open(folder / "merged")
+    counts = Counts.from_json(store.manifest.notes["counts"])
+    cost = Cost(counts.accepted, counts.reasons, counts.tokens_in, counts.tokens_out)
+    audit(
+        StoredRecords(store),
+        cost,
+        embed,
+        embedder,
+        folder / "audit",
+        score_pairs=score_pairs,
+        scorer_name=scorer,
+        alpha=alpha,
+        sample=sample,
+        seed=plan.config.seed,
+    )
+    print(f"report: {folder / 'audit' / 'audit.html'}")
+
+
+class _Stopped(BaseException):
+    """Raised by a signal. No handler of ordinary exceptions may swallow it."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGUSR1, which schedulers send before they kill, end the block in order."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise _Stopped(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

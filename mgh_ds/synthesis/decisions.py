@@ -1,0 +1,40 @@
+"""The audit's findings as reasons to leave a sample out of a merge."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from mgh_ds.errors import MghError
+
+# What `merge --drop` takes, and when a row of decisions.parquet is meant.
+DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "near_duplicate": lambda row: row["near_duplicate_of"] is not None,
+    "wrong_language": lambda row: row["wrong_language"],
+    "false_negative": lambda row: any(row[f"false_negative_{level}"] for level in (1, 2, 3, 4)),
+    "misordered": lambda row: not row["ordered"],
+}
+
+
+def decisions_to_drop(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The ids of the samples that any of these findings is about, with the first such finding.
+
+    Raises MghError for a finding that does not exist, or if there was no audit.
+    """
+    if unknown := [name for name in names if name not in DROPPABLE]:
+        raise MghError(f"cannot drop {unknown[0]!r}: there are {', '.join(DROPPABLE)}")
+    if not names:
+        return {}
+    path = folder / "audit" / "decisions.parquet"
+    if not path.exists():
+        raise MghError(
+            f"{path} does not exist: the audit finds what to drop; run mgh-ds synth audit {folder}"
+        )
+    found = {}
+    for batch in pq.ParquetFile(path).iter_batches():
+        for row in batch.to_pylist():
+            reason = next((name for name in names if DROPPABLE[name](row)), None)
+            if reason is not None:
+                found[row["id"]] = reason
+    return found

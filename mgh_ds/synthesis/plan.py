@@ -1,0 +1,195 @@
+"""The plan: everything that decides what is asked of the model, frozen in a folder before the work begins.
+
+DIR/
+  plan.json      the plan's hash and what it is made of
+  config.yaml    the configuration as resolved
+  slots.yaml     the slot tables
+  templates/     the prompts
+  tasks.jsonl    stage 1's result, once it is there
+  work/          journals and parts, by stage and shard
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from mgh_ds import __version__, files
+from mgh_ds.config import dump_config, load_config
+from mgh_ds.errors import MghError
+from mgh_ds.records.schema import Subtype
+from mgh_ds.synthesis.config import SynthesisConfig
+from mgh_ds.synthesis.engines import check_engine
+from mgh_ds.synthesis.prompts import Prompts
+from mgh_ds.synthesis.schemas import sample_schema, task_schema
+from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
+from mgh_ds.synthesis.units import UNITS_VERSION, Stage
+
+# What `run` may set anew: how an engine is driven does not change what it is asked.
+ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripted")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A frozen plan, opened. `plan_hash` is 64 hexadecimal digits."""
+
+    folder: Path
+    config: SynthesisConfig
+    plan_hash: str
+    prompts: Prompts
+    slots: SlotTable
+
+    def shard_folder(self, stage: Stage, shard: int) -> Path:
+        """Where the journals and parts of one stage of one shard are."""
+        return self.folder / "work" / stage / f"shard-{shard:05d}"
+
+    def check_shard(self, shard: int) -> None:
+        """Raises MghError for a shard that the plan does not have."""
+        if not 0 <= shard < self.config.shards:
+            raise MghError(f"shard {shard}: {self.folder} has the shards 0 to {self.config.shards - 1}")
+
+
+def freeze_plan(arguments: Sequence[str], output: Path) -> Plan:
+    """Checks a configuration (`--config FILE` and overrides) and freezes it in the new folder `output`.
+
+    Raises MghError for a bad key, value, slot table or template, for a model folder without a chat template,
+    and if `output` exists.
+    """
+    config = load_config(SynthesisConfig, arguments)
+    check_config(config)
+    slots_file = Path(config.prompts.slots) if config.prompts.slots else PACKAGED_SLOTS
+    slots = SlotTable.load(slots_file)
+    prompts = Prompts.load(Path(config.prompts.templates) if config.prompts.templates else None, slots)
+    identity = _identity(config, prompts, slots_file)
+    with files.new_folder(output) as folder:
+        (folder / "templates").mkdir()
+        for name, text in prompts.files().items():
+            (folder / "templates" / name).write_text(text, encoding="utf-8")
+        (folder / "slots.yaml").write_bytes(slots_file.read_bytes())
+        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        content = {"plan_hash": _hash(identity), "mgh_ds": __version__, "identity": identity}
+        files.write_json(folder / "plan.json", content)
+    return open_plan(output)
+
+
+def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool = False) -> Plan:
+    """Opens a frozen plan. `overrides` such as `--engine.max_in_flight 64` may change how the engine is
+    driven, and with `new_filters` which answers are accepted (`--filters.short_chars '[4, 900]'`).
+
+    Raises MghError if the folder holds no plan, if anything in it was changed since it was frozen, or if an
+    override would change what is asked of the model.
+    """
+    frozen = files.read_json(folder / "plan.json") if (folder / "plan.json").exists() else None
+    if frozen is None:
+        raise MghError(f"{folder} holds no plan.json: make a plan with mgh-ds synth plan")
+    if not isinstance(frozen, dict) or not {"plan_hash", "identity"} <= frozen.keys():
+        raise MghError(f"{folder / 'plan.json'} is damaged: make the plan again in another folder")
+    config = load_config(SynthesisConfig, ["--config", str(folder / "config.yaml"), *overrides])
+    check_config(config)
+    slots = SlotTable.load(folder / "slots.yaml")
+    prompts = Prompts.load(folder / "templates", slots)
+    identity = _identity(config, prompts, folder / "slots.yaml")
+    if new_filters:
+        identity["config"]["filters"] = frozen["identity"]["config"]["filters"]
+    _refuse_changes(folder, frozen["identity"], identity, bool(overrides))
+    if frozen["plan_hash"] != _hash(identity):
+        raise MghError(
+            f"{folder / 'plan.json'} was changed after it was frozen: its hash is not its content's"
+        )
+    return Plan(folder, config, frozen["plan_hash"], prompts, slots)
+
+
+def check_config(config: SynthesisConfig) -> None:
+    """Raises MghError naming the first key whose value cannot be worked with."""
+    budget = config.samples.budget
+    if (budget.samples is None) == (budget.tokens is None):
+        raise MghError("samples.budget: set exactly one of `samples` and `tokens`")
+    for key, number, most in [
+        ("shards", config.shards, 100_000),
+        ("chunk", config.chunk, 65_536),
+        ("tasks.calls", config.tasks.calls, 10**9),
+        ("tasks.per_call", config.tasks.per_call, 100),
+        ("samples.max_rounds", config.samples.max_rounds, 1_000),
+        ("samples.budget", budget.samples or budget.tokens or 0, 10**13),
+        ("engine.max_in_flight", config.engine.max_in_flight, 10**6),
+    ]:
+        if not 1 <= number <= most:
+            raise MghError(f"{key} is {number}: it must lie between 1 and {most:,}")
+    subtypes = config.tasks.subtypes
+    if unknown := sorted(subtypes.keys() - set(get_args(Subtype))):
+        raise MghError(f"tasks.subtypes: unknown {unknown[0]!r}; there are {', '.join(get_args(Subtype))}")
+    if any(share < 0 for share in subtypes.values()) or abs(sum(subtypes.values()) - 1) > 1e-6:
+        raise MghError(
+            f"tasks.subtypes are probabilities: they sum to {sum(subtypes.values()):.6g}, not to 1"
+        )
+    if not 0 < config.tasks.near_duplicate <= 1:
+        raise MghError(f"tasks.near_duplicate is {config.tasks.near_duplicate}: it must lie in (0, 1]")
+    for name, bounds in asdict(config.filters).items():
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+            raise MghError(f"filters.{name} is {bounds}: give [least, most] characters, 0 < least <= most")
+    for stage, sampling in (("tasks", config.tasks.sampling), ("samples", config.samples.sampling)):
+        if (
+            sampling.max_tokens < 1
+            or sampling.temperature < 0
+            or not 0 < sampling.top_p <= 1
+            or (sampling.top_k or 1) < 1
+        ):
+            raise MghError(
+                f"{stage}.sampling: max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1 are needed"
+            )
+    check_engine(config.engine)
+
+
+def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:
+    """The JSON schema of a stage's answers."""
+    return task_schema(config.tasks.per_call) if stage == "tasks" else sample_schema()
+
+
+def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> dict[str, Any]:
+    """Everything that decides what is asked and what is kept, as plain JSON values."""
+    values = asdict(config)
+    del values["prompts"]  # their content counts, not where it lay
+    values["engine"] = {name: values["engine"][name] for name in ENGINE_IDENTITY}
+    texts = {f"templates/{name}": _sha256(text.encode()) for name, text in sorted(prompts.files().items())}
+    return {
+        "units_version": UNITS_VERSION,
+        "config": values,
+        "files": {**texts, "slots.yaml": _sha256(slots_file.read_bytes())},
+        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in get_args(Stage)},
+    }
+
+
+def _refuse_changes(folder: Path, frozen: Any, found: Any, overridden: bool) -> None:
+    changed = next(iter(_differences(frozen, found)), None)
+    if changed is None:
+        return
+    path, before, after = changed
+    if path == "units_version":
+        raise MghError(f"{folder} was planned by another version of mgh-ds (units {before}, here {after})")
+    what = f"`{path.removeprefix('config.')}` (frozen as {before!r}, now {after!r})"
+    if overridden:
+        raise MghError(
+            f"{what} is part of the frozen plan {folder}: make a new plan to change it. `run` may set the "
+            f"keys of `engine` other than {', '.join(ENGINE_IDENTITY)}"
+        )
+    raise MghError(f"{folder} was changed after it was frozen: {what}. Put it back, or make a new plan.")
+
+
+def _differences(frozen: Any, found: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(frozen, dict) and isinstance(found, dict):
+        return [
+            difference
+            for key in [*frozen, *(key for key in found if key not in frozen)]
+            for difference in _differences(frozen.get(key), found.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if frozen == found else [(path, frozen, found)]
+
+
+def _hash(value: Any) -> str:
+    return _sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,114 @@
+"""From a unit to the request that an engine is given, and to the row that is kept of it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, cast, get_args
+
+from mgh_ds.records.schema import Subtype
+from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks
+from mgh_ds.synthesis.engines.port import Completion, Request
+from mgh_ds.synthesis.plan import Plan, stage_schema
+from mgh_ds.synthesis.units import Stage, Task, Unit, seed_of, uniform
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A unit with all that follows from it alone. `task.instruction` is empty in stage 1."""
+
+    unit: Unit
+    task: Task
+    slots: dict[str, str]
+    request: Request
+    prompt_hash: str
+
+
+class Preparer:
+    """Prepares the units of one stage."""
+
+    def __init__(self, plan: Plan, stage: Stage, tasks: dict[str, Task]):
+        """`tasks` is stage 1's result by id; empty in stage 1."""
+        self.plan, self.stage, self.tasks = plan, stage, tasks
+        self.schema = stage_schema(plan.config, stage)
+        self.sampling = plan.config.tasks.sampling if stage == "tasks" else plan.config.samples.sampling
+        self._constant = json.dumps([self.schema, asdict(self.sampling)], sort_keys=True)
+
+    def prepare(self, unit: Unit) -> Prepared:
+        """The unit's slots, prompt and request. The same unit gives the same everywhere."""
+        slots = self.plan.slots.draw(self.stage, unit.unit_id)
+        if self.stage == "tasks":
+            task = Task("", self._subtype(unit), "")
+            messages = self.plan.prompts.for_tasks(task.subtype, self.plan.config.tasks.per_call, slots)
+        else:
+            task = self.tasks[unit.task_id]
+            messages = self.plan.prompts.for_sample(task, slots)
+        request = Request(unit.unit_id, messages, self.schema, self.sampling, seed_of(unit.unit_id))
+        said = (part for message in messages for part in (message["role"], message["content"]))
+        text = "\0".join((self._constant, *said))
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return Prepared(unit, task, slots, request, digest)
+
+    def probe(self) -> Request:
+        """A small question under the stage's grammar: an engine that answers it works, and takes the
+        schema."""
+        messages = [{"role": "user", "content": "Answer with the shortest JSON that fits."}]
+        return Request("probe", messages, self.schema, type(self.sampling)(max_tokens=8), 0)
+
+    def _subtype(self, unit: Unit) -> Subtype:
+        shares = self.plan.config.tasks.subtypes
+        left = uniform(unit.unit_id, "subtype") * sum(shares.values())
+        for subtype in [subtype for subtype in get_args(Subtype) if shares.get(subtype)]:
+            left -= shares[subtype]
+            if left < 0:
+                break
+        return cast(Subtype, subtype)
+
+
+def reason_of(completion: Completion, prepared: Prepared, plan: Plan) -> str:
+    """Why an answer is refused, or "" if it is accepted."""
+    try:
+        if prepared.unit.stage == "tasks":
+            read_tasks(completion.text, completion.finish_reason)
+        else:
+            subtype, filters = prepared.task.subtype, plan.config.filters
+            read_sample(completion.text, completion.finish_reason, subtype, filters)
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
+def row_of(
+    completion: Completion,
+    prepared: Prepared,
+    reason: str,
+    plan: Plan,
+    *,
+    shard: int,
+    round: int,
+    engine: str,
+) -> dict[str, Any]:
+    """The unit's row in a part: the answer as it came, and where it came from."""
+    unit, task = prepared.unit, prepared.task
+    return {
+        "unit_id": unit.unit_id,
+        "task_id": unit.task_id,
+        "subtype": task.subtype,
+        "instruction": task.instruction,
+        "index": unit.index,
+        "shard": shard,
+        "round": round,
+        "slots": json.dumps(prepared.slots, ensure_ascii=False, separators=(",", ":")),
+        "plan_hash": plan.plan_hash,
+        "prompt_hash": prepared.prompt_hash,
+        "seed": prepared.request.seed,
+        "model": plan.config.engine.model,
+        "revision": plan.config.engine.revision or "",
+        "engine": engine,
+        "attempts": completion.attempts,
+        "finish_reason": completion.finish_reason,
+        "tokens_in": completion.tokens_in,
+        "tokens_out": completion.tokens_out,
+        "error": completion.error,
+        "reason": reason,
+        "text": completion.text,
+    }

@@ -1,0 +1,119 @@
+"""How far a synthesis is, read from its files alone: it may be asked at any time and disturbs no worker."""
+
+import datetime
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mgh_ds.errors import MghError
+from mgh_ds.synthesis.counts import Counts, goal_of, progress_of
+from mgh_ds.synthesis.journal import read_journal
+from mgh_ds.synthesis.parts import read_summary
+from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.tasks import open_tasks, tasks_path
+from mgh_ds.synthesis.units import STAGES, Stage
+
+SILENT_S = 60  # a worker writes its file every few seconds
+
+
+@dataclass
+class StageStatus:
+    """One stage over all shards. `journalled` units are finished, but not yet in a part."""
+
+    goal: int
+    shards: int
+    done: int = 0
+    journalled: int = 0
+    damaged: list[Path] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+
+def read_status(plan: Plan) -> dict[Stage, StageStatus]:
+    """Both stages' status. Damaged parts are named, not counted."""
+    found: dict[Stage, StageStatus] = {}
+    for stage in STAGES:
+        status = found[stage] = StageStatus(goal_of(plan, stage), plan.config.shards)
+        for shard in range(plan.config.shards):
+            folder = plan.shard_folder(stage, shard)
+            status.done += (folder / "done.json").exists()
+            # A journal goes when its part is there, so journals are read first: nothing is missed between.
+            journalled = _journalled(folder)
+            for path in sorted(folder.glob("part-*.parquet")):
+                try:
+                    summary = read_summary(path)
+                except MghError:
+                    status.damaged.append(path)
+                    continue
+                status.counts.add_counts(summary.counts)
+                journalled.pop(summary.chunk, None)
+            status.journalled += sum(len(unit_ids) for unit_ids in journalled.values())
+    return found
+
+
+def read_workers(plan: Plan) -> list[dict[str, Any]]:
+    """What the workers last said of themselves."""
+    found = []
+    for path in sorted((plan.folder / "work" / "workers").glob("*.json")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:  # it ended while we looked
+            continue
+    return found
+
+
+def status_table(plan: Plan) -> RenderableType:
+    """The status for people."""
+    stages = read_status(plan)
+    table = Table("", *stages, title=str(plan.folder), title_justify="left")
+    rows = {stage: _rows(plan, stage, status) for stage, status in stages.items()}
+    for name in rows["samples"]:
+        table.add_row(name, *(rows[stage][name] for stage in stages))
+    lines: list[RenderableType] = [table]
+    if tasks_path(plan).exists():
+        lines.append(Text(f"{len(open_tasks(plan)[1]):,} tasks are frozen in {tasks_path(plan)}"))
+    lines += [Text(_worker_line(worker)) for worker in read_workers(plan)]
+    for status in stages.values():
+        lines += [Text(f"damaged, made anew by the next run: {path}", "red") for path in status.damaged]
+    return Group(*lines)
+
+
+def _rows(plan: Plan, stage: Stage, status: StageStatus) -> dict[str, str]:
+    counts = status.counts
+    reached = progress_of(plan, stage, counts)
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.reasons.most_common(6))
+    return {
+        "shards done": f"{status.done:,} of {status.shards:,}",
+        "reached": f"{reached:,} of {status.goal:,} ({100 * reached / status.goal:.1f} %)",
+        "accepted": f"{counts.accepted:,} of {counts.units:,} units",
+        "in journals": f"{status.journalled:,} units",
+        "refused": reasons or "none",
+        "tokens in": f"{counts.tokens_in:,}",
+        "tokens out": f"{counts.tokens_out:,}",
+        "tokens out an accepted": f"{counts.tokens_out / counts.accepted:,.0f}" if counts.accepted else "",
+    }
+
+
+def _journalled(folder: Path) -> dict[int, set[str]]:
+    """Ids of finished units by the number of their chunk."""
+    found: dict[int, set[str]] = {}
+    for path in folder.glob("chunk-*.journal"):
+        unit_ids = found.setdefault(int(path.name[6:].split(".")[0]), set())
+        try:
+            unit_ids |= {entry["unit_id"] for entry in read_journal(path) if "unit_id" in entry}
+        except FileNotFoundError:  # its chunk became a part while we looked
+            continue
+    return found
+
+
+def _worker_line(worker: dict[str, Any]) -> str:
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(worker["time"])
+    state = "at work" if age.total_seconds() < SILENT_S else f"silent for {age.total_seconds():,.0f} s"
+    return (
+        f"worker {worker['worker']}: {state}, stage {worker['stage']}, {worker['accepted']:,} accepted, "
+        f"{worker['tokens_out_per_s']:,.0f} tokens/s"
+    )

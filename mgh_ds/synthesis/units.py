@@ -1,0 +1,72 @@
+"""Units: one LLM call each, named by a hash, so that any unit can be rebuilt alone, anywhere, in any
+order."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mgh_ds.records.schema import Subtype
+
+Stage = Literal["tasks", "samples"]
+STAGES: tuple[Stage, ...] = ("tasks", "samples")
+
+# Raise it when a unit's id, slots or prompt would come out differently: plans of another version are refused.
+UNITS_VERSION = 1
+ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A retrieval task, as brainstormed: its shape and its instruction in a sentence."""
+
+    task_id: str
+    subtype: Subtype
+    instruction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One call. In stage 1 `task_id` is empty."""
+
+    unit_id: str
+    stage: Stage
+    task_id: str
+    index: int
+
+    @property
+    def number(self) -> int:
+        """The id as an integer, 0 … 2¹²⁸ − 1."""
+        return int(self.unit_id, 16)
+
+
+def make_unit(scope: str, stage: Stage, task_id: str, index: int) -> Unit:
+    """The unit of a task and index. `scope` is what fixes the stage: the plan's hash, in stage 2 with the
+    tasks'."""
+    name = "\0".join((scope, stage, task_id, str(index)))
+    return Unit(hashlib.blake2b(name.encode(), digest_size=ID_BYTES).hexdigest(), stage, task_id, index)
+
+
+def units_of_shard(
+    scope: str, stage: Stage, task_ids: Sequence[str], shard: int, shards: int
+) -> Iterator[Unit]:
+    """The endless stream of a shard's units: index 0 of every task, then index 1, …, those with id modulo
+    `shards` equal to `shard`."""
+    for index in itertools.count():
+        for task_id in task_ids:
+            unit = make_unit(scope, stage, task_id, index)
+            if unit.number % shards == shard:
+                yield unit
+
+
+def uniform(unit_id: str, name: str) -> float:
+    """A number in [0, 1) that depends on the unit and `name` alone: a new slot changes no other slot's
+    draw."""
+    digest = hashlib.blake2b(f"{unit_id}\0{name}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def seed_of(unit_id: str) -> int:
+    """The seed that an engine is given for this unit: 31 bits."""
+    return int(unit_id[:8], 16) >> 1

@@ -1,0 +1,84 @@
+"""Killed with SIGKILL at any moment, by any number of workers: the merged bytes are those of an undisturbed run."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mgh_ds.synthesis.merge import merge
+from mgh_ds.synthesis.plan import open_plan
+from tests.synthesis.kill_worker import work
+from tests.synthesis.recipes import content, small_plan
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.synthesis.kill_worker"])
+ALL = [0, 1, 2, 3]
+KILLS_BY_TIME, KILLS_BY_STEP = 12, 13  # for each of 1 to 8 workers: 200 in all
+DELAY = ("--engine.scripted.delay_s", "0.004")
+
+
+def start(folder: Path, shards: Sequence[int], kill_at: int | None = None) -> ForkServerProcess:
+    process = SERVER.Process(target=work, args=(folder, list(shards), kill_at))
+    process.start()
+    return process
+
+
+def merged(folder: Path) -> dict[str, bytes]:
+    return content(merge(open_plan(folder)).path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "plan"
+    small_plan(folder, *DELAY)
+    work(folder, ALL)
+    units = pq.read_table(folder / "merged" / "units.parquet") if (folder / "merged").exists() else None
+    assert units is None
+    found = merged(folder)
+    assert {"manifest.json", "README.md", "units.parquet", "part-00000.arrow"} == found.keys()
+    return found
+
+
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_killed_at_random_moments(workers: int, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    draw = random.Random(workers)
+    for case in range(KILLS_BY_TIME):
+        folder = tmp_path / f"{case}"
+        small_plan(folder, *DELAY)
+        processes = [start(folder, draw.sample(ALL, 4)) for _ in range(workers)]
+        time.sleep(draw.uniform(0.0, 0.9))
+        victims = draw.sample(processes, draw.randint(1, workers))
+        for victim in victims:
+            if victim.pid:
+                os.kill(victim.pid, signal.SIGKILL)
+        for process in processes:
+            process.join()
+            assert process.exitcode in ({0, -signal.SIGKILL} if process in victims else {0})
+        work(folder, ALL)
+        assert merged(folder) == undisturbed, (workers, case)
+
+
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_killed_between_and_within_writes(
+    workers: int, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    draw = random.Random(100 + workers)
+    killed = 0
+    for case in range(KILLS_BY_STEP):
+        folder = tmp_path / f"{case}"
+        small_plan(folder, *DELAY)
+        kill_at = draw.randint(1, 60 // workers + 5)
+        processes = [start(folder, draw.sample(ALL, 4), kill_at) for _ in range(workers)]
+        for process in processes:
+            process.join()
+            killed += process.exitcode == -signal.SIGKILL
+        work(folder, ALL)
+        assert merged(folder) == undisturbed, (workers, case, kill_at)
+    assert killed >= KILLS_BY_STEP // 2
