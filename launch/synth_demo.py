@@ -31,7 +31,7 @@ EXAMPLES = 3
 def main() -> None:
     model, is_noise = find_model(load_config(SynthesisConfig, ["--config", CONFIG]).engine.model)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    plan_command(["--config", CONFIG, "--engine.model", str(model)], FOLDER)
+    plan_command(["--config", CONFIG, "--engine.model", model], FOLDER)
     run_command(FOLDER, None)
     status_command(FOLDER)
     merge_command(FOLDER)
@@ -41,16 +41,17 @@ def main() -> None:
         print(f"\nREMEMBER: {TINY} wrote noise. The machinery works; the records are worth nothing.")
 
 
-def find_model(name: str) -> tuple[Path, bool]:
-    """The folder of model `name`, or of the tiny random one; and whether what it writes is noise."""
+def find_model(name: str) -> tuple[str, bool]:
+    """`name` if that can be had, else the folder of the tiny random model; and whether it writes noise."""
     try:
-        return resolve_model(name), False
+        resolve_model(name)
+        return name, False
     except MghError as error:
         print(
             f"{error}\nSo {TINY} takes its place, a model of a few random weights: ITS TEXT IS NOISE. What "
             "follows shows the machinery, and an audit that must find that the levels mean nothing."
         )
-        return resolve_model(TINY), True
+        return str(resolve_model(TINY)), True
 
 
 def show_examples() -> None:

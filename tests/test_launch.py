@@ -103,3 +103,28 @@ def test_bad_input_gets_one_clear_line(tmp_path: Path) -> None:
     assert "'gpt2' model, which mgh-ds does not know" in refusal(
         tmp_path, "--model.name_or_path", str(unknown)
     )
+
+
+def test_synthetic_records_are_trained_on_as_they_are(tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    scripted = ["--config", "configs/synth-scripted.yaml", "--samples.budget.samples", "150"]
+    cli(["synth", "plan", *scripted, "--output", str(plan)])
+    cli(["synth", "run", str(plan), "--all"])
+    cli(["synth", "merge", str(plan)])
+    cli(["data", "validate", str(plan / "merged")])
+    command = (
+        "deepspeed --num_accelerators 2 launch/train.py --config configs/tiny-mistral.yaml --training.steps 3"
+    )
+    data = [
+        "--data.train",
+        f"[{plan / 'merged'}]",
+        "--data.held_out",
+        "null",
+        "--folder",
+        str(tmp_path / "runs"),
+    ]
+    finished = start(*command.split(), *data)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    metrics = (tmp_path / "runs" / "tiny-mistral" / "metrics.jsonl").read_text().splitlines()
+    steps = [entry for entry in map(json.loads, metrics) if entry["kind"] == "step"]
+    assert [entry["stage_name"] for entry in steps] == ["level 1", "levels 2, 3", "level 4"]

@@ -1,5 +1,5 @@
-"""Every command in the README runs: here, in the system tests (`make demo`), in CI (`make test`), or on a
-GPU."""
+"""Every command in the README runs: here, in the system tests (`make demo`), in CI (`make test`), on a GPU,
+or on a cluster."""
 
 import json
 import os
@@ -15,13 +15,19 @@ ROOT = Path.cwd()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+HERE = [command for command in COMMANDS if not command.startswith("make") and "# needs" not in command]
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
-# What the test shortens: the README trains longer than a test may.
-SHORTER = {"--training.steps 200": "--training.steps 7 --training.global_batch 4 --training.micro_batch 2"}
+# What the test shortens: the README trains longer, and embeds more, than a test may.
+SHORTER = {
+    "--training.steps 200": "--training.steps 7 --training.global_batch 4 --training.micro_batch 2",
+    "synth audit runs/graded": "synth audit runs/graded --sample 24",
+}
 
 
 def run(command: str, folder: Path) -> str:
+    for long, short in SHORTER.items():
+        command = command.replace(long, short)
     finished = subprocess.run(
         shlex.split(command),
         cwd=folder,
@@ -71,11 +77,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_of_the_readme_run_in_its_order(folder: Path) -> None:
-    here = [command for command in COMMANDS if not command.startswith("make") and "# needs" not in command]
+    here = [command for command in HERE if not about_synthesis(command)]
     assert len(here) >= 8
     for command in here:
-        for long, short in SHORTER.items():
-            command = command.replace(long, short)
         run(command, folder)
     assert json.loads((folder / "results" / "mine.json").read_text())["tasks"].keys() == {"STS17", "SICK-R"}
 
@@ -86,6 +90,18 @@ def test_the_commands_of_the_readme_run_in_its_order(folder: Path) -> None:
     assert printed.startswith("(2, 384) ")
 
 
+def test_the_commands_of_the_readme_write_graded_data(folder: Path) -> None:
+    here = [command for command in HERE if about_synthesis(command)]
+    assert len(here) >= 7
+    for command in here:
+        run(command, folder)
+    assert json.loads((folder / "runs" / "graded" / "audit" / "audit.json").read_text())["records"] >= 200
+
+
+def about_synthesis(command: str) -> bool:
+    return " synth " in command or "runs/graded" in command
+
+
 def test_the_other_commands_run_elsewhere() -> None:
     makes = {command.split()[1] for command in COMMANDS if command.startswith("make")}
     assert makes == {"demo", "test"}
@@ -93,6 +109,6 @@ def test_the_other_commands_run_elsewhere() -> None:
     assert '"make", "demo"' in (ROOT / "tests" / "system" / "test_demo.py").read_text()
     for command in COMMANDS:
         if "# needs" in command:
-            config = re.search(r"--config (\S+)", command)
-            assert config, command
-            assert (ROOT / config[1]).is_file(), command
+            paths = re.findall(r"(?:configs|launch)/\S+", command.partition("#")[0])
+            assert paths, command
+            assert all((ROOT / path).is_file() for path in paths), command

@@ -118,10 +118,10 @@ def _chat_model() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     config = LlamaConfig(**sizes, **_vocabulary(tokenizer), tie_word_embeddings=False)
     model = LlamaForCausalLM(config)
     _spread_weights(model)
-    # A random model ends a JSON string once in as many tokens as its vocabulary has, and writes bytes that are
-    # no text: its answers would be endless and no JSON. So the first dimension is the same for all tokens, no
-    # layer writes to it, and the rows of the head listen to it. The quotation mark's does so that strings end
-    # after some 20 to 60 tokens; those of all that is not plain text, so that it is never written.
+    # A random model ends a JSON string once in as many tokens as its vocabulary has, and writes bytes that
+    # are no text: its answers would be endless and no JSON. So the first dimension is the same for all
+    # tokens, no layer writes to it, and the rows of the head listen to it. The quotation mark's does so that
+    # strings end after some 20 to 60 tokens; those of what is not plain text, so that it is never written.
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] = 1.0
         for layer in model.model.layers:

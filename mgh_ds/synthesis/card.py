@@ -54,7 +54,7 @@ class Card:
             config=config,
             plan_hash=self.plan.plan_hash,
             partial=self.partial,
-            noise=config.engine.kind == "scripted" or config.engine.model.startswith("tiny-random/"),
+            noise=config.engine.kind == "scripted" or "tiny-random" in config.engine.model,
             engines=sorted(self.engines),
             counts=counts,
             by=self.by,

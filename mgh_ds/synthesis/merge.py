@@ -161,7 +161,7 @@ class _Decider:
                 row["subtype"],
                 row["instruction"],
                 slots["language"],
-                source_of(self.plan.config.name, row),
+                source_of(self.plan.config.name, row, slots.get("domain", "")),
             )
         except Refused as refused:
             return None, str(refused)
@@ -169,7 +169,7 @@ class _Decider:
         return record, ""
 
 
-def source_of(dataset: str, row: dict[str, Any]) -> dict[str, str]:
+def source_of(dataset: str, row: dict[str, Any], domain: str) -> dict[str, str]:
     """Where a record came from, as its `source`; empty values are left out."""
     names = (
         "plan_hash",
@@ -183,7 +183,7 @@ def source_of(dataset: str, row: dict[str, Any]) -> dict[str, str]:
         "attempts",
     )
     costs = ("finish_reason", "tokens_in", "tokens_out")
-    values = {"dataset": dataset} | {name: str(row[name]) for name in (*names, *costs)}
+    values = {"dataset": dataset, "domain": domain} | {name: str(row[name]) for name in (*names, *costs)}
     return {name: value for name, value in values.items() if value}
 
 

@@ -59,6 +59,7 @@ def freeze_plan(arguments: Sequence[str], output: Path) -> Plan:
     """
     config = load_config(SynthesisConfig, arguments)
     check_config(config)
+    check_engine(config.engine)
     slots_file = Path(config.prompts.slots) if config.prompts.slots else PACKAGED_SLOTS
     slots = SlotTable.load(slots_file)
     prompts = Prompts.load(Path(config.prompts.templates) if config.prompts.templates else None, slots)
@@ -102,7 +103,7 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
 
 
 def check_config(config: SynthesisConfig) -> None:
-    """Raises MghError naming the first key whose value cannot be worked with."""
+    """Raises MghError naming the first key whose value cannot be worked with. Says nothing of the engine."""
     budget = config.samples.budget
     if (budget.samples is None) == (budget.tokens is None):
         raise MghError("samples.budget: set exactly one of `samples` and `tokens`")
@@ -139,7 +140,6 @@ def check_config(config: SynthesisConfig) -> None:
             raise MghError(
                 f"{stage}.sampling: max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1 are needed"
             )
-    check_engine(config.engine)
 
 
 def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mgh_ds.synthesis.counts import progress_of
-from mgh_ds.synthesis.engines import open_engine
+from mgh_ds.synthesis.engines import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, EngineDied
 from mgh_ds.synthesis.keeper import EngineKeeper
 from mgh_ds.synthesis.live import Live
@@ -45,6 +45,7 @@ def run(plan: Plan, shards: Sequence[int], live: Live) -> list[int]:
     helps with the others', and waits for what is held.
     Raises MghError for what no retry can mend; everything finished until then is kept.
     """
+    check_engine(plan.config.engine)
     log = plan.folder / "logs" / f"engine-{live.name}.log"
     keeper = EngineKeeper(partial(open_engine, plan.config.engine, log), plan.config.engine.start_s)
     try:

@@ -1,4 +1,4 @@
-"""A worker that kills itself with SIGKILL at a chosen moment: at its n-th step of writing, and half through it."""
+"""A worker that kills itself with SIGKILL at its n-th step of writing: before, half through, or after it."""
 
 import os
 import signal

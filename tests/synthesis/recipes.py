@@ -18,4 +18,8 @@ def small_plan(folder: Path, *overrides: str) -> Plan:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by its name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,5 +1,6 @@
 """What is on disk is either whole or not read: torn journals, damaged parts, parts that are there already."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.journal import Journal, read_journal
 from mgh_ds.synthesis.parts import COLUMNS, PartSummary, read_part, read_summary, write_part
 
-ENTRIES = [{"unit_id": "a", "text": "ärger \ud800 \x00"}, {"unit_id": "b", "text": "x" * 5_000}, {"unit_id": "c"}]
+ENTRIES = [
+    {"unit_id": "a", "text": "ärger \ud800 \x00"},
+    {"unit_id": "b", "text": "x" * 5_000},
+    {"unit_id": "c"},
+]
 
 
 def journal_bytes(folder: Path) -> bytes:
@@ -44,7 +49,7 @@ def test_a_journal_cut_anywhere_gives_its_whole_entries(tmp_path: Path) -> None:
     whole = list(read_journal(tmp_path / "whole.journal"))
     torn = tmp_path / "torn.journal"
     counts = set()
-    for end in [*range(0, 120), *range(len(data) - 40, len(data))]:
+    for end in [*range(120), *range(len(data) - 40, len(data))]:
         torn.write_bytes(data[:end])
         found = list(read_journal(torn))
         assert found == whole[: len(found)]
@@ -68,7 +73,9 @@ def test_a_flipped_bit_ends_the_reading_there(tmp_path_factory: pytest.TempPathF
 
 def rows(count: int, text: str = "answer") -> list[dict[str, Any]]:
     empty: dict[str, Any] = {field.name: "" if str(field.type) == "string" else 0 for field in COLUMNS}
-    return [empty | {"unit_id": f"{number:04d}", "text": f"{text} {number}"} for number in reversed(range(count))]
+    return [
+        empty | {"unit_id": f"{number:04d}", "text": f"{text} {number}"} for number in reversed(range(count))
+    ]
 
 
 def summary() -> PartSummary:
@@ -110,11 +117,10 @@ def test_a_cut_or_flipped_part_is_refused_by_name(tmp_path: Path) -> None:
     refused = 0
     for place in range(0, len(data), 97):
         path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
-        try:
+        with contextlib.suppress(MghError):
+            # Some bits, such as those of the footer's statistics, no content depends on.
             found = read_part(path)
-        except MghError as error:
-            assert "is damaged" in str(error)
-            refused += 1
-        else:  # a bit that no page's content depends on, such as in the footer's statistics
             assert found.column("text").to_pylist() == [row["text"] for row in rows(400)[::-1]]
+            continue
+        refused += 1
     assert refused > 0

@@ -106,7 +106,7 @@ def test_units_that_kill_the_engine_are_given_up_and_no_other(
     assert len(guilty) >= 3
     monkeypatch.setattr(Dying, "guilty", guilty, raising=False)
     monkeypatch.setattr(Dying, "deaths", [], raising=False)
-    monkeypatch.setattr(worker, "open_engine", lambda config, log: Dying(config))
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: Dying(config))
     plan = small_plan(tmp_path / "plan")
     work(plan.folder, ALL)
     merge(plan)
@@ -122,7 +122,7 @@ def test_crashes_are_remembered_across_restarts(tmp_path: Path, monkeypatch: pyt
     guilty = {min(guilty_units(small_plan(tmp_path / "before"), 0.1))}
     monkeypatch.setattr(Dying, "guilty", guilty, raising=False)
     monkeypatch.setattr(Dying, "deaths", [], raising=False)
-    monkeypatch.setattr(worker, "open_engine", lambda config, log: Dying(config))
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: Dying(config))
     plan = small_plan(tmp_path / "plan")
     bury = worker.StageRun._bury
 
@@ -161,7 +161,7 @@ def test_an_engine_that_always_dies_stops_the_run(tmp_path: Path, monkeypatch: p
             if requests[0].unit_id != "probe":
                 raise EngineDied("out of memory")
 
-    monkeypatch.setattr(worker, "open_engine", lambda config, log: Broken(config))
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: Broken(config))
     with pytest.raises(MghError, match=r"died 10 times without finishing anything.*out of memory"):
         work(plan.folder, ALL)
     monkeypatch.undo()
@@ -174,10 +174,10 @@ def test_an_engine_that_always_dies_stops_the_run(tmp_path: Path, monkeypatch: p
 def test_an_engine_that_never_starts_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stillborn(ScriptedEngine):
         def poll(self, timeout_s: float) -> list[Completion]:
-            raise EngineDied("no GPU")
+            raise EngineDied(f"no GPU within {timeout_s} s")
 
-    monkeypatch.setattr(worker, "open_engine", lambda config, log: Stillborn(config))
-    with pytest.raises(MghError, match=r"died 3 times before its first answer: no GPU"):
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: Stillborn(config))
+    with pytest.raises(MghError, match=r"died 3 times before its first answer: no GPU within"):
         work(small_plan(tmp_path / "plan").folder, ALL)
 
 
@@ -374,7 +374,11 @@ def test_a_plan_that_was_changed_is_refused(
 def test_only_how_the_engine_is_driven_may_change(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan")
     assert open_plan(plan.folder, ["--engine.max_in_flight", "3"]).plan_hash == plan.plan_hash
-    for override in (["--engine.model", "other"], ["--samples.sampling.temperature", "0.5"], ["--chunk", "8"]):
+    for override in (
+        ["--engine.model", "other"],
+        ["--samples.sampling.temperature", "0.5"],
+        ["--chunk", "8"],
+    ):
         with pytest.raises(MghError, match="part of the frozen plan"):
             open_plan(plan.folder, override)
     with pytest.raises(MghError, match="exists already"):

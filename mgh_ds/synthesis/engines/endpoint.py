@@ -257,8 +257,12 @@ def _open_client(config: EngineConfig, key: str) -> Any:
 
 
 def _parameters(config: EngineConfig, request: Request) -> dict[str, Any]:
-    # vLLM's server and others take arguments of the chat template; those that do not refuse the key.
-    arguments = config.chat_template_kwargs
+    # vLLM's server and others take these two; those that do not refuse the key.
+    extra: dict[str, Any] = {}
+    if config.chat_template_kwargs:
+        extra["chat_template_kwargs"] = config.chat_template_kwargs
+    if request.sampling.top_k is not None:
+        extra["top_k"] = request.sampling.top_k
     return {
         "model": config.model,
         "messages": request.messages,
@@ -270,5 +274,5 @@ def _parameters(config: EngineConfig, request: Request) -> dict[str, Any]:
             "type": "json_schema",
             "json_schema": {"name": "answer", "strict": True, "schema": request.schema},
         },
-        "extra_body": {"chat_template_kwargs": arguments} if arguments else None,
+        "extra_body": extra or None,
     }

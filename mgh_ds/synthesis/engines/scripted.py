@@ -111,10 +111,9 @@ def _lot(request: Request, name: str) -> float:
 
 
 def _text(random: Random, count: int) -> list[str]:
-    """Words of which the first five are drawn one by one, the others as a stretch of the list: that is
-    fast."""
-    start = random.randrange(len(WORDS) - count)
-    return [*random.choices(WORDS, k=5), *WORDS[start : start + count - 5]]
+    """Words at equal strides through the list, from a place drawn: faster than drawing each."""
+    start, stride = random.randrange(len(WORDS)), random.randrange(1, len(WORDS))
+    return [WORDS[(start + index * stride) % len(WORDS)] for index in range(count)]
 
 
 def _words(random: Random, count: int) -> str:

@@ -130,6 +130,7 @@ def sampling_params(schema: str, sampling: Sampling) -> Any:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,
             # No seed: with one vLLM leaves its fast sampler, and the text would depend on the batch anyway.
             structured_outputs=StructuredOutputsParams(json=schema),
             output_kind=RequestOutputKind.FINAL_ONLY,

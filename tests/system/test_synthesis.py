@@ -1,0 +1,97 @@
+"""A synthesis with vLLM itself, its engine and its worker killed with SIGKILL in the middle of a batch."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from mgh_ds.cli import main as cli
+from mgh_ds.model.tiny import make_tiny_model
+from mgh_ds.records.store import Store
+from mgh_ds.synthesis.schemas import LEVEL_OF
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
+]
+
+
+class Worker:
+    """`mgh-ds synth run DIR --all` as a process."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.log = (folder.parent / "worker.log").open("a+")
+        command = [sys.executable, "-m", "mgh_ds.cli", "synth", "run", str(folder), "--all"]
+        self.process = psutil.Popen(command, stderr=self.log, stdout=self.log)
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        until = time.monotonic() + 600
+        while not condition():
+            assert time.monotonic() < until, self.said()
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.1)
+
+    def engine(self) -> list[psutil.Process]:
+        return self.process.children(recursive=True)
+
+    def said(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+
+def in_the_middle(folder: Path) -> Callable[[], object]:
+    """Whether stage 2 has answers that are not in a part yet."""
+    return lambda: any(path.stat().st_size for path in folder.glob("work/samples/*/chunk-*.journal"))
+
+
+def test_killed_in_the_middle_of_a_batch_it_goes_on_and_merges(tmp_path: Path) -> None:
+    model, plan = tmp_path / "tiny-random-chat", tmp_path / "plan"
+    make_tiny_model("chat", model)
+    recipe = ["--config", "configs/synth-demo.yaml", "--engine.model", str(model)]
+    cli(["synth", "plan", *recipe, "--output", str(plan)])
+
+    worker = Worker(plan)
+    worker.wait_for(in_the_middle(plan))
+    core = next(process for process in worker.engine() if "EngineCore" in " ".join(process.cmdline()))
+    core.kill()
+    worker.wait_for(lambda: "starting it again" in worker.said())
+    parts = len(list(plan.glob("work/samples/*/part-*")))
+    worker.wait_for(lambda: len(list(plan.glob("work/samples/*/part-*"))) > parts and in_the_middle(plan)())
+
+    orphans = worker.engine()
+    assert orphans
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    _, alive = psutil.wait_procs(orphans, timeout=20)
+    assert not alive, "vLLM outlived its worker"
+
+    command = [sys.executable, "-m", "mgh_ds.cli", "synth", "run", str(plan), "--all"]
+    subprocess.run(command, check=True, timeout=900)
+    cli(["synth", "merge", str(plan)])
+    cli(["data", "validate", str(plan / "merged")])
+
+    units = pq.read_table(plan / "merged" / "units.parquet").to_pylist()
+    assert len({row["unit_id"] for row in units}) == len(units)
+    finished = [row for row in units if row["finish_reason"] == "stop"]
+    assert len(finished) >= 40
+    for row in finished:
+        answer = json.loads(row["text"])
+        assert list(answer) == ["query", "positive", *LEVEL_OF], "the grammar fixes keys and their order"
+        assert all(isinstance(text, str) and text for text in answer.values())
+    assert {row["engine"] for row in finished} == {"vllm 0.32.0"}
+    assert all(row["tokens_in"] > 0 and row["tokens_out"] > 0 for row in finished)
+    store = Store.open(plan / "merged")
+    assert len(store) >= 40
+    assert all(record.levels == {1, 2, 3, 4} for record in store)
+    assert "The text is noise" in (plan / "merged" / "README.md").read_text()
