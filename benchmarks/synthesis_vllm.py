@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mgh_ds.errors import MghError
 from mgh_ds.model.weights import resolve_model
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines import open_engine
@@ -82,10 +84,11 @@ def compare(folder: Path, units: int, rounds: int) -> Found:
     keeper = EngineKeeper(partial(open_engine, engine, folder / "vllm.log"), engine.start_s)
     bare = ProcessPoolExecutor(1, get_context("spawn"), _open_bare, (engine, folder / "cache"))
     try:
+        bare.submit(int)  # its engine starts beside ours
         StageRun(plan, "tasks", plan.plan_hash, {}, keeper, Live(plan)).work([0])
         freeze_tasks(plan)
         probe, requests = requests_of(plan, units)
-        version = keeper.ready(probe).version
+        engine_at_start = keeper.ready(probe)
         bare.submit(_write_bare, requests[:8]).result()
         turns = []
         for number in range(rounds):
@@ -95,10 +98,14 @@ def compare(folder: Path, units: int, rounds: int) -> Found:
                 else:
                     tokens, seconds = write_stage(plan, folder / f"round-{number}", keeper)
                 turns.append(Turn(number, side, units, tokens, seconds, tokens / seconds))
+                print(*turns[-1], file=sys.stderr, flush=True)
+                if keeper.ready(probe) is not engine_at_start:
+                    raise MghError("vLLM died and was started again meanwhile: measure anew")
     finally:
         keeper.close()
+        bare.submit(_close_bare).result()
         bare.shutdown()
-    return Found(describe(turns), {"engine": version, "model": MODEL}, turns)
+    return Found(describe(turns), {"engine": engine_at_start.version, "model": MODEL}, turns)
 
 
 def arguments(units: int) -> list[str]:
@@ -164,3 +171,8 @@ def _write_bare(requests: Sequence[Request]) -> tuple[int, float]:
     outputs = _llm.chat([request.messages for request in requests], params, use_tqdm=False)
     seconds = time.perf_counter() - started
     return sum(len(output.outputs[0].token_ids) for output in outputs), seconds
+
+
+def _close_bare() -> None:
+    # Left to itself vLLM keeps its processes, and they this one, for ever.
+    _llm.llm_engine.engine_core.shutdown()

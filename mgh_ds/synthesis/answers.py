@@ -120,7 +120,7 @@ def _answer(text: str, finish_reason: str, keys: set[str]) -> dict[str, Any]:
     if finish_reason != "stop":
         raise Refused(f"finish:{finish_reason}")
     try:
-        answer = json.loads(text)
+        answer = json.loads(text, strict=False)  # grammars let line breaks into strings
     except (ValueError, RecursionError):
         raise Refused("not_json") from None
     if not isinstance(answer, dict) or answer.keys() != keys:

@@ -1,7 +1,6 @@
 """The data card and the manifest's notes of a merged data set: what is in it, how it was made, what it
 cost."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ class Card:
         if record is not None:
             self.by["subtype"][record.task.subtype] += 1
             self.by["language"][record.language] += 1
-            self.by["domain"][json.loads(row["slots"]).get("domain", "not drawn")] += 1
+            self.by["domain"][record.source.get("domain", "not drawn")] += 1
             self.tasks.add(row["task_id"])
 
     def notes(self, counts: Counts) -> dict[str, Any]:

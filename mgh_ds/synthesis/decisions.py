@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 
 from mgh_ds.errors import MghError
 
-# What `merge --drop` takes, and when a row of decisions.parquet is meant.
+# What `merge --drop` takes, and when a row of decisions.parquet is meant. What was not measured is null.
 DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
     "near_duplicate": lambda row: row["near_duplicate_of"] is not None,
     "wrong_language": lambda row: row["wrong_language"],
     "false_negative": lambda row: any(row[f"false_negative_{level}"] for level in (1, 2, 3, 4)),
-    "misordered": lambda row: not row["ordered"],
+    "misordered": lambda row: row["ordered"] is False,
 }
 
 

@@ -2,8 +2,8 @@
 
     merged/
       manifest.json, part-*.arrow   the accepted samples, a store that training reads
-      units.parquet                 every unit with its answer, its decision and where it came from, sorted by
-      id README.md                     the data card
+      units.parquet                 every unit: its answer, its decision, where it came from; sorted by id
+      README.md                     the data card
 
 Every decision is made again from the answers' texts. Units are sorted by way of buckets on disk, so memory
 does not grow with their number.
@@ -33,12 +33,14 @@ from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.parts import COLUMNS, read_part, read_summary
 from mgh_ds.synthesis.plan import Plan
 from mgh_ds.synthesis.tasks import open_tasks
+from mgh_ds.synthesis.units import Task
 
 Progress = Callable[[int], object]
 
 UNITS = "units.parquet"
 BUCKET_UNITS = 20_000
 ROW_GROUP = 10_000
+REASON = COLUMNS.get_field_index("reason")
 
 
 @dataclass
@@ -58,7 +60,7 @@ def merge(
     units. Raises MghError if a shard is not done (unless `partial`), if parts are damaged or missing, if two
     units have the same id, or if nothing was accepted.
     """
-    scope, _tasks = open_tasks(plan)
+    scope, tasks = open_tasks(plan)
     paths = find_parts(plan, scope, partial)
     result = Merged(plan.folder / "merged")
     total = sum(read_summary(path).counts.units for path in paths)
@@ -67,18 +69,19 @@ def merge(
         sorted_tables = _sorted_tables(paths, math.ceil(total / BUCKET_UNITS), Path(buckets))
         with StoreWriter(result.path, replace=True) as writer:
             units = _UnitsWriter(writer.folder / UNITS)
-            decide = _Decider(plan, drop or {})
+            decide = _Decider(plan, tasks, drop or {})
             for table in sorted_tables:
-                rows = table.to_pylist()
-                for row in rows:
-                    record, row["reason"] = decide(row)
-                    result.counts.add(_cost(row), row["reason"])
+                reasons = []
+                for row in table.to_pylist():
+                    record, reason = decide(row)
+                    reasons.append(reason)
+                    result.counts.add(_cost(row), reason)
                     if record is not None:
                         writer.add(record)
                     card.add(row, record)
-                units.add(rows)
+                units.add(table.set_column(REASON, COLUMNS.field(REASON), pa.array(reasons, pa.string())))
                 if progress:
-                    progress(len(rows))
+                    progress(len(table))
             units.close()
             if not result.counts.accepted:
                 raise MghError(f"no unit of {plan.folder} was accepted: see why with mgh-ds synth status")
@@ -138,8 +141,8 @@ def _sorted_tables(paths: list[Path], count: int, folder: Path) -> Iterator[pa.T
 class _Decider:
     """Accepts or refuses each row, in the order of ids; remembers which samples there were."""
 
-    def __init__(self, plan: Plan, drop: dict[str, str]):
-        self.plan, self.drop = plan, drop
+    def __init__(self, plan: Plan, tasks: dict[str, Task], drop: dict[str, str]):
+        self.plan, self.tasks, self.drop = plan, tasks, drop
         self._last = ""
         self._seen: set[int] = set()
 
@@ -161,7 +164,7 @@ class _Decider:
                 row["subtype"],
                 row["instruction"],
                 slots["language"],
-                source_of(self.plan.config.name, row, slots.get("domain", "")),
+                source_of(self.plan.config.name, row, self.tasks[row["task_id"]].domain),
             )
         except Refused as refused:
             return None, str(refused)
@@ -192,21 +195,21 @@ class _UnitsWriter:
 
     def __init__(self, path: Path):
         self._writer = pq.ParquetWriter(path, COLUMNS, compression="zstd", write_page_checksum=True)
-        self._rows: list[dict[str, Any]] = []
+        self._waiting = COLUMNS.empty_table()
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        self._rows += rows
-        while len(self._rows) >= ROW_GROUP:
-            self._write(self._rows[:ROW_GROUP])
-            del self._rows[:ROW_GROUP]
+    def add(self, table: pa.Table) -> None:
+        self._waiting = pa.concat_tables([self._waiting, table])
+        while len(self._waiting) >= ROW_GROUP:
+            self._write(self._waiting.slice(0, ROW_GROUP))
+            self._waiting = self._waiting.slice(ROW_GROUP)
 
     def close(self) -> None:
-        if self._rows:
-            self._write(self._rows)
+        if len(self._waiting):
+            self._write(self._waiting)
         self._writer.close()
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), row_group_size=ROW_GROUP)
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
 
 
 def _cost(row: dict[str, Any]) -> Completion:

@@ -5,7 +5,7 @@ DIR/
   config.yaml    the configuration as resolved
   slots.yaml     the slot tables
   templates/     the prompts
-  tasks.jsonl    stage 1's result, once it is there
+  tasks.json     stage 1's result, once it is there
   work/          journals and parts, by stage and shard
 """
 
@@ -138,7 +138,7 @@ def check_config(config: SynthesisConfig) -> None:
             or (sampling.top_k or 1) < 1
         ):
             raise MghError(
-                f"{stage}.sampling: max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1 are needed"
+                f"{stage}.sampling: max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 1 are needed"
             )
 
 

@@ -19,7 +19,7 @@ import math
 import secrets
 import time
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mgh_ds.synthesis.prepare import Prepared, Preparer, reason_of, row_of
 from mgh_ds.synthesis.units import Stage, Task, Unit, units_of_shard
 
 SYNC_S = 2.0
+STALE_S = 3600.0
 COMPLETION = [field.name for field in fields(Completion)]
 NONSENSE_AFTER = 256  # units without one accepted after which a shard gives up
 
@@ -111,6 +112,7 @@ class Shard:
         """Keeps what came back: in the journal at once, in a part when its chunk is complete. Returns the
         counts of these completions."""
         came = Counts()
+        completions = [_in_unicode(completion) for completion in completions]
         by_chunk: dict[int, list[Completion]] = {}
         for completion in completions:
             by_chunk.setdefault(self._chunk_of[completion.unit_id].number, []).append(completion)
@@ -206,9 +208,12 @@ class Shard:
             )
 
     def _sweep(self) -> None:
-        """Removes what a killed worker left half-written; it was never visible under a final name."""
+        """Removes what a killed worker left half-written; it was never visible under a final name. Only what
+        is old: where locks do not work, another worker may be writing."""
         for path in self.folder.glob(".*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_S:
+                    path.unlink()
 
     def _end_round(self) -> None:
         """Opens the next round, or ends the shard: its goal is met, or it had rounds enough."""
@@ -307,3 +312,11 @@ class Shard:
         for path in self._journals(number):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
+
+
+def _in_unicode(completion: Completion) -> Completion:
+    """Halves of surrogate pairs, which no file can hold, become question marks before anything is decided."""
+    if completion.text.isascii() and completion.error.isascii():
+        return completion
+    text, error = (value.encode("utf-8", "replace").decode() for value in (completion.text, completion.error))
+    return replace(completion, text=text, error=error)

@@ -31,7 +31,7 @@ def freeze_tasks(plan: Plan) -> None:
     tasks = distinct_tasks(candidates, plan.config.tasks.near_duplicate)
     if not tasks:
         raise MghError(f"stage 1 of {plan.folder} gave no usable task: see its parts in work/tasks")
-    rows = [[task.task_id, task.subtype, task.instruction] for task in tasks]
+    rows = [[task.task_id, task.subtype, task.instruction, task.domain] for task in tasks]
     content = {"plan_hash": plan.plan_hash, "tasks_hash": _hash(rows), "brainstormed": len(candidates)}
     write_new_json(tasks_path(plan), content | {"tasks": rows})
 
@@ -45,7 +45,7 @@ def open_tasks(plan: Plan) -> tuple[str, dict[str, Task]]:
     content = files.read_json(path)
     try:
         rows, found = content["tasks"], (content["plan_hash"], content["tasks_hash"])
-        tasks = {task_id: Task(task_id, subtype, instruction) for task_id, subtype, instruction in rows}
+        tasks = {row[0]: Task(*row) for row in rows}
     except (KeyError, TypeError, ValueError):
         raise MghError(f"{path} is damaged: make a new plan") from None
     if found != (plan.plan_hash, _hash(rows)):
@@ -53,17 +53,17 @@ def open_tasks(plan: Plan) -> tuple[str, dict[str, Task]]:
     return f"{plan.plan_hash}\0{found[1]}", tasks
 
 
-def distinct_tasks(candidates: list[tuple[Subtype, str]], threshold: float) -> list[Task]:
-    """The candidates sorted by id, without those that repeat an earlier one of their subtype: the same words,
-    or word 2-grams whose Jaccard similarity is `threshold` or more."""
+def distinct_tasks(candidates: list[tuple[Subtype, str, str]], threshold: float) -> list[Task]:
+    """The candidates (subtype, instruction, domain) sorted by id, without those that repeat an earlier one of
+    their subtype: the same words, or word 2-grams whose Jaccard similarity is `threshold` or more."""
     by_id: dict[str, Task] = {}
-    for subtype, instruction in candidates:
+    for subtype, instruction, domain in candidates:
         name = f"{subtype}\0{normalise(instruction)}"
         task_id = hashlib.blake2b(name.encode("utf-8"), digest_size=8).hexdigest()
         known = by_id.get(task_id)
         # The same words in other letters: keep one spelling, whatever the order they came in.
-        if known is None or instruction < known.instruction:
-            by_id[task_id] = Task(task_id, subtype, instruction)
+        if known is None or (instruction, domain) < (known.instruction, known.domain):
+            by_id[task_id] = Task(task_id, subtype, instruction, domain)
     kept: list[Task] = []
     having: dict[tuple[str, str], list[int]] = {}
     grams_of: list[set[str]] = []
@@ -80,15 +80,16 @@ def distinct_tasks(candidates: list[tuple[Subtype, str]], threshold: float) -> l
     return kept
 
 
-def _candidates(plan: Plan) -> list[tuple[Subtype, str]]:
-    found: list[tuple[Subtype, str]] = []
+def _candidates(plan: Plan) -> list[tuple[Subtype, str, str]]:
+    found: list[tuple[Subtype, str, str]] = []
     for shard in range(plan.config.shards):
         for path in sorted(plan.shard_folder("tasks", shard).glob("part-*.parquet")):
-            rows = read_part(path, ["subtype", "finish_reason", "reason", "text"]).to_pylist()
+            rows = read_part(path, ["subtype", "slots", "finish_reason", "reason", "text"]).to_pylist()
             for row in rows:
                 if not row["reason"]:
                     texts = read_tasks(row["text"], row["finish_reason"])
-                    found += [(row["subtype"], text) for text in texts]
+                    domain = json.loads(row["slots"]).get("domain", "")
+                    found += [(row["subtype"], text, domain) for text in texts]
     return found
 
 

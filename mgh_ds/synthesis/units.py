@@ -19,11 +19,13 @@ ID_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A retrieval task, as brainstormed: its shape and its instruction in a sentence."""
+    """A retrieval task, as brainstormed: its shape, its instruction in a sentence, and the domain that was
+    asked for, if the tables have one."""
 
     task_id: str
     subtype: Subtype
     instruction: str
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

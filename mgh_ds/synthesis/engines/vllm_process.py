@@ -215,7 +215,5 @@ def _root_cause(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         text = file.read().decode("utf-8", "replace")
-    errors = re.findall(
-        r"^\((?:EngineCore|Worker).*?\b((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, re.MULTILINE
-    )
+    errors = ERROR_LINE.findall(text)
     return errors[-1] if errors else ""
