@@ -226,8 +226,10 @@ def _synth_merge(folder: Path, drop: list[str], partial: bool, settings: list[st
 def _synth_audit(
     folder: Path, embedder: str, pooling: Any, cross_encoder: str | None, alpha: float, sample: int | None
 ) -> None:
+    from mgh_ds.synthesis.commands import audit_command, open_merged_plan
+
+    open_merged_plan(folder)  # before minutes go into models
     from mgh_ds.evaluation.judges import cross_encoder_judge, embedder_judge
-    from mgh_ds.synthesis.commands import audit_command
 
     embed = embedder_judge(embedder, pooling)
     score_pairs = cross_encoder_judge(cross_encoder) if cross_encoder else None

@@ -64,15 +64,24 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         yield temporary
         sync_tree(temporary)
         temporary.chmod(0o755)
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
+        if replace and path.exists():
+            _replace_folder(path, temporary)
         elif path.exists():
             raise MghError(f"{path} was made by somebody else meanwhile: it was left as it is")
-        temporary.rename(path)
+        else:
+            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Puts `new` in the place of `path`: two renames, so that no moment shows half a folder."""
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -2,6 +2,7 @@
 cost."""
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from mgh_ds.synthesis.plan import Plan
 class Card:
     """Collects counts row by row."""
 
-    def __init__(self, plan: Plan, partial: bool):
-        self.plan, self.partial = plan, partial
+    def __init__(self, plan: Plan, partial: bool, short: int, dropped: Counter[str]):
+        """`short` is the number of shards that ended short of their goal, `dropped` counts by finding."""
+        self.plan, self.partial, self.short, self.dropped = plan, partial, short, dropped
         self.engines: Counter[str] = Counter()
         self.by: dict[str, Counter[str]] = {"subtype": Counter(), "language": Counter(), "domain": Counter()}
         self.tasks: set[str] = set()
@@ -36,6 +38,9 @@ class Card:
             "made_by": "mgh-ds synth merge",
             "plan_hash": self.plan.plan_hash,
             "partial": self.partial,
+            "short_shards": self.short,
+            "dropped": dict(sorted(self.dropped.items())),
+            "filters": asdict(self.plan.config.filters),
             "counts": counts.as_json(),
         }
 
@@ -53,6 +58,9 @@ class Card:
             config=config,
             plan_hash=self.plan.plan_hash,
             partial=self.partial,
+            short=self.short,
+            dropped=dict(sorted(self.dropped.items())),
+            filters=asdict(config.filters),
             noise=config.engine.kind == "scripted" or "tiny-random" in config.engine.model,
             engines=sorted(self.engines),
             counts=counts,

@@ -1,6 +1,7 @@
 """`mgh-ds synth plan | run | status | merge | audit`: what they print, and how they end."""
 
 import errno
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, NoReturn
 import rich
 from tqdm import tqdm
 
+from mgh_ds import files
 from mgh_ds.errors import MghError
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.synthesis.counts import Counts, goal_of
 from mgh_ds.synthesis.decisions import decisions_to_drop
 from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.merge import merge
-from mgh_ds.synthesis.plan import freeze_plan, open_plan
+from mgh_ds.synthesis.plan import Plan, freeze_plan, open_plan
 from mgh_ds.synthesis.status import status_table
+from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 # For schedulers: work is left and nothing is wrong, so try again later (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
+KEPT = "what was finished is kept, the same command goes on with the rest"
 
 
 def plan_command(arguments: Sequence[str], output: Path) -> None:
@@ -33,7 +37,7 @@ def plan_command(arguments: Sequence[str], output: Path) -> None:
     budget = plan.config.samples.budget
     goal = f"{goal_of(plan, 'samples'):,} {'samples' if budget.tokens is None else 'tokens'}"
     print(f"plan {plan.plan_hash[:16]} in {output}: {goal} in {plan.config.shards} shards")
-    print(f"next: mgh-ds synth run {output} --all")
+    print(f"next: {_synth('run', output)} --all")
 
 
 def run_command(folder: Path, shards: Sequence[int] | None, overrides: Sequence[str] = ()) -> None:
@@ -43,15 +47,19 @@ def run_command(folder: Path, shards: Sequence[int] | None, overrides: Sequence[
     and the same command goes on with the rest. Raises MghError for what a retry cannot mend.
     """
     plan = open_plan(folder, overrides)
-    for shard in shards or []:
+    chosen = list(dict.fromkeys(range(plan.config.shards) if shards is None else shards))
+    for shard in chosen:
         plan.check_shard(shard)
     live = Live(plan)
     try:
-        with _stoppable():
-            held = run(plan, shards if shards is not None else range(plan.config.shards), live)
+        with _stoppable(live):
+            held = run(plan, chosen, live)
     except _Stopped as stopped:
-        live.say(f"stopped by {stopped}: what was finished is kept, the same command goes on with the rest")
+        live.say(f"stopped by {stopped}: {KEPT}")
         raise SystemExit(STOPPED) from None
+    except KeyboardInterrupt:
+        live.say(f"stopped by Ctrl-C: {KEPT}")
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MghError(
@@ -63,8 +71,7 @@ def run_command(folder: Path, shards: Sequence[int] | None, overrides: Sequence[
         live.close()
     if held:
         print(f"other workers hold {len(held)} of the shards: {', '.join(map(str, held[:10]))}")
-    else:
-        print(f"done. next: mgh-ds synth merge {folder}")
+    _print_shards_done(plan)
 
 
 def status_command(folder: Path) -> None:
@@ -78,13 +85,26 @@ def merge_command(
     """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left
     out."""
     plan = open_plan(folder, overrides, new_filters=True)
+    if not tasks_path(plan).exists():
+        raise MghError(
+            f"nothing to merge yet: stage 1 of {folder} is not done. First: {_synth('run', folder)} --all"
+        )
     with tqdm(unit=" units", delay=1, leave=False, disable=None) as bar:
         merged = merge(plan, partial=partial, drop=decisions_to_drop(folder, drop), progress=bar.update)
     counts = merged.counts
     print(f"{counts.accepted:,} records of {counts.units:,} units in {merged.path}")
     for reason, count in counts.reasons.most_common():
         print(f"  refused {count:,}: {reason}")
-    print(f"next: mgh-ds synth audit {folder}, and training with --data.train '[{merged.path}]'")
+    train = shlex.quote(f"[{merged.path}]")
+    print(f"next: {_synth('audit', folder)}, and training with --data.train {train}")
+
+
+def open_merged_plan(folder: Path) -> Plan:
+    """Opens a frozen plan whose records are merged. Raises MghError if they are not."""
+    plan = open_plan(folder)
+    if not is_store(folder / "merged"):
+        raise MghError(f"{folder} has no merged records. First: {_synth('merge', folder)}")
+    return plan
 
 
 def audit_command(
@@ -106,9 +126,7 @@ def audit_command(
     from mgh_ds.synthesis.audit.inputs import StoredRecords
     from mgh_ds.synthesis.audit.run import audit
 
-    plan = open_plan(folder)
-    if not is_store(folder / "merged"):
-        raise MghError(f"{folder} has no merged records: first run mgh-ds synth merge {folder}")
+    plan = open_merged_plan(folder)
     store = Store.open(folder / "merged")
     counts = Counts.from_json(store.manifest.notes["counts"])
     cost = Cost(counts.accepted, counts.reasons, counts.tokens_in, counts.tokens_out)
@@ -127,16 +145,39 @@ def audit_command(
     print(f"report: {folder / 'audit' / 'audit.html'}")
 
 
+def _print_shards_done(plan: Plan) -> None:
+    """How many shards of the whole plan are done, and what to do next."""
+    paths = [plan.shard_folder("samples", shard) / "done.json" for shard in range(plan.config.shards)]
+    done = [files.read_json(path) for path in paths if path.exists()]
+    if short := sum(content["short"] for content in done):
+        print(f"{short} of the shards ended short of their goal: their rounds of top-up are used up")
+    if len(done) == len(paths):
+        print(f"done. next: {_synth('merge', plan.folder)}")
+    else:
+        print(
+            f"{len(done)} of {len(paths)} shards are done. next, unless other workers have the rest: "
+            f"{_synth('run', plan.folder)} --all"
+        )
+
+
+def _synth(verb: str, folder: Path) -> str:
+    """A command to be copied into a shell."""
+    return f"mgh-ds synth {verb} {shlex.quote(str(folder))}"
+
+
 class _Stopped(BaseException):
     """Raised by a signal. No handler of ordinary exceptions may swallow it."""
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(live: Live) -> Iterator[None]:
     """SIGTERM and SIGUSR1, which schedulers send before they kill, end the block in order."""
 
     def stop(number: int, _frame: object) -> NoReturn:
-        raise _Stopped(signal.Signals(number).name)
+        # Raised at once, to end any wait. If that happens within a finaliser or C code, which swallow it, the
+        # worker's next step raises it again.
+        live.stop_with = _Stopped(signal.Signals(number).name)
+        raise live.stop_with
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mgh_ds.errors import MghError
+from mgh_ds.synthesis.merge import UNITS
 
 # What `merge --drop` takes, and when a row of decisions.parquet is meant. What was not measured is null.
 DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -18,7 +19,8 @@ DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def decisions_to_drop(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """The ids of the samples that any of these findings is about, with the first such finding.
+    """The ids of the samples that any of these findings is about, with the first such finding. What an
+    earlier merge dropped for one of them stays out: the audit after it has not seen it.
 
     Raises MghError for a finding that does not exist, or if there was no audit.
     """
@@ -31,10 +33,17 @@ def decisions_to_drop(folder: Path, names: Sequence[str]) -> dict[str, str]:
         raise MghError(
             f"{path} does not exist: the audit finds what to drop; run mgh-ds synth audit {folder}"
         )
-    found = {}
+    found = _dropped_before(folder / "merged" / UNITS, names)
     for batch in pq.ParquetFile(path).iter_batches():
         for row in batch.to_pylist():
             reason = next((name for name in names if DROPPABLE[name](row)), None)
             if reason is not None:
                 found[row["id"]] = reason
     return found
+
+
+def _dropped_before(path: Path, names: Sequence[str]) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    rows = pq.read_table(path, columns=["unit_id", "reason"], filters=[("reason", "in", list(names))])
+    return dict(zip(rows["unit_id"].to_pylist(), rows["reason"].to_pylist(), strict=True))

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mgh_ds import files
+
 HEADER = struct.Struct("<I8s")
 MAX_ENTRY_BYTES = 64 * 2**20
 
@@ -23,6 +25,7 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self._file = path.open("xb", buffering=0)
+        files.sync_folder(path.parent)  # its entries would be of no use without its name
         self._dirty = False
 
     def append(self, entries: list[dict[str, Any]]) -> None:
@@ -40,6 +43,9 @@ class Journal:
             self._dirty = False
 
     def close(self) -> None:
+        """Closes the file without a flush. A later `sync` does nothing, since a signal may end the worker
+        between a journal's close and the end of its chunk."""
+        self._dirty = False
         self._file.close()
 
 

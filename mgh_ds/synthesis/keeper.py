@@ -19,6 +19,7 @@ class EngineKeeper:
         self._engine: Engine | None = None
         self._probed = ""
         self._deaths = 0
+        self.has_answered = False  # whether any engine of this worker has ever finished a unit
 
     def ready(self, probe: Request) -> Engine:
         """The engine, started and shown to answer `probe` (a stage's schema) once a life.
@@ -50,6 +51,7 @@ class EngineKeeper:
     def answered(self) -> None:
         """Notes that the engine finishes work."""
         self._deaths = 0
+        self.has_answered = True
 
     def close(self) -> None:
         engine, self._engine, self._probed = self._engine, None, ""

@@ -3,6 +3,7 @@ file that `mgh-ds synth status` reads."""
 
 import datetime
 import os
+import shutil
 import socket
 import sys
 import time
@@ -15,15 +16,18 @@ from mgh_ds.synthesis.plan import Plan
 from mgh_ds.synthesis.units import Stage
 
 TERMINAL_S, LOG_S, FILE_S = 0.5, 30.0, 5.0
+CLEAR = "\r\x1b[2K"  # the terminal's row
 
 
 class Live:
-    """One worker's progress. `name` is the worker's: host and process."""
+    """One worker's progress. `name` is the worker's: host and process. `stop_with`, once set, is raised by
+    the next `show`."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.counts = Counts()
+        self.stop_with: BaseException | None = None
         self._stage: Stage = "tasks"
         self._shards: list[int] = []
         self._goal = self._reached = 0
@@ -47,11 +51,17 @@ class Live:
     def show(self, reached: int) -> None:
         """Shows the line and writes the file if it is time. `reached` is in the goal's unit, earlier work
         included."""
+        if self.stop_with is not None:
+            raise self.stop_with
         self._reached, now = reached, time.monotonic()
         if now - self._shown >= (TERMINAL_S if self._terminal else LOG_S):
             self._shown = now
-            start, end = ("\r\x1b[2K", "") if self._terminal else ("", "\n")
-            print(start + self.line(), end=end, file=sys.stderr, flush=True)
+            if self._terminal:
+                # Cut, since only the row that the cursor is in can be cleared.
+                cut = self.line()[: shutil.get_terminal_size().columns - 1]
+                print(CLEAR + cut, end="", file=sys.stderr, flush=True)
+            else:
+                print(self.line(), file=sys.stderr, flush=True)
         if now - self._written >= FILE_S:
             self._written = now
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +87,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""
-        print(("\r\x1b[2K" if self._terminal else "") + text, file=sys.stderr, flush=True)
+        print((CLEAR if self._terminal else "") + text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """The worker ends: its last line stays, its file goes."""

@@ -12,6 +12,7 @@ does not grow with their number.
 import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ Progress = Callable[[int], object]
 
 UNITS = "units.parquet"
 BUCKET_UNITS = 20_000
+MOST_BUCKETS = 512  # each is an open file
 ROW_GROUP = 10_000
 REASON = COLUMNS.get_field_index("reason")
 
@@ -61,12 +63,13 @@ def merge(
     units have the same id, or if nothing was accepted.
     """
     scope, tasks = open_tasks(plan)
-    paths = find_parts(plan, scope, partial)
+    paths, short = find_parts(plan, scope, partial)
     result = Merged(plan.folder / "merged")
     total = sum(read_summary(path).counts.units for path in paths)
-    card = Card(plan, partial)
+    card = Card(plan, partial, len(short), Counter((drop or {}).values()))
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".merge.") as buckets:
-        sorted_tables = _sorted_tables(paths, math.ceil(total / BUCKET_UNITS), Path(buckets))
+        count = min(MOST_BUCKETS, math.ceil(total / BUCKET_UNITS))
+        sorted_tables = _sorted_tables(paths, count, Path(buckets))
         with StoreWriter(result.path, replace=True) as writer:
             units = _UnitsWriter(writer.folder / UNITS)
             decide = _Decider(plan, tasks, drop or {})
@@ -92,36 +95,37 @@ def merge(
     return result
 
 
-def find_parts(plan: Plan, scope: str, partial: bool) -> list[Path]:
-    """The parts of stage 2. Raises MghError naming the shards that are not done or have lost a part."""
+def find_parts(plan: Plan, scope: str, partial: bool) -> tuple[list[Path], list[int]]:
+    """The parts of stage 2, and the shards that ended short of their goal. Raises MghError naming the shards
+    that are not done or have lost a part."""
     found: list[Path] = []
     undone: list[int] = []
+    short: list[int] = []
     for shard in range(plan.config.shards):
         folder = plan.shard_folder("samples", shard)
+        done = files.read_json(folder / "done.json") if (folder / "done.json").exists() else None
         parts = sorted(folder.glob("part-*.parquet"))
+        summaries = [read_summary(path) for path in parts]
         found += parts
-        if not (folder / "done.json").exists():
-            undone.append(shard)
-            continue
-        done = files.read_json(folder / "done.json")
-        units = 0
-        for path in parts:
-            summary = read_summary(path)
-            units += summary.counts.units
+        for path, summary in zip(parts, summaries, strict=True):
             if summary.scope != scope:
                 raise MghError(f"{path} belongs to another plan: move it away")
-        if (len(parts), units) != (done["parts"], done["units"]):
+        if done is None:
+            undone.append(shard)
+        elif done != done | {"parts": len(parts), "units": sum(one.counts.units for one in summaries)}:
             raise MghError(
                 f"shard {shard} has lost a part: {len(parts)} of {done['parts']} are there. Make it anew "
                 f"with: mgh-ds synth run {plan.folder} --shard {shard}"
             )
+        elif done["short"]:
+            short.append(shard)
     if undone and not partial:
         shown = ", ".join(map(str, undone[:10])) + (", …" if len(undone) > 10 else "")
         raise MghError(
             f"{len(undone)} of {plan.config.shards} shards are not done: {shown}. Finish them with: "
             f"mgh-ds synth run {plan.folder} --all, or merge what is there with --partial"
         )
-    return found
+    return found, short
 
 
 def _sorted_tables(paths: list[Path], count: int, folder: Path) -> Iterator[pa.Table]:
@@ -155,6 +159,7 @@ class _Decider:
             key = hash64(fold(sample.texts["query"]), fold(sample.texts["positive"]))
             if key in self._seen:
                 raise Refused("duplicate")
+            self._seen.add(key)  # of a dropped sample too: its twin was not audited
             if row["unit_id"] in self.drop:
                 raise Refused(self.drop[row["unit_id"]])
             slots = json.loads(row["slots"])
@@ -168,7 +173,6 @@ class _Decider:
             )
         except Refused as refused:
             return None, str(refused)
-        self._seen.add(key)
         return record, ""
 
 

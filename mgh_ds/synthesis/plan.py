@@ -87,23 +87,32 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
         raise MghError(f"{folder} holds no plan.json: make a plan with mgh-ds synth plan")
     if not isinstance(frozen, dict) or not {"plan_hash", "identity"} <= frozen.keys():
         raise MghError(f"{folder / 'plan.json'} is damaged: make the plan again in another folder")
-    config = load_config(SynthesisConfig, ["--config", str(folder / "config.yaml"), *overrides])
-    check_config(config)
+    recipe = ["--config", str(folder / "config.yaml")]
     slots = SlotTable.load(folder / "slots.yaml")
     prompts = Prompts.load(folder / "templates", slots)
+    config = load_config(SynthesisConfig, recipe)
     identity = _identity(config, prompts, folder / "slots.yaml")
-    if new_filters:
-        identity["config"]["filters"] = frozen["identity"]["config"]["filters"]
-    _refuse_changes(folder, frozen["identity"], identity, bool(overrides))
+    if difference := _difference(frozen["identity"], identity):
+        raise _changed(folder, *difference)
     if frozen["plan_hash"] != _hash(identity):
         raise MghError(
             f"{folder / 'plan.json'} was changed after it was frozen: its hash is not its content's"
         )
+    if overrides:
+        config = load_config(SynthesisConfig, [*recipe, *overrides])
+        wanted = _identity(config, prompts, folder / "slots.yaml")
+        if new_filters:
+            wanted["config"]["filters"] = identity["config"]["filters"]
+        if difference := _difference(identity, wanted):
+            raise _frozen(folder, difference[0], "filters" if new_filters else "engine")
+    check_config(config)
     return Plan(folder, config, frozen["plan_hash"], prompts, slots)
 
 
 def check_config(config: SynthesisConfig) -> None:
     """Raises MghError naming the first key whose value cannot be worked with. Says nothing of the engine."""
+    if not config.name.strip():
+        raise MghError("name is empty: records name it as their data set")
     budget = config.samples.budget
     if (budget.samples is None) == (budget.tokens is None):
         raise MghError("samples.budget: set exactly one of `samples` and `tokens`")
@@ -161,20 +170,26 @@ def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> di
     }
 
 
-def _refuse_changes(folder: Path, frozen: Any, found: Any, overridden: bool) -> None:
-    changed = next(iter(_differences(frozen, found)), None)
-    if changed is None:
-        return
-    path, before, after = changed
-    if path == "units_version":
-        raise MghError(f"{folder} was planned by another version of mgh-ds (units {before}, here {after})")
-    what = f"`{path.removeprefix('config.')}` (frozen as {before!r}, now {after!r})"
-    if overridden:
-        raise MghError(
-            f"{what} is part of the frozen plan {folder}: make a new plan to change it. `run` may set the "
-            f"keys of `engine` other than {', '.join(ENGINE_IDENTITY)}"
-        )
-    raise MghError(f"{folder} was changed after it was frozen: {what}. Put it back, or make a new plan.")
+def _changed(folder: Path, key: str, before: Any, after: Any) -> MghError:
+    if key == "units_version":
+        return MghError(f"{folder} was planned by another version of mgh-ds (units {before}, here {after})")
+    return MghError(
+        f"{folder} was changed after it was frozen: `{key.removeprefix('config.')}` (frozen as {before!r}, "
+        f"now {after!r}). Put it back, or make a new plan."
+    )
+
+
+def _frozen(folder: Path, key: str, free: str) -> MghError:
+    free = free if free == "filters" else f"engine other than {', '.join(ENGINE_IDENTITY)}"
+    return MghError(
+        f"`{key.removeprefix('config.')}` is part of the frozen plan {folder}: make a new plan to change it. "
+        f"What may be set here are the keys of {free}"
+    )
+
+
+def _difference(frozen: Any, found: Any) -> tuple[str, Any, Any] | None:
+    """The first key whose value differs, with both values."""
+    return next(iter(_differences(frozen, found)), None)
 
 
 def _differences(frozen: Any, found: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -13,6 +13,7 @@ plan, so nothing else has to be remembered.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import math
@@ -67,11 +68,7 @@ class Shard:
         self.folder = plan.shard_folder(stage, number)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ShardHeld from None
+        self.locked = self._take_lock()
         self.scope = scope
         self.preparer = Preparer(plan, stage, tasks)
         self.goal = goal_of(plan, stage, number)
@@ -89,6 +86,22 @@ class Shard:
         self._synced = time.monotonic()
         self._sweep()
         self._end_round()
+
+    def _take_lock(self) -> bool:
+        """Whether the shard could be locked. Raises ShardHeld if another worker has it.
+
+        A file system without locks is no obstacle: a part is linked into place once, whoever made it.
+        """
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ShardHeld from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            return False
+        return True
 
     def take(self, room: int) -> list[Prepared]:
         """Up to `room` units that are due and were not handed out yet, in the stream's order; none if the
@@ -112,7 +125,7 @@ class Shard:
         """Keeps what came back: in the journal at once, in a part when its chunk is complete. Returns the
         counts of these completions."""
         came = Counts()
-        completions = [_in_unicode(completion) for completion in completions]
+        completions = [self._as_kept(completion) for completion in completions]
         by_chunk: dict[int, list[Completion]] = {}
         for completion in completions:
             by_chunk.setdefault(self._chunk_of[completion.unit_id].number, []).append(completion)
@@ -194,6 +207,17 @@ class Shard:
         self._refuse_nonsense()
         return reason
 
+    def _as_kept(self, completion: Completion) -> Completion:
+        """The completion with the deaths that it survived counted as attempts, and halves of surrogate pairs,
+        which no file can hold, made question marks before anything is decided."""
+        died = 0 if completion.finish_reason == "quarantined" else self.crashes[completion.unit_id]
+        if completion.text.isascii() and completion.error.isascii() and not died:
+            return completion
+        text, error = (
+            value.encode("utf-8", "replace").decode() for value in (completion.text, completion.error)
+        )
+        return replace(completion, text=text, error=error, attempts=completion.attempts + died)
+
     def _refuse_nonsense(self) -> None:
         if self.counts.accepted or any(chunk.counts.accepted for chunk in self._chunks.values()):
             return
@@ -219,16 +243,20 @@ class Shard:
         """Opens the next round, or ends the shard: its goal is met, or it had rounds enough."""
         missing = self.goal - progress_of(self.plan, self.stage, self.counts)
         number = len(self._rounds)
-        if missing <= 0 or number >= self.plan.config.samples.max_rounds:
-            self.done, self.short = True, missing > 0
-            content = {"short": self.short, "parts": self._next_chunk, "rounds": number}
-            write_new_json(self.folder / "done.json", content | self.counts.as_json())
-            return
         path = self.folder / f"round-{number:02d}.json"
+        # A round that was begun is worked through, even if parts that were lost and made anew yield more now.
         if not path.exists():
+            if missing <= 0 or number >= self.plan.config.samples.max_rounds:
+                self._end(short=missing > 0)
+                return
             write_new_json(path, {"round": number, "units": self._round_size(missing)})
         self._left_in_round = files.read_json(path)["units"]
         self._rounds.append(self._left_in_round)
+
+    def _end(self, *, short: bool) -> None:
+        self.done, self.short = True, short
+        content = {"short": short, "parts": self._next_chunk, "rounds": len(self._rounds)}
+        write_new_json(self.folder / "done.json", content | self.counts.as_json())
 
     def _round_size(self, missing: int) -> int:
         """How many units should yield what is missing, judging by those so far."""
@@ -312,11 +340,3 @@ class Shard:
         for path in self._journals(number):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-
-
-def _in_unicode(completion: Completion) -> Completion:
-    """Halves of surrogate pairs, which no file can hold, become question marks before anything is decided."""
-    if completion.text.isascii() and completion.error.isascii():
-        return completion
-    text, error = (value.encode("utf-8", "replace").decode() for value in (completion.text, completion.error))
-    return replace(completion, text=text, error=error)

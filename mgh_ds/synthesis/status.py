@@ -19,6 +19,7 @@ from mgh_ds.synthesis.tasks import open_tasks, tasks_path
 from mgh_ds.synthesis.units import STAGES, Stage
 
 SILENT_S = 60  # a worker writes its file every few seconds
+FORGOTTEN_S = 86_400  # it was killed: a worker that ends in order removes its file
 
 
 @dataclass
@@ -55,13 +56,18 @@ def read_status(plan: Plan) -> dict[Stage, StageStatus]:
     return found
 
 
-def read_workers(plan: Plan) -> list[dict[str, Any]]:
-    """What the workers last said of themselves."""
+def worker_lines(plan: Plan) -> list[str]:
+    """What the workers of the last day last said of themselves."""
     found = []
     for path in sorted((plan.folder / "work" / "workers").glob("*.json")):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            worker = json.loads(path.read_text(encoding="utf-8"))
+            age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(worker["time"])
+            if age.total_seconds() < FORGOTTEN_S:
+                found.append(_worker_line(worker, age.total_seconds()))
         except FileNotFoundError:  # it ended while we looked
+            continue
+        except (ValueError, TypeError, KeyError):  # broken; nothing depends on it
             continue
     return found
 
@@ -69,14 +75,14 @@ def read_workers(plan: Plan) -> list[dict[str, Any]]:
 def status_table(plan: Plan) -> RenderableType:
     """The status for people."""
     stages = read_status(plan)
-    table = Table("", *stages, title=str(plan.folder), title_justify="left")
+    table = Table("", *stages, title=Text(str(plan.folder)), title_justify="left")
     rows = {stage: _rows(plan, stage, status) for stage, status in stages.items()}
     for name in rows["samples"]:
         table.add_row(name, *(rows[stage][name] for stage in stages))
     lines: list[RenderableType] = [table]
     if tasks_path(plan).exists():
         lines.append(Text(f"{len(open_tasks(plan)[1]):,} tasks are frozen in {tasks_path(plan)}"))
-    lines += [Text(_worker_line(worker)) for worker in read_workers(plan)]
+    lines += [Text(line) for line in worker_lines(plan)]
     for status in stages.values():
         lines += [Text(f"damaged, made anew by the next run: {path}", "red") for path in status.damaged]
     return Group(*lines)
@@ -110,9 +116,8 @@ def _journalled(folder: Path) -> dict[int, set[str]]:
     return found
 
 
-def _worker_line(worker: dict[str, Any]) -> str:
-    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(worker["time"])
-    state = "at work" if age.total_seconds() < SILENT_S else f"silent for {age.total_seconds():,.0f} s"
+def _worker_line(worker: dict[str, Any], age_s: float) -> str:
+    state = "at work" if age_s < SILENT_S else f"silent for {age_s:,.0f} s"
     return (
         f"worker {worker['worker']}: {state}, stage {worker['stage']}, {worker['accepted']:,} accepted, "
         f"{worker['tokens_out_per_s']:,.0f} tokens/s"

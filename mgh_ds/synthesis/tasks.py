@@ -7,6 +7,8 @@ it into place.
 import hashlib
 import itertools
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 from mgh_ds import files
@@ -64,19 +66,26 @@ def distinct_tasks(candidates: list[tuple[Subtype, str, str]], threshold: float)
         # The same words in other letters: keep one spelling, whatever the order they came in.
         if known is None or (instruction, domain) < (known.instruction, known.domain):
             by_id[task_id] = Task(task_id, subtype, instruction, domain)
+    return _without_near_duplicates([by_id[task_id] for task_id in sorted(by_id)], threshold)
+
+
+def _without_near_duplicates(tasks: list[Task], threshold: float) -> list[Task]:
+    """Compares only tasks that share a gram among the rarest of each: sets of similarity t must share one of
+    the first len − ⌈t·len⌉ + 1 of their elements, in any order that is the same for all."""
+    grams_of = {task.task_id: _two_grams(task.instruction) for task in tasks}
+    often = Counter(gram for grams in grams_of.values() for gram in grams)
     kept: list[Task] = []
-    having: dict[tuple[str, str], list[int]] = {}
-    grams_of: list[set[str]] = []
-    for task_id in sorted(by_id):
-        task = by_id[task_id]
-        grams = _two_grams(task.instruction)
-        near = {index for gram in grams for index in having.get((task.subtype, gram), [])}
-        if any(_jaccard(grams, grams_of[index]) >= threshold for index in near):
+    having: dict[tuple[str, str], list[set[str]]] = {}
+    for task in tasks:
+        grams = grams_of[task.task_id]
+        rarest = sorted(grams, key=lambda gram: (often[gram], gram))
+        prefix = rarest[: len(grams) - math.ceil(threshold * len(grams) - 1e-9) + 1]
+        near = (other for gram in prefix for other in having.get((task.subtype, gram), []))
+        if any(_jaccard(grams, other) >= threshold for other in near):
             continue
-        for gram in grams:
-            having.setdefault((task.subtype, gram), []).append(len(kept))
+        for gram in prefix:
+            having.setdefault((task.subtype, gram), []).append(grams)
         kept.append(task)
-        grams_of.append(grams)
     return kept
 
 

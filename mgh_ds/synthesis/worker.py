@@ -77,6 +77,7 @@ class StageRun:
         self._open: list[Shard] = []
         self._in_flight: dict[str, InFlight] = {}
         self._suspects: list[InFlight] = []
+        self._warned = False
         self._submitted_at = 0.0
         self._finished = 0  # progress of the shards that are done
 
@@ -125,8 +126,10 @@ class StageRun:
         return self._finished + sum(progress_of(self.plan, self.stage, shard.total()) for shard in self._open)
 
     def _next_batch(self) -> list[InFlight]:
-        """What to submit now: suspects, once nothing else is in flight; else whatever there is room for."""
-        batch = [] if self._suspects else self._fill()
+        """What to submit now: suspects, once nothing else is in flight; else whatever there is room for,
+        unless suspects are in flight, whose company is chosen."""
+        among_suspects = any(self._deaths(one) for one in self._in_flight.values())
+        batch = [] if self._suspects or among_suspects else self._fill()
         for shard in self._open:
             self._suspects += [InFlight(shard, prepared) for prepared in shard.suspects()]
         if self._suspects and not batch and not self._in_flight:
@@ -155,7 +158,10 @@ class StageRun:
         return batch
 
     def _is_guilty(self, one: InFlight) -> bool:
-        return self._deaths(one) >= GIVEN_UP_AFTER
+        """Whether a unit is given up. An engine that has answered nothing yet is the likelier culprit, but
+        not for ever."""
+        works = self.keeper.has_answered or any(shard.answered for shard in self._open)
+        return self._deaths(one) >= (GIVEN_UP_AFTER if works else 2 * GIVEN_UP_AFTER)
 
     def _deaths(self, one: InFlight) -> int:
         return one.shard.crashes[one.prepared.unit.unit_id]
@@ -168,6 +174,11 @@ class StageRun:
             except ShardHeld:
                 self._held.append(number)
                 continue
+            if not shard.locked and not self._warned:
+                self._warned = True
+                self.live.say(
+                    f"{shard.folder} cannot be locked: safe, but give each shard to one worker only"
+                )
             self._open.append(shard)
             return True
         return False
@@ -201,8 +212,7 @@ class StageRun:
         for shard in list(self._open):
             mine = [one for one in lost if one.shard is shard]
             shard.lost([one.prepared.unit.unit_id for one in mine])
-            # An engine that has answered nothing yet is the likelier culprit.
-            guilty = {one.prepared.unit.unit_id for one in mine if shard.answered and self._is_guilty(one)}
+            guilty = {one.prepared.unit.unit_id for one in mine if self._is_guilty(one)}
             given_up = [one for one in mine if one.prepared.unit.unit_id in guilty]
             self._suspects += [one for one in mine if one.prepared.unit.unit_id not in guilty]
             if given_up:

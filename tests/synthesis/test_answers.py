@@ -1,6 +1,7 @@
 """Every rule that an answer can break has its reason, and what breaks none is accepted."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -38,6 +39,7 @@ def reason(changes: dict[str, object] | str, finish: str = "stop", subtype: str 
         ({"query": 3}, "wrong_type:query"),
         ({"positive": " \n"}, "empty:positive"),
         ({"positive": "a\x00b c d e"}, "not_text:positive"),
+        ({"positive": "ends\twith\r\nbreaks"}, ""),
         ({"positive": "half a pair \ud800 of surrogates"}, "not_text:positive"),
         ({"query": "Eh?"}, "too_short:query"),
         ({"easy_negative": "bean " * 100}, "too_long:easy_negative"),
@@ -50,6 +52,20 @@ def reason(changes: dict[str, object] | str, finish: str = "stop", subtype: str 
 )
 def test_each_rule_has_its_reason(changes: dict[str, object] | str, expected: str) -> None:
     assert reason(changes) == expected
+
+
+def test_control_characters_are_no_text_but_tabs_and_line_breaks_are() -> None:
+    for code in range(0x180):
+        character = chr(code)
+        control = unicodedata.category(character) == "Cc" and character not in "\t\r\n"
+        texts = {"positive": f"Turn the{character}spokes."}
+        assert reason(texts) == ("not_text:positive" if control else ""), hex(code)
+        tasks = json.dumps({"tasks": [f"Given a question,{character}retrieve the answer"]})
+        if control:
+            with pytest.raises(Refused, match="not_text:tasks"):
+                read_tasks(tasks, "stop")
+        else:
+            assert len(read_tasks(tasks, "stop")) == 1
 
 
 @pytest.mark.parametrize("finish", ["length", "abort", "error", "repetition", "refused", "quarantined"])

@@ -211,6 +211,34 @@ def test_a_server_that_always_fails_ends_the_run_with_the_number_of_tries() -> N
     assert len(server.bodies) == 2
 
 
+@pytest.mark.parametrize("misbehave", ["fails", "hangs"])
+def test_a_prompt_that_alone_gets_no_answer_ends_alone(misbehave: str) -> None:
+    done = threading.Event()
+
+    def fail_at_the_third(_: int, body: dict[str, Any]) -> Answer:
+        if body["seed"] != 2:
+            return completion()
+        if misbehave == "hangs":
+            done.wait()
+        return 500, "it makes me ill", {}
+
+    with serving(fail_at_the_third) as server:
+        ends = run(server, count=5, timeout_s=0.5)
+        done.set()
+    assert [end.finish_reason for end in ends] == ["stop", "stop", "error", "stop", "stop"]
+    assert (ends[2].text, ends[2].tokens_out, ends[2].attempts) == ("", 0, 2)
+    assert "no answer after 2 tries" in ends[2].error
+    assert ("it makes me ill" if misbehave == "fails" else "Timeout") in ends[2].error
+
+
+def test_a_server_that_stops_answering_ends_the_run() -> None:
+    with (
+        serving(lambda number, _: completion() if number < 3 else (503, "down", {})) as server,
+        pytest.raises(MghError, match=r"no answer after 1 tries.*503.*kept"),
+    ):
+        run(server, count=5, max_in_flight=1, max_retries=0)
+
+
 def test_a_server_that_is_not_there_ends_the_run() -> None:
     with serving(lambda *_: completion()) as server:
         pass
@@ -359,6 +387,8 @@ def test_close_does_not_wait_for_calls() -> None:
     [
         (f"http://user:{KEY}@host/v1", "password"),
         (f"https://host/v1?key={KEY}", "query"),
+        (f"user:{KEY}@host/v1", "password"),
+        (f"http://user:a/{KEY}@host/v1", "password"),
         ("host:8000/v1", "not an http address"),
         ("ftp://host/v1", "not an http address"),
         ("http:///v1", "not an http address"),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mgh_ds import files
 from mgh_ds.errors import MghError
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.journal import Journal, read_journal
@@ -42,6 +43,24 @@ def test_a_journal_is_never_opened_twice(tmp_path: Path) -> None:
     journal_bytes(tmp_path)
     with pytest.raises(FileExistsError):
         Journal(tmp_path / "whole.journal")
+
+
+def test_a_new_journals_name_is_on_disk_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, bool]] = []
+    path = tmp_path / "new.journal"
+    monkeypatch.setattr(files, "sync_folder", lambda folder: synced.append((folder, path.exists())))
+    Journal(path).close()
+    assert synced == [(tmp_path, True)]
+
+
+def test_a_closed_journal_may_be_synced_and_closed_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "new.journal")
+    journal.append(ENTRIES)
+    journal.close()
+    journal.sync()
+    journal.close()
 
 
 def test_a_journal_cut_anywhere_gives_its_whole_entries(tmp_path: Path) -> None:

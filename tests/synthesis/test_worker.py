@@ -1,6 +1,8 @@
 """What a worker does when engines die or hang, models talk nonsense, disks fill up, parts are lost, and plans
 change."""
 
+import contextlib
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -19,6 +21,7 @@ import pytest
 from mgh_ds.errors import MghError
 from mgh_ds.synthesis import worker
 from mgh_ds.synthesis.commands import STOPPED, run_command, status_command
+from mgh_ds.synthesis.config import ScriptedConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.journal import Journal
@@ -116,6 +119,60 @@ def test_units_that_kill_the_engine_are_given_up_and_no_other(
     for unit in guilty:
         assert sum(unit in death for death in Dying.deaths) == 3
         assert {unit} in Dying.deaths, "it was alone when it was found guilty"
+
+
+class DyingLater(Dying):
+    """Dies a while after a guilty unit was submitted, when others have come in beside it, if they may."""
+
+    due: float | None = None
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        ScriptedEngine.submit(self, requests)
+        if self.due is None and any(request.unit_id in self.guilty for request in requests):
+            self.due = time.monotonic() + 0.03
+
+    def poll(self, timeout_s: float) -> list[Completion]:
+        if self.due is not None and time.monotonic() >= self.due:
+            self.deaths.append({request.unit_id for _, _, request in self._waiting})
+            raise EngineDied("a unit of the test killed it some time ago")
+        guilty = [one for one in self._waiting if one[2].unit_id in self.guilty]
+        self._waiting = [one for one in self._waiting if one[2].unit_id not in self.guilty]
+        done = ScriptedEngine.poll(self, min(timeout_s, 0.005))
+        self._waiting += guilty
+        return done
+
+
+def test_a_late_death_condemns_no_unit_that_came_in_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guilty = guilty_units(small_plan(tmp_path / "before", "--engine.scripted.delay_s", "0.002"), 0.03)
+    monkeypatch.setattr(Dying, "guilty", guilty, raising=False)
+    monkeypatch.setattr(Dying, "deaths", [], raising=False)
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: DyingLater(config))
+    plan = small_plan(tmp_path / "plan", "--engine.scripted.delay_s", "0.002")
+    work(plan.folder, ALL)
+    merge(plan)
+    rows = units(plan)
+    assert {row["unit_id"] for row in rows if row["finish_reason"] == "quarantined"} == guilty
+    cleared = {row["attempts"] for row in rows if row["finish_reason"] != "quarantined"}
+    assert min(cleared) == 1
+    assert max(cleared) > 1, "who survived a death was tried more than once, and says so"
+
+
+def test_shards_of_nothing_but_guilty_units_end_too(tmp_path: Path) -> None:
+    plan = small_plan(
+        tmp_path / "plan", "--shards", "12", "--chunk", "1", "--engine.scripted.crash", "0.3",
+        "--samples.budget.samples", "12", "--seed", "5",
+    )  # fmt: skip
+    for _ in range(20):  # ten deaths in a row end a run, and the next one goes on
+        with contextlib.suppress(MghError):
+            work(plan.folder, list(range(12)))
+            break
+    merge(plan)
+    found = units(plan)
+    guilty = {row["unit_id"] for row in found if uniform(row["unit_id"], "crash") < 0.3}
+    assert guilty
+    assert {row["unit_id"] for row in found if row["finish_reason"] == "quarantined"} == guilty
 
 
 def test_crashes_are_remembered_across_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +305,33 @@ def test_lost_and_damaged_parts_are_made_anew(tmp_path: Path) -> None:
     work(plan.folder, [1])
     assert content(merge(plan).path) == before
     assert (samples_folder(plan, 1) / "part-00000.parquet.damaged").exists()
+
+
+def test_a_remade_part_that_yields_more_does_not_orphan_later_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(tmp_path / "plan", "--engine.scripted.invalid", "0.3", "--chunk", "8")
+    work(plan.folder, ALL)
+    merge(plan)
+    for path in samples_folder(plan, 0).glob("part-0000[0-3].parquet"):
+        path.unlink()
+    lucky = dataclasses.replace(plan.config.engine, scripted=ScriptedConfig(invalid=0.0))
+    monkeypatch.setattr(worker, "open_engine", lambda _config, _log: ScriptedEngine(lucky))
+    work(plan.folder, ALL)
+    assert merge(plan).counts.accepted > 160
+    assert len({row["unit_id"] for row in units(plan)}) == len(units(plan))
+
+
+def test_a_file_system_without_locks_is_worked_on_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("mgh_ds.synthesis.shard.fcntl.flock", refuse)
+    plan = small_plan(tmp_path / "plan")
+    work(plan.folder, ALL)
+    assert merge(plan).counts.accepted >= 160
 
 
 def test_a_part_of_another_plan_is_not_taken(tmp_path: Path) -> None:
@@ -392,6 +476,7 @@ def test_only_how_the_engine_is_driven_may_change(tmp_path: Path) -> None:
         (["--tasks.subtypes", "{sts: 0.4, paraphrase: 0.5}"], r"sum to 0\.9, not to 1"),
         (["--tasks.subtypes", "{short: 1.0}"], "unknown 'short'"),
         (["--shards", "0"], "shards is 0"),
+        (["--name", ""], "name is empty"),
         (["--filters.long_chars", "[9, 3]"], r"filters\.long_chars"),
         (["--samples.sampling.top_p", "2"], "top_p"),
         (["--engine.kind", "vllm", "--engine.model", "/nowhere/model"], "/nowhere/model"),

@@ -18,6 +18,7 @@ from mgh_ds.synthesis.engines.port import Completion, FinishReason, Request
 
 REFUSED = (400, 413, 422)  # this one call cannot be answered
 RETRIED = (408, 409, 429)  # by the client, as are 5xx and lost connections
+NO_STATUS = 0  # the connection was lost, or time ran out
 # So many refusals with no answer among them are not about single calls.
 HOPELESS = 8
 LONGEST_WAIT_S = 120.0  # that the client grants between two tries
@@ -53,7 +54,8 @@ def check_endpoint(config: EndpointConfig) -> None:
     """Raises MghError for a base_url that is none or holds a secret, and for a key that is not there."""
     try:
         url = urlsplit(config.base_url)
-        secret = bool(url.username or url.password or url.query or url.fragment)
+        # Any @ counts: without // or with a slash in the password, no password would be found.
+        secret = bool("@" in config.base_url or url.query or url.fragment)
     except ValueError:
         raise MghError("engine.endpoint.base_url is not a URL") from None
     if secret:
@@ -102,7 +104,10 @@ class EndpointEngine:
             asyncio.run_coroutine_threadsafe(self._serve(request), self._loop)
 
     def poll(self, timeout_s: float) -> list[Completion]:
-        """What has finished. Raises MghError for a refused key, an unknown model, no answer or rubbish."""
+        """What has finished. Raises MghError for a refused key, an unknown model, rubbish, or no answer.
+
+        A call that alone gets no answer, while others do, ends with finish_reason error.
+        """
         self.last_progress = time.monotonic()
         finished: list[Completion] = []
         while self._failure is None:
@@ -146,6 +151,7 @@ class EndpointEngine:
         import openai
 
         tries = self._config.endpoint.max_retries + 1
+        answered_before = self._answered
         try:
             # The client's own limit is from byte to byte: this one ends an answer that only trickles.
             async with asyncio.timeout(tries * (self._config.endpoint.timeout_s + LONGEST_WAIT_S)):
@@ -155,12 +161,15 @@ class EndpointEngine:
         except openai.APIStatusError as error:
             status, text = error.status_code, error.response.text
         except (openai.APIConnectionError, TimeoutError) as error:
-            raise self._no_answer(tries, type(error.__cause__ or error).__name__) from None
+            status, text = NO_STATUS, type(error.__cause__ or error).__name__
         else:
             self._answered += 1
             return self._completion(request, raw.text, raw.retries_taken + 1)
         # Outside of the handler, so that no traceback shows the client's error: its text may hold the key.
-        return self._refusal(request, status, text, tries)
+        if status in (NO_STATUS, *RETRIED) or status >= 500:
+            reason = text if status == NO_STATUS else f"status {status}: {self._shown(text)}"
+            return self._no_answer(request, tries, reason, alone=self._answered > answered_before)
+        return self._refusal(request, status, text)
 
     def _completion(self, request: Request, text: str, attempts: int) -> Completion:
         try:
@@ -184,11 +193,9 @@ class EndpointEngine:
             error="" if known else f"the endpoint ended with {choice.finish_reason!r}",
         )
 
-    def _refusal(self, request: Request, status: int, text: str, tries: int) -> Completion:
+    def _refusal(self, request: Request, status: int, text: str) -> Completion:
         """The end of a call that this status means. Raises MghError if it is not about this call alone."""
         said = self._shown(text)
-        if status in RETRIED or status >= 500:
-            raise self._no_answer(tries, f"status {status}: {said}")
         if status not in REFUSED:
             raise MghError(self._explain(status, said))
         self._refused += 1
@@ -198,6 +205,14 @@ class EndpointEngine:
                 f"{said}\nPerhaps it knows no JSON schemas, or engine.model or the sampling does not suit it."
             )
         return Completion(request.unit_id, "", "refused", 0, 0, error=f"status {status}: {said}")
+
+    def _no_answer(self, request: Request, tries: int, reason: str, alone: bool) -> Completion:
+        """The end of a call whose tries are used up. Raises MghError unless it is `alone`: others were
+        answered meanwhile."""
+        said = f"endpoint {self._url} gave no answer after {tries} tries ({reason})"
+        if not alone:
+            raise MghError(f"{said}; everything finished is kept: run again when it is back")
+        return Completion(request.unit_id, "", "error", 0, 0, attempts=tries, error=said)
 
     def _explain(self, status: int, said: str) -> str:
         variable = self._config.endpoint.api_key_env
@@ -216,12 +231,6 @@ class EndpointEngine:
         )
         other = moved if 300 <= status < 400 else "It takes no chat completions here."
         return f"{self._url} answered with status {status}: {said}\n{advice.get(status, other)}"
-
-    def _no_answer(self, tries: int, reason: str) -> MghError:
-        return MghError(
-            f"endpoint {self._url} gave no answer after {tries} tries ({reason}); everything finished is "
-            "kept: run again when it is back"
-        )
 
     def _shown(self, text: str) -> str:
         # Cut last: a key that is cut in two would not be found.

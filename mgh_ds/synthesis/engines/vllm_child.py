@@ -15,6 +15,8 @@ import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import random
@@ -168,6 +170,7 @@ def main(descriptor: int) -> None:
     last_word = "fatal"
     try:
         batch = Batch(waiting.get()["start"])
+        threading.Thread(target=end_with_vllm, daemon=True).start()
         connection.sendall(pack({"ready": batch.version}))
         last_word = "died"
         serve(batch, connection, waiting)
@@ -176,6 +179,16 @@ def main(descriptor: int) -> None:
     except Exception as error:
         traceback.print_exc()
         connection.sendall(pack({last_word: f"{type(error).__name__}: {error}"}))
+
+
+def end_with_vllm() -> None:
+    """Ends this process group when a process that vLLM started here is gone: a step would wait for it for
+    ever."""
+    gone = multiprocessing.connection.wait(
+        [process.sentinel for process in multiprocessing.active_children()]
+    )
+    print(f"{len(gone)} of vLLM's processes ended: so does this one", file=sys.stderr, flush=True)
+    os.killpg(0, signal.SIGKILL)
 
 
 def serve(batch: Batch, connection: socket.socket, waiting: Waiting) -> None:
