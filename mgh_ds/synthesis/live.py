@@ -21,7 +21,7 @@ CLEAR = "\r\x1b[2K"  # the terminal's row
 
 class Live:
     """One worker's progress. `name` is the worker's: host and process. `stop_with`, once set, is raised by
-    the next `show`."""
+    the next `show` or `wait`."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -47,6 +47,12 @@ class Live:
     def count(self, came: Counts) -> None:
         """Answers came back."""
         self.counts.add_counts(came)
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps while others work."""
+        if self.stop_with is not None:
+            raise self.stop_with
+        time.sleep(seconds)
 
     def show(self, reached: int) -> None:
         """Shows the line and writes the file if it is time. `reached` is in the goal's unit, earlier work

@@ -94,7 +94,8 @@ class _Problem(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key standing twice, of which PyYAML would keep the last in silence."""
+    """Safe YAML, plain values only, that refuses a key standing twice, of which PyYAML would keep the last in
+    silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[str] = set()
@@ -109,8 +110,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: Path) -> Any:
     try:
-        # A subclass of SafeLoader: it builds plain values only.
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise _Problem(f"{error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

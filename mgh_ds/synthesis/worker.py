@@ -51,13 +51,16 @@ def run(plan: Plan, shards: Sequence[int], live: Live) -> list[int]:
     try:
         if not tasks_path(plan).exists():
             others = [shard for shard in range(plan.config.shards) if shard not in set(shards)]
-            open_shards: Iterable[int] = [*shards, *others]
-            while open_shards := StageRun(plan, "tasks", plan.plan_hash, {}, keeper, live).work(open_shards):
+            left, told = [*shards, *others], 0
+            while left := StageRun(plan, "tasks", plan.plan_hash, {}, keeper, live).work(left):
                 if tasks_path(plan).exists():
                     break
-                live.say(f"waiting for stage 1 of {len(open_shards)} shards that other workers hold")
-                time.sleep(WAIT_S)
-            freeze_tasks(plan)
+                if len(left) != told:
+                    live.say(f"waiting for stage 1 of {len(left)} shards that other workers hold")
+                    told = len(left)
+                live.wait(WAIT_S)
+            else:
+                freeze_tasks(plan)
         scope, tasks = open_tasks(plan)
         return StageRun(plan, "samples", scope, tasks, keeper, live).work(shards)
     finally:
