@@ -104,7 +104,7 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
         if new_filters:
             wanted["config"]["filters"] = identity["config"]["filters"]
         if difference := _difference(identity, wanted):
-            raise _frozen(folder, difference[0], "filters" if new_filters else "engine")
+            raise _frozen(folder, *difference, free="filters" if new_filters else "engine")
     check_config(config)
     return Plan(folder, config, frozen["plan_hash"], prompts, slots)
 
@@ -179,11 +179,11 @@ def _changed(folder: Path, key: str, before: Any, after: Any) -> MghError:
     )
 
 
-def _frozen(folder: Path, key: str, free: str) -> MghError:
+def _frozen(folder: Path, key: str, before: Any, after: Any, *, free: str) -> MghError:
     free = free if free == "filters" else f"engine other than {', '.join(ENGINE_IDENTITY)}"
     return MghError(
-        f"`{key.removeprefix('config.')}` is part of the frozen plan {folder}: make a new plan to change it. "
-        f"What may be set here are the keys of {free}"
+        f"`{key.removeprefix('config.')}` (frozen as {before!r}, now {after!r}) is part of the frozen plan "
+        f"{folder}: make a new plan to change it. What may be set here are the keys of {free}"
     )
 
 
