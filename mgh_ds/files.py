@@ -1,6 +1,7 @@
 """Atomic files and folders: what is visible under its final name is complete and on disk."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -97,6 +98,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether a write failed for want of space or quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,6 @@ whole data page for it. The operating system shares the mapped pages between all
       rejected.jsonl      the rows that a conversion refused, if it was a conversion
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -127,7 +126,7 @@ class StoreWriter:
                 yield
                 self._finish()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if files.disk_is_full(error):
                 raise MghError(
                     f"The disk is full: {self.path} could not be written, and nothing of it was left behind. "
                     "Free some space or choose another folder."

@@ -1,6 +1,5 @@
 """`mgh-ds synth plan | run | status | merge | audit`: what they print, and how they end."""
 
-import errno
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -61,7 +60,7 @@ def run_command(folder: Path, shards: Sequence[int] | None, overrides: Sequence[
         live.say(f"stopped by Ctrl-C: {KEPT}")
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if files.disk_is_full(error):
             raise MghError(
                 f"the disk of {folder} is full: everything finished so far is safe. Free some space and give "
                 "the same command again"

@@ -35,14 +35,13 @@ class Live:
         self._terminal = sys.stderr.isatty()
         self._path = plan.folder / "work" / "workers" / f"{self.name}.json"
 
-    def begin(self, plan: Plan, stage: Stage, shards: Sequence[int]) -> None:
+    def begin(self, stage: Stage, shards: Sequence[int]) -> None:
         """A stage begins, or goes on after a wait."""
         if stage != self._stage or not self._began:
             self.counts, self._reached = Counts(), 0
             self._began = time.monotonic()
         self._stage, self._shards = stage, list(shards)
-        self._goal = sum(goal_of(plan, stage, shard) for shard in shards)
-        self.plan = plan
+        self._goal = sum(goal_of(self.plan, stage, shard) for shard in shards)
 
     def count(self, came: Counts) -> None:
         """Answers came back."""

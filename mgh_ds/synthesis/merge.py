@@ -42,6 +42,11 @@ UNITS = "units.parquet"
 BUCKET_UNITS = 20_000
 MOST_BUCKETS = 512  # each is an open file
 ROW_GROUP = 10_000
+# Columns of a unit that its record names as its source.
+PROVENANCE = (
+    *("plan_hash", "task_id", "prompt_hash", "slots", "seed", "model", "revision", "engine", "attempts"),
+    *("finish_reason", "tokens_in", "tokens_out"),
+)
 REASON = COLUMNS.get_field_index("reason")
 
 
@@ -63,10 +68,9 @@ def merge(
     units have the same id, or if nothing was accepted.
     """
     scope, tasks = open_tasks(plan)
-    paths, short = find_parts(plan, scope, partial)
+    paths, total, short = find_parts(plan, scope, partial)
     result = Merged(plan.folder / "merged")
-    total = sum(read_summary(path).counts.units for path in paths)
-    card = Card(plan, partial, len(short), Counter((drop or {}).values()))
+    card = Card(plan, partial, short, Counter((drop or {}).values()))
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".merge.") as buckets:
         count = min(MOST_BUCKETS, math.ceil(total / BUCKET_UNITS))
         sorted_tables = _sorted_tables(paths, count, Path(buckets))
@@ -95,37 +99,41 @@ def merge(
     return result
 
 
-def find_parts(plan: Plan, scope: str, partial: bool) -> tuple[list[Path], list[int]]:
-    """The parts of stage 2, and the shards that ended short of their goal. Raises MghError naming the shards
-    that are not done or have lost a part."""
+def find_parts(plan: Plan, scope: str, partial: bool) -> tuple[list[Path], int, int]:
+    """The parts of stage 2, the number of their units, and of the shards that ended short of their goal.
+
+    Raises MghError naming the shards that are not done or have lost a part.
+    """
     found: list[Path] = []
     undone: list[int] = []
-    short: list[int] = []
+    total = short = 0
     for shard in range(plan.config.shards):
         folder = plan.shard_folder("samples", shard)
         done = files.read_json(folder / "done.json") if (folder / "done.json").exists() else None
         parts = sorted(folder.glob("part-*.parquet"))
         summaries = [read_summary(path) for path in parts]
+        units = sum(summary.counts.units for summary in summaries)
         found += parts
+        total += units
         for path, summary in zip(parts, summaries, strict=True):
             if summary.scope != scope:
                 raise MghError(f"{path} belongs to another plan: move it away")
         if done is None:
             undone.append(shard)
-        elif done != done | {"parts": len(parts), "units": sum(one.counts.units for one in summaries)}:
+        elif done != done | {"parts": len(parts), "units": units}:
             raise MghError(
                 f"shard {shard} has lost a part: {len(parts)} of {done['parts']} are there. Make it anew "
                 f"with: mgh-ds synth run {plan.folder} --shard {shard}"
             )
         elif done["short"]:
-            short.append(shard)
+            short += 1
     if undone and not partial:
         shown = ", ".join(map(str, undone[:10])) + (", …" if len(undone) > 10 else "")
         raise MghError(
             f"{len(undone)} of {plan.config.shards} shards are not done: {shown}. Finish them with: "
             f"mgh-ds synth run {plan.folder} --all, or merge what is there with --partial"
         )
-    return found, short
+    return found, total, short
 
 
 def _sorted_tables(paths: list[Path], count: int, folder: Path) -> Iterator[pa.Table]:
@@ -178,19 +186,7 @@ class _Decider:
 
 def source_of(dataset: str, row: dict[str, Any], domain: str) -> dict[str, str]:
     """Where a record came from, as its `source`; empty values are left out."""
-    names = (
-        "plan_hash",
-        "task_id",
-        "prompt_hash",
-        "slots",
-        "seed",
-        "model",
-        "revision",
-        "engine",
-        "attempts",
-    )
-    costs = ("finish_reason", "tokens_in", "tokens_out")
-    values = {"dataset": dataset, "domain": domain} | {name: str(row[name]) for name in (*names, *costs)}
+    values = {"dataset": dataset, "domain": domain} | {name: str(row[name]) for name in PROVENANCE}
     return {name: value for name, value in values.items() if value}
 
 

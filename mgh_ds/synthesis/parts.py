@@ -90,12 +90,12 @@ def write_part(path: Path, rows: Sequence[dict[str, Any]], summary: PartSummary)
         temporary.unlink(missing_ok=True)
 
 
-def link_new(temporary: Path, path: Path) -> bool:
-    """Gives a finished file its name unless that name is taken; says whether it did."""
+def link_new(temporary: Path, path: Path) -> None:
+    """Gives a finished file its name unless that name is taken."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        return
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise MghError(
@@ -104,15 +104,14 @@ def link_new(temporary: Path, path: Path) -> bool:
             ) from error
         raise
     files.sync_folder(path.parent)
-    return True
 
 
-def write_new_json(path: Path, value: Any) -> bool:
-    """Writes a small JSON file that must not change once it is there; says whether it was new."""
+def write_new_json(path: Path, value: Any) -> None:
+    """Writes a small JSON file unless it is there: then it stays as it is."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         files.write_json(temporary, value)
-        return link_new(temporary, path)
+        link_new(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -50,8 +50,7 @@ def run(plan: Plan, shards: Sequence[int], live: Live) -> list[int]:
     keeper = EngineKeeper(partial(open_engine, plan.config.engine, log), plan.config.engine.start_s)
     try:
         if not tasks_path(plan).exists():
-            others = [shard for shard in range(plan.config.shards) if shard not in set(shards)]
-            left, told = [*shards, *others], 0
+            left, told = list(dict.fromkeys([*shards, *range(plan.config.shards)])), 0
             while left := StageRun(plan, "tasks", plan.plan_hash, {}, keeper, live).work(left):
                 if tasks_path(plan).exists():
                     break
@@ -87,7 +86,7 @@ class StageRun:
     def work(self, shards: Iterable[int]) -> list[int]:
         """Works until these shards are done; returns those held by others."""
         self._waiting, self._held = deque(shards), []
-        self.live.begin(self.plan, self.stage, list(self._waiting))
+        self.live.begin(self.stage, list(self._waiting))
         try:
             while self._step():
                 pass
@@ -160,11 +159,11 @@ class StageRun:
         self._suspects = [one for one in self._suspects if one.prepared.unit.unit_id not in chosen]
         return batch
 
-    def _is_guilty(self, one: InFlight) -> bool:
-        """Whether a unit is given up. An engine that has answered nothing yet is the likelier culprit, but
-        not for ever."""
+    def _deaths_too_many(self) -> int:
+        """The deaths after which a unit is given up. An engine that has answered nothing yet is the likelier
+        culprit, but not for ever."""
         works = self.keeper.has_answered or any(shard.answered for shard in self._open)
-        return self._deaths(one) >= (GIVEN_UP_AFTER if works else 2 * GIVEN_UP_AFTER)
+        return GIVEN_UP_AFTER if works else 2 * GIVEN_UP_AFTER
 
     def _deaths(self, one: InFlight) -> int:
         return one.shard.crashes[one.prepared.unit.unit_id]
@@ -215,9 +214,9 @@ class StageRun:
         for shard in list(self._open):
             mine = [one for one in lost if one.shard is shard]
             shard.lost([one.prepared.unit.unit_id for one in mine])
-            guilty = {one.prepared.unit.unit_id for one in mine if self._is_guilty(one)}
-            given_up = [one for one in mine if one.prepared.unit.unit_id in guilty]
-            self._suspects += [one for one in mine if one.prepared.unit.unit_id not in guilty]
+            too_many = self._deaths_too_many()
+            given_up = [one for one in mine if self._deaths(one) >= too_many]
+            self._suspects += [one for one in mine if self._deaths(one) < too_many]
             if given_up:
                 ends = [_quarantined(one, self._deaths(one), died) for one in given_up]
                 self.live.count(shard.finish(ends, "none"))

@@ -209,7 +209,7 @@ def test_the_live_line_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(live.sys.stderr, "isatty", lambda: True)
     shown = Live(finished)
-    shown.begin(finished, "samples", ALL)
+    shown.begin("samples", ALL)
     shown.show(0)
     line = capsys.readouterr().err
     shown.close()
