@@ -19,6 +19,7 @@ from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.distributed import is_main, on_main, rank, world_size
 from mgh_ds.training.engine import make_engine
+from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.step import StepResult, train_step
 
@@ -67,7 +68,8 @@ class Trainer:
                 begin = time.perf_counter()
                 batches = self.loader.micro_batches(step, world_size(), rank())
                 rate = self.engine.get_lr()[0]
-                result = train_step(self.engine, self.tokenizer, batches, self.config.training.loss)
+                inputs = [tokenize(batch, self.tokenizer) for batch in batches]
+                result = train_step(self.engine, inputs, self.config.training.loss)
                 step += 1
                 if is_main():
                     entry = step_entry(step, stage.index, stage.name, result, time.perf_counter() - begin)

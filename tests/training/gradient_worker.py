@@ -14,6 +14,7 @@ from mgh_ds.records.store import Store
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.distributed import process_group, rank, world_size
 from mgh_ds.training.engine import make_engine
+from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.step import accumulate_gradient
 from tests.training.gradient_setup import STEP, make_config, make_model, make_plan
 
@@ -28,7 +29,9 @@ def main(store_path: Path, out: Path, micro_batches: tuple[int, ...]) -> None:
             model, tokenizer = make_model(config)
             engine = make_engine(model, config.model, config.training)
             batches = Loader(store, make_plan(store, config)).micro_batches(STEP, world_size(), rank())
-            result = accumulate_gradient(engine, tokenizer, batches, config.training.loss)
+            result = accumulate_gradient(
+                engine, [tokenize(batch, tokenizer) for batch in batches], config.training.loss
+            )
             gradients = {
                 name: safe_get_full_grad(parameter).clone().contiguous()
                 for name, parameter in model.named_parameters()

@@ -14,6 +14,7 @@ from mgh_ds.errors import MghError
 from mgh_ds.training import checkpoint, step, trainer
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.distributed import is_main, process_group, rank
+from mgh_ds.training.inputs import Inputs, tokenize
 from mgh_ds.training.run_folder import RunFolder
 
 
@@ -42,18 +43,11 @@ def train_with_poison(config: RunConfig, word: str) -> None:
     """Trains while texts that hold `word` get an embedding of NaN."""
     original = step.embed
 
-    def poisoned(model: torch.nn.Module, tokens: step.Tokenized) -> torch.Tensor:
-        embeddings = original(model, tokens)
-        return embeddings + torch.where(marks.pop(0), torch.nan, 0.0)[:, None, None]
+    def poisoned(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
+        marks = torch.tensor([word in query for query in inputs.batch.queries])
+        return original(model, inputs) + torch.where(marks, torch.nan, 0.0)[:, None, None]
 
-    marks: list[torch.Tensor] = []
-    tokenize = step.tokenize
-
-    def marking(batch, tokenizer):  # type: ignore[no-untyped-def]
-        marks.append(torch.tensor([word in query for query in batch.queries]))
-        return tokenize(batch, tokenizer)
-
-    step.embed, step.tokenize = poisoned, marking
+    step.embed = poisoned
     train_expecting_error(config)
 
 
@@ -96,7 +90,8 @@ def save_first_gradient(config: RunConfig, out: Path) -> None:
     with process_group():
         run = trainer.Trainer(config, RunFolder(config.path / str(torch.distributed.get_world_size())))
         batches = run.loader.micro_batches(0, torch.distributed.get_world_size(), rank())
-        step.train_step(run.engine, run.tokenizer, batches, config.training.loss)
+        inputs = [tokenize(batch, run.tokenizer) for batch in batches]
+        step.train_step(run.engine, inputs, config.training.loss)
         if is_main():
             save_file(
                 checkpoint.trainable_weights(run.model),

@@ -21,8 +21,9 @@ from mgh_ds.curriculum import Loader
 from mgh_ds.curriculum.loader import MicroBatch
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, StoreWriter
+from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.loss import Pool
-from mgh_ds.training.step import embed, tokenize
+from mgh_ds.training.step import embed
 from tests.ranks import run_ranks
 from tests.training import gradient_worker
 from tests.training.brute_force import mean_loss

@@ -16,7 +16,8 @@ from mgh_ds.records.schema import Record
 from mgh_ds.records.store import open_or_convert
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import check_precision
-from mgh_ds.training.step import embed, tokenize
+from mgh_ds.training.inputs import tokenize
+from mgh_ds.training.step import embed
 from tests.ranks import run_ranks
 from tests.training import run_worker
 
