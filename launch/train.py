@@ -2,8 +2,11 @@
 
     deepspeed --num_accelerators 2 launch/train.py --config configs/demo.yaml [--training.steps 100 …]
 
-One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, a run
-goes on from its newest checkpoint.
+One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, with
+any number of ranks, a run goes on from its newest checkpoint.
+
+The exit code says what to do next: 0 nothing; 1 mend what the last line says; 75 (it was asked to stop, by
+SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, and has saved) and 76 (a rank was lost) start the same command again.
 """
 
 import os
@@ -24,20 +27,25 @@ from mgh_ds.report.page import write_report
 from mgh_ds.training.anchors import anchor_weights
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.distributed import on_main, process_group
+from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.export import export_run
 from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.signals import StopRequest
 from mgh_ds.training.trainer import Trainer
+from mgh_ds.training.watchdog import Watchdog
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> ExitCode:
     config = load_config(RunConfig, [word for word in arguments if not word.startswith("--local_rank")])
     folder = RunFolder(config.path)
-    with process_group():
+    with process_group(), Watchdog(config.training.silence_limit_s), StopRequest() as stop:
         trainer = Trainer(config, folder)
         on_main(lambda: score(trainer, "before"))
-        trainer.train()
+        if not trainer.train(stop):
+            return ExitCode.STOPPED
         on_main(lambda: score(trainer, "after"))
         on_main(lambda: finish(trainer))
+        return ExitCode.FINISHED
 
 
 def score(trainer: Trainer, label: str) -> None:
@@ -77,6 +85,6 @@ def finish(trainer: Trainer) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except (MghError, OSError) as error:
-        sys.exit(f"error: {error}" if int(os.environ.get("RANK", "0")) == 0 else 1)
+        sys.exit(f"error: {error}" if int(os.environ.get("RANK", "0")) == 0 else ExitCode.MEND)

@@ -1,63 +1,115 @@
-"""Checkpoints that are complete or invisible.
+"""Checkpoints that are complete or invisible, that any number of ranks goes on from, and that training does
+not wait for.
 
-DeepSpeed writes straight to its final path and moves `latest` before every rank is done. So it saves into a
-hidden folder, all ranks meet, rank 0 adds a manifest with the SHA-256 of every file, and one rename makes the
-whole visible.
+    checkpoints/step-000100/
+      weights.safetensors     the trained weights, float32, by parameter name; what export reads
+      optimizer.safetensors   Adam's moments
+      manifest.json           step, updates, identity of the run, sha256 of both files and of all this
+
+The ranks stop for a copy of the state on rank 0; a thread there writes it into a hidden folder, flushes it to
+the disk and makes it visible by one rename.
 """
 
+import hashlib
+import json
 import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mgh_ds import files
 from mgh_ds.errors import MghError
-from mgh_ds.training.distributed import all_sum, barrier, device, gather_objects, is_main, world_size
+from mgh_ds.training.state import TrainingState
 
 MANIFEST = "manifest.json"
-STATE = "state"  # DeepSpeed's tag, and so its folder's name
-WEIGHTS = "trainable.safetensors"  # the trained weights alone, for export: loading them runs no pickle
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+Manifest = dict[str, Any]
 
 
-def save(engine: Any, folder: Path, step: int, identity: dict[str, Any], keep: int) -> int:
-    """Writes `folder/step-XXXXXX` after `step` steps and removes all but the newest `keep`; returns its
-    bytes.
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that has become visible."""
 
-    `identity` is what a run must have in common to go on from here. Raises MghError on every rank when a rank
-    could not write (a full disk, say); checkpoints made before are untouched.
+    step: int
+    bytes: int
+    seconds: float  # in the background
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time, in a thread of rank 0.
+
+    Args:
+        folder: parent of all checkpoints of the run.
+        keep: how many of the newest stay.
+        before_commit: called in the thread before a checkpoint becomes visible; flushes what must not be
+            older than it.
     """
-    temporary, final = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
-    if is_main():
-        for leftover in folder.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    barrier()
-    _agree(_write_state(engine, temporary), temporary)
-    size, problem = 0, None
-    if is_main():
+
+    def __init__(self, folder: Path, keep: int, before_commit: Callable[[], None]) -> None:
+        self.folder, self.keep, self.before_commit = folder, keep, before_commit
+        self._thread: threading.Thread | None = None
+        self._written: Written | None = None
+        self.problem: str | None = None  # why the last one could not be written
+
+    def begin(self, state: TrainingState, step: int, identity: dict[str, Any]) -> None:
+        """Starts writing the state after `step` steps; waits for the one before, if that is still at it."""
+        self.wait()
+        details = {"step": step, "updates": state.updates, "identity": identity}
+        self._thread = threading.Thread(target=self._write, args=(state, details), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def take_written(self) -> Written | None:
+        """The checkpoint that has become visible since the last call."""
+        written, self._written = self._written, None
+        return written
+
+    def _write(self, state: TrainingState, details: Manifest) -> None:
+        begin = time.perf_counter()
+        path = self.folder / f"step-{details['step']:06d}"
         try:
-            save_file(trainable_weights(engine.module), temporary / WEIGHTS)
-            size = _publish(
-                temporary, final, {"step": step, "world_size": world_size(), "identity": identity}, keep
-            )
-        except (OSError, SafetensorError) as error:
-            problem = error
-    _agree(problem, temporary)
-    return size
+            self.before_commit()
+            with files.new_folder(path, replace=True) as folder:  # only a damaged one can stand there
+                save_file(state.weights, folder / WEIGHTS)
+                save_file(state.moments, folder / OPTIMIZER)
+                digests = {name: files.sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+                size = sum((folder / name).stat().st_size for name in digests)
+                manifest = details | {"files": digests}
+                files.write_json(folder / MANIFEST, manifest | {"sha256": _digest(manifest)})
+            self._remove_others(details["step"])
+        except (OSError, SafetensorError, MghError) as error:
+            self.problem = f"checkpoint {path} could not be written: {error}; those before it are untouched"
+            return
+        self._written = Written(details["step"], size, time.perf_counter() - begin)
+
+    def _remove_others(self, step: int) -> None:
+        """Keeps the newest; those of a later step are damaged ones that the run had to go back behind."""
+        older = [path for path in sorted(self.folder.glob("step-*")) if _step(path) <= step]
+        later = [path for path in self.folder.glob("step-*") if _step(path) > step]
+        for path in [*older[: -self.keep], *later]:
+            shutil.rmtree(path)
 
 
-def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that training changes, by name; on the CPU."""
-    return {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process had begun to write."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path) -> tuple[Path, Manifest] | None:
     """The newest complete checkpoint and its manifest; one whose files do not match their checksums is passed
     over."""
     for path in sorted(folder.glob("step-*"), reverse=True):
@@ -68,98 +120,52 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _intact(path: Path) -> dict[str, Any] | None:
+def load(path: Path, manifest: Manifest) -> TrainingState:
+    """The state that a checkpoint holds."""
+    return TrainingState(
+        load_file(path / WEIGHTS), load_file(path / OPTIMIZER), updates=int(manifest["updates"])
+    )
+
+
+def check(path: Path, manifest: Manifest, identity: dict[str, Any], accepted: Sequence[str] = ()) -> None:
+    """Raises MghError, naming what differs, when the checkpoint was made from another recipe or other data,
+    but for the keys that are `accepted` by name."""
+    differing = differences(manifest["identity"], identity)
+    refused = {key: change for key, change in differing.items() if key not in accepted}
+    if refused:
+        names = ", ".join(f'"{key}"' for key in refused)
+        raise MghError(
+            f"{path} belongs to another run; differing: {'; '.join(map(': '.join, refused.items()))}. Choose "
+            f"another --name, or go on all the same with --accept_changes '[{names}]'"
+        )
+
+
+def differences(saved: Any, current: Any, key: str = "") -> dict[str, str]:
+    """Where two nested dictionaries differ: key → `saved → current`."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        names = [*saved, *(name for name in current if name not in saved)]
+        found: dict[str, str] = {}
+        for name in names:
+            found |= differences(saved.get(name), current.get(name), f"{key}.{name}" if key else name)
+        return found
+    return {} if saved == current else {key: f"{saved} → {current}"}
+
+
+def _intact(path: Path) -> Manifest | None:
     """The manifest of a checkpoint that is as it was written, else None."""
     try:
-        manifest = files.read_json(path / MANIFEST)
+        manifest: Manifest = files.read_json(path / MANIFEST)
+        if manifest.pop("sha256") != _digest(manifest):
+            return None
         whole = all(files.sha256(path / name) == digest for name, digest in manifest["files"].items())
-    except (MghError, OSError, TypeError, KeyError):
+    except (MghError, OSError, AttributeError, TypeError, KeyError):
         return None
     return manifest if whole else None
 
 
-def check(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Raises MghError when the checkpoint was made by another number of ranks or from another recipe or data,
-    naming what differs."""
-    differing = differences(manifest["identity"], identity)
-    if differing:
-        raise MghError(
-            f"{path} belongs to another run; differing: {'; '.join(differing)}. Choose another --name"
-        )
-    if manifest["world_size"] != world_size():
-        raise MghError(
-            f"{path} was written by {manifest['world_size']} ranks, and {world_size()} were started: "
-            f"start {manifest['world_size']}, or choose another --name"
-        )
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def load(engine: Any, path: Path, manifest: dict[str, Any]) -> int:
-    """Restores adapter, optimiser and schedule; returns how many steps are done."""
-    engine.load_checkpoint(str(path), tag=STATE, load_module_strict=False)
-    return int(manifest["step"])
-
-
-def differences(saved: Any, current: Any, key: str = "") -> list[str]:
-    """Where two nested dictionaries differ, as `key: saved → current`."""
-    if isinstance(saved, dict) and isinstance(current, dict):
-        names = [*saved, *(name for name in current if name not in saved)]
-        return [
-            line
-            for name in names
-            for line in differences(saved.get(name), current.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if saved == current else [f"{key}: {saved} → {current}"]
-
-
-def _publish(temporary: Path, final: Path, manifest: dict[str, Any], keep: int) -> int:
-    written = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
-    digests = {str(path.relative_to(temporary)): files.sha256(path) for path in written}
-    files.write_json(temporary / MANIFEST, manifest | {"files": digests})
-    files.sync_tree(temporary)
-    shutil.rmtree(final, ignore_errors=True)  # only a damaged one can stand there
-    temporary.rename(final)
-    files.sync_folder(final.parent)
-    for old in sorted(final.parent.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
-    return sum((final / name).stat().st_size for name in digests)
-
-
-class _Writer:
-    """Stands in for DeepSpeed's file writer and keeps a failure for later.
-
-    An exception on one rank inside `save_checkpoint` would leave the others waiting at its barriers.
-    """
-
-    def __init__(self, writer: Any) -> None:
-        self.writer = writer
-        self.problem: Exception | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.writer, name)
-
-    def save(self, *arguments: Any, **options: Any) -> None:
-        try:
-            self.writer.save(*arguments, **options)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            self.problem = self.problem or error
-
-
-def _write_state(engine: Any, folder: Path) -> Exception | None:
-    original = engine.checkpoint_engine
-    writer = engine.checkpoint_engine = _Writer(original)
-    engine._copy_recovery_script = lambda _: None  # DeepSpeed's scripts, written past its writer; not needed
-    try:
-        engine.save_checkpoint(str(folder), tag=STATE, save_latest=False, exclude_frozen_parameters=True)
-    finally:
-        engine.checkpoint_engine = original
-    return writer.problem
-
-
-def _agree(problem: Exception | None, leftovers: Path) -> None:
-    """Makes one rank's failure everyone's: removes what was written and raises on all of them."""
-    if all_sum(torch.tensor(int(problem is not None), device=device())).item() == 0:
-        return
-    reasons = [reason for reason in gather_objects(str(problem) if problem else None) if reason]
-    if is_main():
-        shutil.rmtree(leftovers, ignore_errors=True)
-    raise MghError(f"the checkpoint could not be written: {reasons[0]}")
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

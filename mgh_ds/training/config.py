@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.errors import MghError
 from mgh_ds.model.config import ModelConfig
+
+# Of English prose. The plan weighs texts by characters; beyond `max_length` tokens a text weighs no more.
+CHARS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -15,10 +19,13 @@ class DataConfig:
     Attributes:
         train: stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
         held_out: the same kind of path; scored before and after training. None: nothing is scored.
+        shards: folder on a node-local disk for the shards, each rank's records in the order of its steps;
+            environment variables such as $TMPDIR are filled in. None: `shards` in the run's folder.
     """
 
     train: list[str]
     held_out: str | None = None
+    shards: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,15 @@ class LossConfig:
         symmetric: records of symmetric tasks are also trained from the positive back to the query.
         false_negative_margin: candidates whose cosine exceeds the positive's by more than this are masked as
             probable positives; None masks identical texts only.
+        gather: how a rank meets the candidates of the others: "whole" holds all of them at once, "ring" lets
+            them come by rank after rank. The loss is the same.
     """
 
     temperature: float = 0.02
     own_negatives_only: bool = False
     symmetric: bool = False
     false_negative_margin: float | None = None
+    gather: Literal["whole", "ring"] = "whole"
 
 
 @dataclass(frozen=True)
@@ -49,12 +59,17 @@ class TrainingConfig:
         global_batch: records a step and size of the pool of negatives, whatever the number of ranks.
         micro_batch: records a forward pass, the knob for memory. It does not change the gradient but for the
             dropout masks, which are drawn for each micro-batch.
+        pools: the global batch is cut into so many pools of negatives; a query meets its own pool's documents
+            alone. 1 makes the whole global batch the pool; more save memory and communication.
         learning_rate: peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0.
         warmup_steps: steps from 0 to the peak.
         weight_decay: AdamW's.
         gradient_clipping: greatest norm of the gradient; 0 leaves it as it is.
         checkpoint_every: steps between checkpoints; the last step always makes one.
         keep_checkpoints: how many of the newest stay.
+        bad_steps_limit: a step whose loss or gradient is not finite changes nothing and is skipped; so many
+            in a row end the run.
+        silence_limit_s: seconds without a sign of life from a rank after which the job ends with its name.
         deepspeed: JSON file with the engine's settings; what this class decides may not stand in it.
         loss: the loss.
     """
@@ -62,12 +77,15 @@ class TrainingConfig:
     steps: int
     global_batch: int
     micro_batch: int
+    pools: int = 1
     learning_rate: float = 2e-4
     warmup_steps: int = 0
     weight_decay: float = 0.0
     gradient_clipping: float = 1.0
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
+    bad_steps_limit: int = 3
+    silence_limit_s: float = 120.0
     deepspeed: str = "configs/deepspeed/zero2.json"
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -99,6 +117,8 @@ class RunConfig:
         evaluation: scoring of the held-out records.
         folder: parent of all runs.
         seed: fixes adapter initialisation, order of the data and dropout.
+        accept_changes: what may differ between a checkpoint and the run that goes on from it, as the refusal
+            names it; such as `config.training.learning_rate`.
     """
 
     name: str
@@ -109,6 +129,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     folder: str = "runs"
     seed: int = 0
+    accept_changes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         training, evaluation = self.training, self.evaluation
@@ -121,6 +142,8 @@ class RunConfig:
             "training.loss.temperature": training.loss.temperature,
             "training.checkpoint_every": training.checkpoint_every,
             "training.keep_checkpoints": training.keep_checkpoints,
+            "training.bad_steps_limit": training.bad_steps_limit,
+            "training.silence_limit_s": training.silence_limit_s,
             "evaluation.batch_size": evaluation.batch_size,
             "evaluation.anchor_texts": evaluation.anchor_texts,
         }
@@ -135,6 +158,18 @@ class RunConfig:
         for key, value in not_negative.items():
             if not value >= 0:
                 raise MghError(f"{key} must not be negative, found {value}")
+
+    def plan_arguments(self) -> dict[str, Any]:
+        """What `Plan` must know of this run besides the records and the curriculum."""
+        training = self.training
+        return {
+            "steps": training.steps,
+            "global_batch": training.global_batch,
+            "micro_batch": training.micro_batch,
+            "pools": training.pools,
+            "seed": self.seed,
+            "max_chars": CHARS_PER_TOKEN * self.model.max_length,
+        }
 
     @property
     def path(self) -> Path:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from mgh_ds.errors import MghError
+from mgh_ds.training.slurm import rank_variables
 
 Result = TypeVar("Result")
 
@@ -23,11 +24,13 @@ TIMEOUT = timedelta(hours=2)
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the group that the `deepspeed` launcher laid out (NCCL on GPUs, gloo on CPUs) and leaves it at
-    the end. Started without a launcher, a process is a group of its own."""
+    """Joins the group that `deepspeed` or `srun` laid out (NCCL on GPUs, gloo on CPUs) and leaves it at the
+    end. Started without a launcher, a process is a group of its own."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # torch 2.13 deprecates names of collectives that DeepSpeed 0.19.8 still calls.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if "WORLD_SIZE" not in os.environ:
+        os.environ |= rank_variables(os.environ)
     if "WORLD_SIZE" not in os.environ:
         alone = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
         os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

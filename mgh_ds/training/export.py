@@ -1,5 +1,6 @@
 """From a run folder to a model folder that plain sentence-transformers loads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.state import trainable
 
 
 def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
@@ -31,7 +33,7 @@ def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
     path, manifest = found
     model, tokenizer = build_model(config.model, seed=config.seed)
     weights = load_file(path / checkpoint.WEIGHTS)
-    if _shapes(weights) != _shapes(checkpoint.trainable_weights(model)):
+    if _shapes(weights) != _shapes(trainable(model)):
         raise MghError(
             f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
@@ -39,7 +41,7 @@ def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
     return model.eval(), tokenizer, config, int(manifest["step"])
 
 
-def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in weights.items()}
 
 

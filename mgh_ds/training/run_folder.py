@@ -2,7 +2,6 @@
 read."""
 
 import importlib.metadata
-import json
 import os
 import platform
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from mgh_ds import files
 from mgh_ds.config import dump_config
-from mgh_ds.errors import MghError
 from mgh_ds.training.config import RunConfig
+from mgh_ds.training.json_lines import JsonLines
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "mteb", "sentence-transformers")
 
@@ -21,7 +20,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metrics_file = path / "metrics.jsonl"
+        self.metrics = JsonLines(path / "metrics.jsonl")
+        self.ledger = JsonLines(path / "ledger.jsonl")  # which step trained on which records
         self.checkpoints = path / "checkpoints"
         self.export = path / "export"
         self.store_cache = path / "data"
@@ -38,27 +38,15 @@ class RunFolder:
         path = self.path / "anchors.json"
         return files.read_json(path) if path.exists() else []
 
-    def log(self, entry: dict[str, Any]) -> None:
-        """Appends one line to the metrics."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, allow_nan=False) + "\n")
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The complete lines of the metrics; a torn last line, which a killed run can leave, is left out."""
-        if not self.metrics_file.exists():
-            return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        try:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except json.JSONDecodeError as error:
-            raise MghError(
-                f"{self.metrics_file} is damaged: {error}; remove the run and train again"
-            ) from None
-
     def rewind(self, step: int) -> None:
         """Forgets what was logged after `step`: those steps are about to be trained again."""
-        kept = [json.dumps(entry) + "\n" for entry in self.metrics() if entry["step"] <= step]
-        files.write_text(self.metrics_file, "".join(kept))
+        self.metrics.rewind(step)
+        self.ledger.rewind(step)
+
+    def sync(self) -> None:
+        """Flushes what was logged to the disk."""
+        self.metrics.sync()
+        self.ledger.sync()
 
 
 def versions() -> dict[str, str]:

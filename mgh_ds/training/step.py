@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mgh_ds.training.config import LossConfig
+from mgh_ds.training.config import TrainingConfig
 from mgh_ds.training.distributed import all_sum, device
 from mgh_ds.training.inputs import Inputs
 from mgh_ds.training.pool import NotFiniteError, all_ids, pool_loss
@@ -42,7 +42,7 @@ def embed(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
     return torch.cat([vectors[:slots, None], vectors[slots:].view(slots, documents, -1)], dim=1)
 
 
-def train_step(engine: Any, inputs: Sequence[Inputs], config: LossConfig) -> StepResult:
+def train_step(engine: Any, inputs: Sequence[Inputs], config: TrainingConfig) -> StepResult:
     """Forward, loss, backward and the optimiser's update.
 
     Raises NotFiniteError on every rank, with the record ids, when a loss or a gradient is not finite; weights
@@ -55,20 +55,20 @@ def train_step(engine: Any, inputs: Sequence[Inputs], config: LossConfig) -> Ste
     return result
 
 
-def accumulate_gradient(engine: Any, inputs: Sequence[Inputs], config: LossConfig) -> StepResult:
+def accumulate_gradient(engine: Any, inputs: Sequence[Inputs], config: TrainingConfig) -> StepResult:
     """Everything of a step but the update: afterwards the engine holds the gradient of the global batch's
     mean loss."""
     inputs = [part.to(device()) for part in inputs]
     batches = [part.batch for part in inputs]
     engine.train()
     if len(inputs) == 1:
-        result, objective = pool_loss(embed(engine, inputs[0]), batches, config)
+        result, objective = pool_loss(embed(engine, inputs[0]), batches, config.loss, config.pools)
         engine.backward(objective)
     else:
         with torch.no_grad():
             cached = torch.cat([embed(engine, part) for part in inputs])
         cached.requires_grad_()
-        result, objective = pool_loss(cached, batches, config)
+        result, objective = pool_loss(cached, batches, config.loss, config.pools)
         objective.backward()
         assert cached.grad is not None
         gradients = cached.grad.split([part.shape[0] for part in inputs])

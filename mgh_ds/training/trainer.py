@@ -3,10 +3,12 @@ thousand."""
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from mgh_ds import files
@@ -16,16 +18,27 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
+from mgh_ds.training.bad_steps import BadSteps
+from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import is_main, on_main, rank, world_size
+from mgh_ds.training.distributed import all_sum, device, is_main, on_main, rank, world_size
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.inputs import tokenize
+from mgh_ds.training.pool import NotFiniteError, all_ids
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
+from mgh_ds.training.signals import StopRequest
+from mgh_ds.training.state import collect, restore
 from mgh_ds.training.step import StepResult, train_step
 
 # What may change between a run and its continuation: it bears neither on the batches nor on the weights.
-FREE_SECTIONS = ("name", "folder", "evaluation")
-FREE_TRAINING_KEYS = ("checkpoint_every", "keep_checkpoints", "deepspeed")
+FREE_SECTIONS = ("name", "folder", "evaluation", "accept_changes")
+FREE_TRAINING_KEYS = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "bad_steps_limit",
+    "silence_limit_s",
+    "deepspeed",
+)
 
 
 class Trainer:
@@ -36,62 +49,104 @@ class Trainer:
         training = config.training
         self.store = Mixture([self._open(path) for path in config.data.train])
         self.held_out = self._open(config.data.held_out) if config.data.held_out else None
-        self.plan = Plan(
-            self.store.index(),
-            config.curriculum,
-            steps=training.steps,
-            global_batch=training.global_batch,
-            micro_batch=training.micro_batch,
-            seed=config.seed,
-        )
+        self.plan = Plan(self.store.index(), config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
         self.plan.share(0, world_size(), rank())
-        self.checkpoint = on_main(lambda: checkpoint.newest(folder.checkpoints))
+        self.checkpoint = on_main(self._newest_checkpoint)
         if self.checkpoint:
-            checkpoint.check(*self.checkpoint, self._identity())
+            checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
         self.loader = Loader(self.store, self.plan)
+        self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, folder.sync)
+        self._copy_seconds: dict[int, float] = {}
         on_main(lambda: folder.start(config))
 
-    def train(self) -> None:
-        """Trains from the newest checkpoint, or from the start, to the last step."""
-        step = self._resume()
+    def train(self, stop: StopRequest) -> bool:
+        """Trains from the newest checkpoint, or from the start, to the last step, or until a rank is asked to
+        stop: then the step is finished and saved, and the answer is False."""
+        step = saved = self._resume()
         if is_main():
             print("\n".join(self.describe_plan()))
         started = datetime.now(UTC)
+        bad = BadSteps(self.config.training.bad_steps_limit, self.folder)
         with tqdm(
             total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
         ) as bar:
-            while step < self.plan.steps:
-                stage = self.plan.stage(step)
-                begin = time.perf_counter()
-                batches = self.loader.micro_batches(step, world_size(), rank())
-                rate = self.engine.get_lr()[0]
-                inputs = [tokenize(batch, self.tokenizer) for batch in batches]
-                result = train_step(self.engine, inputs, self.config.training.loss)
+            while step < self.plan.steps and not self._asked_to_stop(stop):
+                line = self._step(step, bad)
                 step += 1
-                if is_main():
-                    entry = step_entry(step, stage.index, stage.name, result, time.perf_counter() - begin)
-                    entry |= {"lr": rate, "grad_norm": float(self.engine.get_global_grad_norm())}
-                    self.folder.log(entry)
-                    bar.set_description(stage.name)
-                    bar.set_postfix_str(f"loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s")
                 bar.update()
-                if step % self.config.training.checkpoint_every == 0 or step == self.plan.steps:
+                if is_main():
+                    bar.set_postfix_str(line)
+                if step % self.config.training.checkpoint_every == 0:
                     self._save(step)
+                    saved = step
+        if saved < step:
+            self._save(step)
+        self.writer.wait()
+        self._asked_to_stop(stop)  # says so if the last checkpoint could not be written
+        if step < self.plan.steps:
+            if is_main():
+                print(f"stopped as asked: {step} of {self.plan.steps} steps are done and saved")
+            return False
         on_main(lambda: self._write_summary(started))
+        return True
+
+    def _step(self, step: int, bad: BadSteps) -> str:
+        """One step and its lines in metrics and ledger; returns what the progress bar shows."""
+        stage, begin = self.plan.stage(step), time.perf_counter()
+        batches = self.loader.micro_batches(step, world_size(), rank())
+        inputs = [tokenize(batch, self.tokenizer) for batch in batches]
+        rate = self.engine.get_lr()[0]
+        problem: NotFiniteError | None = None
+        try:
+            result = train_step(self.engine, inputs, self.config.training)
+        except NotFiniteError as error:
+            problem = error
+            self.engine.lr_scheduler.step()  # the rate is a function of the step, applied or not
+        ids = all_ids([part.batch for part in inputs])
+        number, seconds = step + 1, time.perf_counter() - begin
+        if is_main():
+            self.folder.ledger.append(ledger_entry(number, stage.index, ids, problem))
+        bad.count(number, problem)
+        if problem is not None:
+            entry = {"kind": "skipped", "step": number, "reason": problem.what, "ids": problem.ids}
+            if is_main():
+                self.folder.metrics.append(entry)
+            return f"{stage.name}: skipped, {problem.what}"
+        entry = step_entry(number, stage.index, stage.name, result, seconds)
+        entry |= {"lr": rate, "grad_norm": float(self.engine.get_global_grad_norm())}
+        if is_main():
+            self.folder.metrics.append(entry)
+        return f"{stage.name}, loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s"
+
+    def _asked_to_stop(self, stop: StopRequest) -> bool:
+        """Whether any rank was; raises MghError on all of them when a checkpoint could not be written."""
+        if (written := self.writer.take_written()) is not None:
+            copy_seconds = self._copy_seconds.pop(written.step)
+            entry = {"kind": "checkpoint", **dataclasses.asdict(written), "copy_seconds": copy_seconds}
+            self.folder.metrics.append(entry)
+        flags = torch.tensor([int(stop.asked), int(self.writer.problem is not None)], device=device())
+        asked, failed = all_sum(flags).tolist()
+        if failed:
+            raise MghError(on_main(lambda: self.writer.problem) or "")
+        return bool(asked)
 
     def describe_plan(self) -> list[str]:
         """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
         lines = []
         for part in self.plan.coverage():
-            stage, fallback = part.stage, self.config.curriculum.missing_level
-            line = f"{stage.name}: {stage.steps} steps, {part.eligible} records, {part.epochs:.1f} epochs"
+            fallback = self.config.curriculum.missing_level
+            line = f"{part.name}: {part.steps} steps, {part.eligible} records, {part.epochs:.1f} epochs"
             if part.lacking:
                 line += f"; {part.lacking} records lack it (missing_level: {fallback})"
             lines.append(line)
         return lines
+
+    def _newest_checkpoint(self) -> tuple[Path, checkpoint.Manifest] | None:
+        checkpoint.remove_leftovers(self.folder.checkpoints)
+        return checkpoint.newest(self.folder.checkpoints)
 
     def _open(self, path: str) -> Store:
         """Opens a store that rank 0 alone has converted, if it was a file, and checked."""
@@ -115,25 +170,29 @@ class Trainer:
         return {"config": config, "plan": self.plan.fingerprint(self.store.manifest_hash)}
 
     def _resume(self) -> int:
-        step = checkpoint.load(self.engine, *self.checkpoint) if self.checkpoint else 0
+        step = 0
+        if self.checkpoint:
+            path, manifest = self.checkpoint
+            step = int(manifest["step"])
+            restore(self.engine, checkpoint.load(path, manifest), step)
         on_main(lambda: self.folder.rewind(step))
         if self.checkpoint and is_main():
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
         return step
 
     def _save(self, step: int) -> None:
+        """Copies the state, which the ranks wait for, and has it written, which they do not."""
         begin = time.perf_counter()
-        keep = self.config.training.keep_checkpoints
-        size = checkpoint.save(self.engine, self.folder.checkpoints, step, self._identity(), keep)
-        if is_main():
-            seconds = time.perf_counter() - begin
-            self.folder.log({"kind": "checkpoint", "step": step, "seconds": seconds, "bytes": size})
+        state = collect(self.engine)
+        if state is not None:
+            self.writer.begin(state, step, self._identity())
+            self._copy_seconds[step] = time.perf_counter() - begin
 
     def _write_summary(self, started: datetime) -> None:
-        steps = [entry for entry in self.folder.metrics() if entry["kind"] == "step"]
+        steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]
         if not steps:
             raise MghError(
-                f"{self.folder.metrics_file} has lost the run's steps: remove the run and train again"
+                f"{self.folder.metrics.path} has lost the run's steps: remove the run and train again"
             )
         seconds = sum(entry["seconds"] for entry in steps)
         parameters = list(self.model.parameters())
@@ -156,6 +215,15 @@ class Trainer:
             "tokens_per_s": sum(entry["tokens_per_s"] * entry["seconds"] for entry in steps) / seconds,
         }
         files.write_json(self.folder.path / "run.json", summary)
+
+
+def ledger_entry(
+    step: int, stage: int, ids: Iterable[str], problem: NotFiniteError | None
+) -> dict[str, Any]:
+    """A step's line in the ledger, the same for every number of ranks: its records in alphabetical order, and
+    why it changed no weight, if it did not."""
+    entry: dict[str, Any] = {"step": step, "stage": stage, "ids": sorted(name for name in ids if name)}
+    return entry | ({"skipped": problem.what} if problem else {})
 
 
 def step_entry(step: int, stage: int, stage_name: str, result: StepResult, seconds: float) -> dict[str, Any]:

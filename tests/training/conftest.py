@@ -32,6 +32,7 @@ def tiny_run(short_records: Path, tmp_path: Path) -> Callable[..., RunConfig]:
             "micro_batch": 2,
             "checkpoint_every": 2,
             "learning_rate": 1e-3,
+            "silence_limit_s": 10,
         }
         return RunConfig(
             name="tiny",

@@ -3,7 +3,10 @@ one."""
 
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,26 +16,44 @@ from mgh_ds.curriculum.plan import EMPTY, Plan
 from mgh_ds.errors import MghError
 from mgh_ds.training import checkpoint, step, trainer
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import is_main, process_group, rank
+from mgh_ds.training.distributed import is_main, process_group, rank, world_size
+from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.inputs import Inputs, tokenize
 from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.signals import StopRequest
+from mgh_ds.training.state import trainable
+from mgh_ds.training.watchdog import Watchdog
+
+PHASES = ("load", "forward", "gather", "reduce", "update", "copy", "write weights", "write moments", "commit")
 
 
-def train(config: RunConfig, kill_after: int | None = None, threads: int = 1) -> None:
-    """Trains to the end, or until `kill_after` steps are done and rank 1 dies by SIGKILL."""
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one rank when it reaches a phase of a step (counted from 0) or later; what the writing
+    thread does is rank 0's."""
+
+    phase: str
+    step: int
+    rank: int = 1
+    action: str = "kill"  # or "terminate": SIGTERM, as a scheduler sends it; or "nan"
+
+
+def train(config: RunConfig, *faults: Fault) -> int:
+    """Trains to the end, or as far as the faults let it; returns launch/train.py's exit code."""
     folder = RunFolder(config.path)
-    with process_group():
-        torch.set_num_threads(threads)
+    with process_group(), Watchdog(config.training.silence_limit_s), StopRequest() as stop:
+        torch.set_num_threads(1)
         run = trainer.Trainer(config, folder)
-        if kill_after is not None:
-            _die_after(run, kill_after)
-        run.train()
+        for fault in faults:
+            if rank() == min(fault.rank, world_size() - 1):
+                _install(fault, run)
+        return ExitCode.FINISHED if run.train(stop) else ExitCode.STOPPED
 
 
-def train_expecting_error(config: RunConfig) -> None:
+def train_expecting_error(config: RunConfig, *faults: Fault) -> None:
     """Trains and prints the MghError that stops it, on every rank."""
     try:
-        train(config)
+        train(config, *faults)
     except MghError as error:
         print(f"rank {os.environ['RANK']}: MghError: {error}")
     else:
@@ -51,33 +72,6 @@ def train_with_poison(config: RunConfig, word: str) -> None:
     train_expecting_error(config)
 
 
-def train_on_full_disk(config: RunConfig) -> None:
-    """Trains while rank 1's checkpoint files cannot be written."""
-    original = torch.save
-
-    def failing(*arguments, **options):  # type: ignore[no-untyped-def]
-        if rank() == 1:
-            raise OSError(28, "No space left on device")
-        original(*arguments, **options)
-
-    torch.save = failing
-    train_expecting_error(config)
-
-
-def train_with_nan_gradient(config: RunConfig) -> None:
-    """Trains while rank 1's gradient has a NaN."""
-    original = trainer.make_engine
-
-    def poisoned(model, *arguments):  # type: ignore[no-untyped-def]
-        if rank() == 1:
-            weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            weights[0].register_hook(lambda gradient: gradient * torch.nan)
-        return original(model, *arguments)
-
-    trainer.make_engine = poisoned
-    train_expecting_error(config)
-
-
 def train_on_empty_batches(config: RunConfig) -> None:
     """Trains on a plan whose batches hold no record."""
     Plan.batch = lambda plan, _: np.full(plan.global_batch, EMPTY)  # type: ignore[method-assign]
@@ -88,23 +82,74 @@ def save_first_gradient(config: RunConfig, out: Path) -> None:
     """Writes the trained weights after one step, which every number of ranks should agree on, dropout
     included."""
     with process_group():
-        run = trainer.Trainer(config, RunFolder(config.path / str(torch.distributed.get_world_size())))
-        batches = run.loader.micro_batches(0, torch.distributed.get_world_size(), rank())
+        run = trainer.Trainer(config, RunFolder(config.path / str(world_size())))
+        batches = run.loader.micro_batches(0, world_size(), rank())
         inputs = [tokenize(batch, run.tokenizer) for batch in batches]
-        step.train_step(run.engine, inputs, config.training.loss)
+        step.train_step(run.engine, inputs, config.training)
         if is_main():
-            save_file(
-                checkpoint.trainable_weights(run.model),
-                out / f"{torch.distributed.get_world_size()}.safetensors",
-            )
+            weights = {name: weight.detach().clone() for name, weight in trainable(run.model).items()}
+            save_file(weights, out / f"{world_size()}.safetensors")
 
 
-def _die_after(run: trainer.Trainer, steps: int) -> None:
-    original = run.loader.micro_batches
+def _install(fault: Fault, run: trainer.Trainer) -> None:
+    """Wraps what the phase calls, so that the fault strikes in its middle."""
+    current = {"step": -1}
 
-    def dying(number, world_size, own_rank):  # type: ignore[no-untyped-def]
-        if number == steps and own_rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(number, world_size, own_rank)
+    def strike() -> None:
+        if current["step"] >= fault.step:
+            number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}[fault.action]
+            current["step"] = -1  # once
+            os.kill(os.getpid(), number)
 
-    run.loader.micro_batches = dying  # type: ignore[method-assign]
+    def note_step(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(number: int, *arguments: Any) -> Any:
+            current["step"] = number
+            return original(number, *arguments)
+
+        setattr(owner, name, noted)
+
+    note_step(run, "_step")
+    if fault.action == "nan":
+        _poison(run, fault, current)
+    elif fault.phase == "reduce":  # in the backward pass: some gradients are reduced already
+        weight = list(trainable(run.model).values())[2]
+        weight.register_hook(lambda gradient: (strike(), gradient)[1])
+    else:
+        owner, name = {
+            "load": (trainer, "tokenize"),
+            "forward": (step, "embed"),
+            "gather": (step, "pool_loss"),
+            "update": (run.engine, "step"),
+            "copy": (trainer, "collect"),
+            "write weights": (checkpoint, "save_file"),
+            "write moments": (checkpoint.files, "sha256"),
+            "commit": (checkpoint.files, "sync_folder"),
+        }[fault.phase]
+        _before(owner, name, strike)
+
+
+def _before(owner: Any, name: str, strike: Callable[[], None]) -> None:
+    original = getattr(owner, name)
+
+    def struck(*arguments: Any, **options: Any) -> Any:
+        strike()
+        return original(*arguments, **options)
+
+    setattr(owner, name, struck)
+
+
+def _poison(run: trainer.Trainer, fault: Fault, current: dict[str, int]) -> None:
+    """This rank's gradient, or its embeddings, are NaN at the fault's step ("forward", "reduce"); at every
+    step if that is −1."""
+
+    def now() -> bool:
+        return fault.step in (-1, current["step"])
+
+    if fault.phase == "reduce":
+        weight = next(iter(trainable(run.model).values()))
+        weight.register_hook(lambda gradient: gradient * torch.nan if now() else gradient)
+        return
+    original = step.embed
+    step.embed = lambda model, inputs: original(model, inputs) * (torch.nan if now() else 1.0)

@@ -1,0 +1,39 @@
+"""Steps whose numbers were no numbers: skipped one by one, and the end of the run when they do not stop."""
+
+from typing import Any
+
+from mgh_ds import files
+from mgh_ds.errors import MghError
+from mgh_ds.training.distributed import is_main
+from mgh_ds.training.pool import NotFiniteError
+from mgh_ds.training.run_folder import RunFolder
+
+
+class BadSteps:
+    """Counts skipped steps in a row, the same on every rank."""
+
+    def __init__(self, limit: int, folder: RunFolder) -> None:
+        self.limit, self.folder = limit, folder
+        self._row: list[dict[str, Any]] = []
+
+    def count(self, step: int, problem: NotFiniteError | None) -> None:
+        """Notes how a step went; `problem` is None if it was applied.
+
+        Raises MghError on every rank at the limit, with the records of all steps of the row written to
+        `bad_steps.json`. The newest checkpoint stands, and the run goes back to it when it is started again.
+        """
+        if problem is None:
+            self._row = []
+            return
+        self._row.append({"step": step, "reason": problem.what, "ids": problem.ids})
+        if len(self._row) < self.limit:
+            return
+        path = self.folder.path / "bad_steps.json"
+        if is_main():
+            files.write_json(path, self._row)
+        steps = ", ".join(str(entry["step"]) for entry in self._row)
+        raise MghError(
+            f"{self.limit} steps in a row were skipped (steps {steps}): {problem.what}. Their records are "
+            f"listed in {path}; checkpoints are untouched. Look at those records, lower the learning rate or "
+            "raise training.bad_steps_limit, and start again"
+        )

@@ -1,0 +1,84 @@
+"""What training changes, by parameter name: the same tensors for every number of ranks.
+
+ZeRO-2 keeps each rank's slice of the float32 weights and of Adam's moments. Taken together they are small
+when only adapters train (12 bytes a trained weight: 0.5 GB for rank 16 on a 7B model), so a checkpoint holds
+them whole, and any number of ranks can go on from it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mgh_ds.training.distributed import is_main
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """float32 tensors on the CPU. `updates` counts Adam's steps, which its bias correction needs; before the
+    first there are no moments."""
+
+    weights: Tensors
+    moments: Tensors  # "exp_avg/<parameter>", "exp_avg_sq/<parameter>"
+    updates: int
+
+
+def collect(engine: Any) -> TrainingState | None:
+    """A copy of the engine's state, on rank 0; None on the others. Every rank must call it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    updates = _updates(engine)
+    weights, moments = {}, {}
+    for name, parameter in trainable(engine.module).items():
+        weights[name] = _keep(safe_get_full_fp32_param(parameter))
+        for key in MOMENTS if updates else ():
+            moments[f"{key}/{name}"] = _keep(safe_get_full_optimizer_state(parameter, key))
+    return TrainingState(weights, moments, updates) if is_main() else None
+
+
+def restore(engine: Any, state: TrainingState, step: int) -> None:
+    """Puts the engine where it was after `step` steps; every rank brings the same state."""
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    _make_moments(engine, state.updates)
+    for name, parameter in trainable(engine.module).items():
+        weight = state.weights[name].to(parameter.device)
+        safe_set_full_fp32_param(parameter, weight)
+        parameter.data.copy_(weight)  # the copy that the forward pass reads, in the model's precision
+        for key in MOMENTS if state.updates else ():
+            moment = state.moments[f"{key}/{name}"].to(parameter.device)
+            safe_set_full_optimizer_state(parameter, moment, key)
+    engine.lr_scheduler.last_epoch = step - 1  # the rate is a function of the step alone
+    engine.lr_scheduler.step()
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _keep(tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU where it is needed; the other ranks let it go at once."""
+    return tensor.cpu().contiguous() if is_main() else tensor.new_empty(0)
+
+
+def _updates(engine: Any) -> int:
+    counts = [int(values["step"]) for values in engine.optimizer.optimizer.state.values()]
+    return max(counts, default=0)
+
+
+def _make_moments(engine: Any, updates: int) -> None:
+    """Adam makes its moments at its first step, which a run that goes on must not wait for."""
+    if not updates:
+        return
+    optimizer = engine.optimizer
+    for flat in optimizer.single_partition_of_fp32_groups:
+        optimizer.optimizer.state[flat] = {
+            "step": torch.tensor(float(updates)),
+            **{key: torch.zeros_like(flat) for key in MOMENTS},
+        }
+    optimizer._lazy_init_hp_params_optimizer_state()  # links parameters to their slices of the moments

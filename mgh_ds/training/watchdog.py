@@ -1,0 +1,155 @@
+"""Ends a job whose ranks have lost each other, with the name of the one that is missing.
+
+A collective waits for every rank, so one that was killed, stopped or cut off would hold all others until the
+group's time-out, hours later. Each rank therefore counts up a heartbeat in the key-value store that the
+launcher's rendezvous has left on rank 0. Rank 0 watches every heartbeat, the others watch rank 0's, and
+whoever sees none for the limit says so and ends its process; nothing is lost, since checkpoints are complete
+or invisible.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import torch.distributed as dist
+
+from mgh_ds.training.distributed import barrier, rank, world_size
+from mgh_ds.training.exits import ExitCode
+
+Beats = dict[int, bytes]
+
+
+class Silence:
+    """How long each rank's heartbeat has not changed, by this process's own clock."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._seen: dict[int, tuple[bytes, float]] = {}
+        self._last_look: float | None = None
+
+    def longest(self, beats: Beats, now: float) -> tuple[int, float] | None:
+        """The rank that has been silent longest, and for how many seconds, if that is beyond the limit.
+
+        A look that comes late means that this process itself stood still (a suspended job): everyone gets a
+        fresh start then.
+        """
+        late = self._last_look is not None and now - self._last_look > self.limit_s / 2
+        self._last_look = now
+        for number, beat in beats.items():
+            if late or number not in self._seen or self._seen[number][0] != beat:
+                self._seen[number] = (beat, now)
+        silent = {number: now - since for number, (_, since) in self._seen.items()}
+        number = max(silent, key=lambda each: silent[each])
+        return (number, silent[number]) if silent[number] > self.limit_s else None
+
+
+class Watchdog:
+    """Watches the other ranks, and the launcher, while the block lasts.
+
+    Args:
+        limit_s: seconds without a sign of life after which a rank counts as lost.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._interval_s = min(5.0, limit_s / 8)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._launcher = _deepspeed_launcher()
+
+    def __enter__(self) -> Self:
+        self._store = _connect(self.limit_s)
+        self._store.set(f"name/{rank()}", f"{socket.gethostname()}, process {os.getpid()}")
+        barrier()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and _is_lost_connection(error):
+            # The survivors of a lost rank get here at once: what is missing is its name.
+            time.sleep(self.limit_s + 4 * self._interval_s)
+            _leave(f"the connection to another rank was lost: {error}")
+        if error is None:
+            barrier()  # rank 0 must not take its store away while others look into it
+        self._stopping.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        silence = Silence(self.limit_s)
+        watched = list(range(world_size())) if rank() == 0 else [0]
+        count, beats = 0, dict.fromkeys(watched, b"")
+        while not self._stopping.wait(self._interval_s):
+            if self._launcher is not None and os.getppid() != self._launcher:
+                _leave("the launcher is gone")
+            count += 1
+            try:
+                self._store.set(f"beat/{rank()}", str(count))
+                self._obey_verdict()
+                keys = [f"beat/{number}" for number in watched]
+                if self._store.check(keys):
+                    beats = dict(zip(watched, self._store.multi_get(keys), strict=True))
+            except RuntimeError:  # nobody answers: rank 0's heartbeat stays as it was
+                if self._stopping.is_set():
+                    return
+            lost = silence.longest(beats, time.monotonic())
+            if lost is not None:
+                self._pronounce(*lost)
+
+    def _pronounce(self, number: int, seconds: float) -> NoReturn:
+        name = self._name(number)
+        verdict = f"rank {number} ({name}) has given no sign of life for {seconds:.0f} s"
+        if rank() == 0:
+            self._store.set("verdict", verdict)
+            time.sleep(3 * self._interval_s)  # the others look for it once an interval
+        _leave(verdict)
+
+    def _obey_verdict(self) -> None:
+        if rank() != 0 and self._store.check(["verdict"]):
+            _leave(self._store.get("verdict").decode())
+
+    def _name(self, number: int) -> str:
+        if number == 0 and rank() != 0:
+            return os.environ["MASTER_ADDR"]  # its store does not answer any more
+        return str(self._store.get(f"name/{number}").decode())
+
+
+def _connect(limit_s: float) -> dist.Store:
+    """A connection of this thread's own: the process group's would wait for its collectives."""
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=max(1.0, limit_s / 4)),
+    )
+    return dist.PrefixStore("watchdog", store)
+
+
+def _leave(reason: str) -> NoReturn:
+    """Ends this process from any thread: the main one hangs in a collective that never returns."""
+    print(f"error: {reason}; start the same command again to go on", file=sys.stderr, flush=True)
+    os._exit(ExitCode.RANK_LOST)
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "by peer"))
+
+
+def _deepspeed_launcher() -> int | None:
+    """The parent's process id if that is DeepSpeed's launcher, which, killed by force, leaves its ranks
+    alone."""
+    command = Path(f"/proc/{os.getppid()}/cmdline")
+    try:
+        return os.getppid() if b"deepspeed" in command.read_bytes() else None
+    except OSError:
+        return None

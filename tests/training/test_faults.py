@@ -1,0 +1,184 @@
+"""Faults that real processes meet: killed, stopped, frozen, out of disk, out of numbers. Nothing is lost and
+nothing is trained twice: the ledger, the losses and the weights are those of a run without the fault."""
+
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mgh_ds import files
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.exits import ExitCode
+from mgh_ds.training.run_folder import RunFolder
+from tests.ranks import Ranks, run_ranks, start_ranks
+from tests.training import run_worker
+from tests.training.run_worker import PHASES, Fault
+from tests.training.test_resume import assert_equal_runs, ledger, losses
+
+Make = Callable[..., RunConfig]
+
+KILLS = int(os.environ.get("MGH_DS_KILLS", "10"))  # random kill points; the long profile has 50
+
+
+def named(config: RunConfig, name: str) -> RunConfig:
+    return dataclasses.replace(config, name=name)
+
+
+def wait_for_step(config: RunConfig, step: int) -> None:
+    """Until that many steps stand in the ledger."""
+    until = time.monotonic() + 120
+    while len(ledger(config)) < step:
+        assert time.monotonic() < until, "the run does not get on"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(60 + 60 * KILLS)
+def test_killed_at_random_moments_equals_never_killed(
+    tiny_run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run, killed again and again: a random rank in a random phase of a random step."""
+    sizes = {"steps": 3 * KILLS, "checkpoint_every": 2}
+    whole, killed = named(tiny_run(**sizes), "whole"), named(tiny_run(**sizes), "killed")
+    run_ranks(2, run_worker.train, whole, timeout=60 + 10 * KILLS)
+    seed = int(os.environ.get("MGH_DS_KILL_SEED", random.randrange(10**6)))
+    with capsys.disabled():
+        print(f"\nkill points drawn with MGH_DS_KILL_SEED={seed}: ", end="")
+    draw = random.Random(seed)
+    for number in range(KILLS):
+        step = min(len(ledger(killed)) + draw.randrange(4), sizes["steps"] - 2)
+        phase = PHASES[number % len(PHASES)] if number < len(PHASES) else draw.choice(PHASES)
+        own = 0 if phase.startswith("write") or phase == "commit" else draw.randrange(2)
+        with Ranks(2, run_worker.train, killed, Fault(phase, step, own)) as ranks:
+            codes = ranks.wait_for_the_first(timeout=120)
+            assert codes[own] == -signal.SIGKILL, (phase, step, own, ranks.outputs())
+        with capsys.disabled():
+            print(f"{phase} of step {step} on rank {own}; ", end="", flush=True)
+    run_ranks(2, run_worker.train, killed, timeout=60 + 10 * KILLS)
+    assert_equal_runs(killed, whole)
+    assert [entry["step"] for entry in ledger(killed)] == list(range(1, sizes["steps"] + 1))
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_frozen_rank_ends_the_job_with_its_name(own: int, tiny_run: Make) -> None:
+    limit = 6.0
+    config = tiny_run(steps=1000, silence_limit_s=limit)
+    with Ranks(2, run_worker.train, config) as ranks:
+        wait_for_step(config, 2)
+        ranks.send(own, signal.SIGSTOP)
+        frozen_at = time.monotonic()
+        other = ranks.processes[1 - own]
+        other.join(5 * limit)
+        took = time.monotonic() - frozen_at
+        assert other.exitcode == ExitCode.RANK_LOST, ranks.outputs()
+        assert limit <= took < 4 * limit
+        message = ranks.outputs()[1 - own].splitlines()[-1]
+        assert f"rank {own} (" in message
+        assert "has given no sign of life for" in message
+        if own == 1:
+            assert f"process {ranks.processes[1].pid})" in message
+
+
+def test_a_killed_rank_ends_the_others_with_its_name(tiny_run: Make) -> None:
+    config = tiny_run(steps=1000, silence_limit_s=6)
+    codes, outputs = start_ranks(3, run_worker.train, config, Fault("gather", step=3), timeout=100)
+    assert codes == [ExitCode.RANK_LOST, -signal.SIGKILL, ExitCode.RANK_LOST], outputs
+    assert "error: rank 1 (" in outputs[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_asked_to_stop_it_saves_and_says_so(number: signal.Signals, tiny_run: Make) -> None:
+    config = tiny_run(steps=1000, checkpoint_every=1000)
+    with Ranks(2, run_worker.train, config) as ranks:
+        wait_for_step(config, 2)
+        ranks.send(1, number)  # one rank alone is told
+        assert ranks.wait(60) == [ExitCode.STOPPED] * 2, ranks.outputs()
+        done = len(ledger(config))
+        assert f"stopped as asked: {done} of 1000 steps are done and saved" in ranks.outputs()[0]
+    assert [path.name for path in (config.path / "checkpoints").iterdir()] == [f"step-{done:06d}"]
+
+
+def test_stopped_and_resumed_equals_never_stopped(tiny_run: Make) -> None:
+    whole, stopped = named(tiny_run(), "whole"), named(tiny_run(), "stopped")
+    run_ranks(2, run_worker.train, whole)
+    for step in (0, 2, 3):
+        fault = Fault("forward", step, rank=step % 2, action="terminate")
+        codes, outputs = start_ranks(2, run_worker.train, stopped, fault, timeout=100)
+        assert codes == [ExitCode.STOPPED] * 2, outputs
+    run_ranks(2, run_worker.train, stopped)
+    assert_equal_runs(stopped, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 20 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_spoils_nothing(tiny_run: Make, small_disk: Path) -> None:
+    whole = named(tiny_run(checkpoint_every=1), "whole")
+    run_ranks(2, run_worker.train, whole)
+    full = dataclasses.replace(named(tiny_run(checkpoint_every=1), "full"), folder=str(small_disk))
+    codes, outputs = start_ranks(
+        2, run_worker.train, full, Fault("forward", 2, action="terminate"), timeout=100
+    )
+    assert codes == [ExitCode.STOPPED] * 2, outputs
+    ballast = small_disk / "ballast"
+    room = 64 * 1024  # for a few lines, for no checkpoint
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+
+    for rank, output in enumerate(run_ranks(2, run_worker.train_expecting_error, full)):
+        assert f"rank {rank}: MghError: checkpoint {full.path / 'checkpoints'}" in output
+        assert "No space left on device" in output
+    kept = sorted(path.name for path in (full.path / "checkpoints").iterdir())
+    assert kept == ["step-000002", "step-000003"]
+    ballast.unlink()
+    run_ranks(2, run_worker.train, full)
+    assert_equal_runs(full, whole)
+
+
+@pytest.mark.parametrize("phase", ["forward", "reduce"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(phase: str, tiny_run: Make) -> None:
+    """On one rank only. Interrupted after it, the run is the same as without the interruption."""
+    whole, killed = named(tiny_run(), "whole"), named(tiny_run(), "killed")
+    poison = Fault(phase, step=2, action="nan")
+    run_ranks(2, run_worker.train, whole, poison)
+    assert [step for step, _ in losses(whole)] == [1, 2, 4, 5, 6]
+    (skipped,) = [entry for entry in ledger(whole) if "skipped" in entry]
+    assert skipped["step"] == 3
+    assert "is not finite" in skipped["skipped"]
+    (line,) = [entry for entry in RunFolder(whole.path).metrics.entries() if entry["kind"] == "skipped"]
+    assert set(line["ids"]) <= set(skipped["ids"])
+
+    codes, _ = start_ranks(2, run_worker.train, killed, poison, Fault("load", 4), timeout=100)
+    assert -signal.SIGKILL in codes
+    run_ranks(2, run_worker.train, killed)
+    assert_equal_runs(killed, whole)
+
+
+def test_steps_that_are_never_finite_end_the_run_with_their_records(tiny_run: Make) -> None:
+    config = tiny_run(bad_steps_limit=2)
+    run_ranks(2, run_worker.train, named(config, "whole"))
+    poisoned = named(config, "poisoned")
+    outputs = run_ranks(2, run_worker.train_expecting_error, poisoned, Fault("reduce", step=-1, action="nan"))
+    for rank, output in enumerate(outputs):
+        assert f"rank {rank}: MghError: 2 steps in a row were skipped (steps 1, 2)" in output
+    bad = files.read_json(poisoned.path / "bad_steps.json")
+    assert [entry["ids"] for entry in bad] == [entry["ids"] for entry in ledger(poisoned)]
+    assert not list((poisoned.path / "checkpoints").glob("step-*")), "no poisoned weights were saved"
+    run_ranks(2, run_worker.train, poisoned)
+    assert_equal_runs(poisoned, named(config, "whole"))
