@@ -48,7 +48,24 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(verbs.add_parser("data", help="check, convert and describe training records"))
     _add_eval(verbs.add_parser("eval", help="score a model on MTEB tasks"))
 
+    # Without abbreviations: `--seed` is a key of recipes, not short for `--seeds`.
+    _add_ablate(verbs.add_parser("ablate", help="train and score a grid of recipes", allow_abbrev=False))
+
     _add_synth(verbs.add_parser("synth", help="have a language model write graded records"))
+
+    plan = verbs.add_parser(
+        "plan",
+        help="what a run would train on and how ranks share it; --section.key value overrides its keys",
+    )
+    plan.add_argument("--config", required=True, type=Path, help="such as configs/demo.yaml")
+    plan.add_argument("--world-size", required=True, type=int, metavar="N", help="number of ranks")
+    plan.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write one JSON line a step and rank: stage, step, rank, ids",
+    )
+    plan.set_defaults(call=_plan, settings=[])
 
     export = verbs.add_parser("export", help="write a run's model as a sentence-transformers folder")
     export.add_argument("run_folder", metavar="RUN", type=Path)
@@ -104,7 +121,10 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         "--tasks", required=True, nargs="+", metavar="TASK", help="MTEB names, such as STS17 SciFact"
     )
     parser.add_argument(
-        "--output", required=True, type=Path, help="JSON file; a Markdown table is put beside it"
+        "--output",
+        required=True,
+        type=Path,
+        help="JSON file for all tasks, or a folder for one each; a Markdown table is put beside",
     )
     parser.add_argument(
         "--pooling", choices=POOLINGS, help="default: what the model was saved with, else ata"
@@ -124,6 +144,30 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         "--instructions", action="store_true", help="read texts under their task's instruction"
     )
     parser.set_defaults(call=_eval)
+
+
+def _add_ablate(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Trains every recipe with every pooling and seed, scores all, and writes one table."
+    parser.epilog = "--section.key value overrides a key of every recipe, such as --training.steps 100"
+    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="recipes, a row each")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a recipe (default: 3)")
+    parser.add_argument("--poolings", nargs="+", choices=POOLINGS, default=["ata"], help="default: ata")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        default=["STS17", "SICK-R", "SciFact"],
+        help="MTEB names (default: STS17 SICK-R SciFact); added ones are scored on runs made before",
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder with one folder a task; default: the hub")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/ablation"),
+        help="parent of the runs (default: runs/ablation)",
+    )
+    parser.add_argument("--ranks", type=int, default=1, help="processes that train a run (default: 1)")
+    parser.set_defaults(call=_ablate, settings=[])
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +243,12 @@ def _eval(**options: object) -> None:
     eval_command(**options)  # type: ignore[arg-type]
 
 
+def _ablate(**options: object) -> None:
+    from mgh_ds.ablation.commands import ablate_command
+
+    ablate_command(**options)  # type: ignore[arg-type]
+
+
 def _synth_plan(config: Path, output: Path, settings: list[str]) -> None:
     from mgh_ds.synthesis.commands import plan_command
 
@@ -234,6 +284,20 @@ def _synth_audit(
     embed = embedder_judge(embedder, pooling)
     score_pairs = cross_encoder_judge(cross_encoder) if cross_encoder else None
     audit_command(folder, embed, embedder, score_pairs, cross_encoder, alpha=alpha, sample=sample)
+
+
+def _plan(config: Path, world_size: int, export: Path | None, settings: list[str]) -> None:
+    from mgh_ds.config import load_config
+    from mgh_ds.curriculum.commands import plan_command
+    from mgh_ds.records.mixture import Mixture
+    from mgh_ds.records.store import open_or_convert
+    from mgh_ds.training.config import RunConfig
+    from mgh_ds.training.run_folder import RunFolder
+
+    run = load_config(RunConfig, ["--config", str(config), *settings])
+    cache = RunFolder(run.path).store_cache
+    records = Mixture([open_or_convert(path, cache) for path in run.data.train])
+    plan_command(records, run.curriculum, run.plan_arguments(), world_size, export)
 
 
 def _export(run_folder: Path, output: Path) -> None:

@@ -19,15 +19,16 @@ Config = TypeVar("Config")
 def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     """Builds the dataclass `kind` from `--config FILE` and overrides such as `--training.steps 100`.
 
-    Later overrides win. Raises MghError for a missing or malformed file, a key that does not exist (with the
+    Later overrides win. A file may begin with `extends: other.yaml` and hold only what differs from that one
+    (see `read_recipe`). Raises MghError for a missing or malformed file, a key that does not exist (with the
     nearest one that does), a missing required key and a value of the wrong type.
     """
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(kind)
-    _check_arguments(kind, arguments)
+    checked = _checked_arguments(kind, arguments)
     try:
-        parsed = parser.instantiate(parser.parse_args(list(arguments)))
+        parsed = parser.instantiate(parser.parse_args(checked))
     except jsonargparse.ArgumentError as error:
         raise MghError(f"configuration: {error}") from None
     return kind(**{name: value for name, value in vars(parsed).items() if name != "config"})
@@ -38,17 +39,65 @@ def dump_config(config: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
 
 
-def _check_arguments(kind: type, arguments: Sequence[str]) -> None:
-    words = iter(arguments)
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, laid over those of the file that its `extends` names, and so on.
+
+    `extends` is a path relative to the file; tables are merged key by key, anything else is replaced. Raises
+    MghError for a file that is missing or malformed, or extends itself.
+    """
+    return _merged(_chain(path))
+
+
+def _checked_arguments(kind: type, arguments: Sequence[str]) -> list[str]:
+    """The arguments, their keys known to exist; the name of a file gives way to its keys, as YAML text."""
+    words, checked = iter(arguments), []
     for word in words:
         name, _, value = word.removeprefix("--").partition("=")
         if name == "config":
-            _check_file(kind, Path(value or next(words, "")))
+            chain = _chain(Path(value or next(words, "")))
+            for path, content in chain:
+                for keys in _leaves(content):
+                    _check_key(kind, keys, where=str(path))
+            word = f"--config={yaml.safe_dump(_merged(chain))}"  # the parser takes a text for a file's
         elif word.startswith("--") and word != "--help":
             _check_key(kind, name.split("."), where="command line")
+        checked.append(word)
+    return checked
 
 
-def _check_file(kind: type, path: Path) -> None:
+def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A file and those that it extends, each with its own keys; the innermost comes last."""
+    found: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        if path.resolve() in (earlier.resolve() for earlier, _ in found):
+            raise MghError(f"configuration file {path} extends itself by way of {found[-1][0]}")
+        content = _read_file(path)
+        parent = content.pop("extends", None)
+        found.append((path, content))
+        if parent is None:
+            return found
+        if not isinstance(parent, str):
+            raise MghError(f"configuration file {path}: extends must name one file, found {parent!r}")
+        path = path.parent / parent
+
+
+def _merged(chain: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for _, content in reversed(chain):
+        merged = _laid_over(merged, content)
+    return merged
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _laid_over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | both
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -59,8 +108,7 @@ def _check_file(kind: type, path: Path) -> None:
         raise MghError(
             f"configuration file {path} must hold `key: value` pairs, found {type(content).__name__}"
         )
-    for keys in _leaves(content):
-        _check_key(kind, keys, where=str(path))
+    return content
 
 
 def _leaves(content: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[list[str]]:

@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "model": {"records"},
     "training": {"records", "curriculum", "model"},
     "evaluation": {"records", "curriculum", "model"},
+    "ablation": {"records", "curriculum", "model", "training", "evaluation"},
     "report": set(),
 }
 HEAVY = ("torch", "transformers", "deepspeed", "mteb", "vllm", "datasets")

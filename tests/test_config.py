@@ -2,14 +2,17 @@
 name."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from mgh_ds.config import dump_config, load_config
+from mgh_ds.config import dump_config, load_config, read_recipe
+from mgh_ds.curriculum.config import Order
 from mgh_ds.errors import MghError
+from mgh_ds.model.config import LoraConfig
 from mgh_ds.synthesis import plan
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.training.config import RunConfig
@@ -43,7 +46,7 @@ def test_every_recipe_is_read_and_written_back_unchanged(path: Path, tmp_path: P
 )
 def test_every_recipe_writes_out_every_key(path: Path) -> None:
     """A recipe hides no default: what a reader sees is what runs."""
-    assert yaml.safe_load(path.read_text()) == yaml.safe_load(dump_config(load(path)))
+    assert read_recipe(path) == yaml.safe_load(dump_config(load(path)))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,73 @@ def test_the_paper_recipes_hold_the_paper_figures() -> None:
             "ata",
             True,
         )
+
+
+def test_the_ablation_recipes_differ_in_their_order_alone() -> None:
+    found = [load(path) for path in RECIPES if path.stem.startswith("ablation-")]
+    assert {config.curriculum.order for config in found} == set(get_args(Order))
+    for config in found:
+        order = replace(config.curriculum, order="all")
+        assert config.name == f"ablation-{config.curriculum.order}"
+        assert replace(config, name="ablation-all", curriculum=order) == load(
+            Path("configs/ablation-all.yaml")
+        )
+
+
+def write_recipes(folder: Path, **texts: str) -> Path:
+    """Writes `<name>.yaml` for every text; the path of the first."""
+    paths = [folder / f"{name}.yaml" for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text)
+    return paths[0]
+
+
+def test_a_recipe_lays_its_keys_over_those_that_it_extends(tmp_path: Path) -> None:
+    demo = Path("configs/demo.yaml").resolve()
+    (tmp_path / "deep").mkdir()
+    write_recipes(tmp_path / "deep", middle=f"extends: {demo}\nseed: 5\nmodel: {{lora: {{rank: 4}}}}\n")
+    top = write_recipes(
+        tmp_path, top="extends: deep/middle.yaml\nname: top\nmodel: {lora: {alpha: 7}}\ndata: {train: [x]}\n"
+    )
+    config, base = load(top), load(demo)
+    assert (config.name, config.seed, config.data.train) == ("top", 5, ["x"])
+    assert config.model.lora == replace(base.model.lora, rank=4, alpha=7)
+    lora = replace(config.model.lora, rank=base.model.lora.rank, alpha=base.model.lora.alpha)
+    restored = replace(config, name="demo", seed=0, model=replace(config.model, lora=lora))
+    assert replace(restored, data=base.data) == base, "all other keys are the demo's"
+    overridden = load_config(RunConfig, ["--config", str(top), "--seed", "9"])
+    assert overridden == replace(config, seed=9)
+
+
+def test_null_and_tables_replace_each_other(tmp_path: Path) -> None:
+    demo = Path("configs/demo.yaml").resolve()
+    bare = write_recipes(tmp_path, bare=f"extends: {demo}\nmodel: {{lora: null}}\n")
+    assert load(bare).model.lora is None
+    write_recipes(tmp_path, again="extends: bare.yaml\nmodel: {lora: {rank: 2}}\n")
+    assert load(tmp_path / "again.yaml").model.lora == LoraConfig(rank=2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"a": "extends: b.yaml\n", "b": "extends: a.yaml\n"}, "a.yaml extends itself by way of"),
+        ({"a": "extends: a.yaml\n"}, "a.yaml extends itself by way of"),
+        ({"a": "extends: nowhere.yaml\n"}, "nowhere.yaml: No such file"),
+        ({"a": "extends: [b.yaml]\n"}, "a.yaml: extends must name one file"),
+        (
+            {"a": "extends: b.yaml\n", "b": "trainig: {steps: 3}\n"},
+            "b.yaml: unknown key `trainig.steps`; did",
+        ),
+        (
+            {"a": "extends: b.yaml\nmodell: 3\n", "b": "name: b\n"},
+            "a.yaml: unknown key `modell`; did you mean",
+        ),
+        ({"a": "extends: b.yaml\n", "b": "- 1\n"}, "b.yaml must hold `key: value` pairs"),
+    ],
+)
+def test_wrong_extensions_are_refused(tmp_path: Path, texts: dict[str, str], message: str) -> None:
+    with pytest.raises(MghError, match=re.escape(message)):
+        load(write_recipes(tmp_path, **texts))
 
 
 def test_overrides_win() -> None:

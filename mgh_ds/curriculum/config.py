@@ -23,6 +23,9 @@ class CurriculumConfig:
         missing_level: what a record does in a stage whose levels it lacks: bring its `nearest` level, come
             without a negative of its own (`in_batch`), or sit the stage out (`skip`). Ungraded negatives fit
             every stage.
+        ungraded_share: share of a stage's batches that is made of records without a graded negative (public
+            pairs and triples), one number or one a stage; the other batches hold none of them. None mixes all
+            records as they come.
         homogeneous: global batches hold one task each where a task has enough records; what is left over is
             mixed.
         length_window: so many global batches are sorted by length together before they are cut, which saves
@@ -34,5 +37,6 @@ class CurriculumConfig:
     shares: list[float] | None = None
     negatives: int = 1
     missing_level: Literal["nearest", "in_batch", "skip"] = "nearest"
+    ungraded_share: float | list[float] | None = None
     homogeneous: bool = True
     length_window: int = 16

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from mgh_ds.curriculum.mixing import fold_key, mix64
 from mgh_ds.curriculum.plan import EMPTY, Plan
@@ -13,10 +14,15 @@ from mgh_ds.curriculum.stages import Stage
 from mgh_ds.records.schema import Negative, Record
 
 
-class RecordRows(Protocol):
-    """Random access to records by row number."""
+class RecordStore(Protocol):
+    """Random access to records by row number: a `Store`, or a `Mixture` of several."""
+
+    @property
+    def manifest_hash(self) -> str: ...
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> list[Record]: ...
+
+    def take(self, indices: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.RecordBatch: ...
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class MicroBatch:
     weight 0."""
 
     seed: int  # of this micro-batch's dropout; the same for every world size
+    pool: int  # of negatives, that its queries see; EMPTY (-1) if it only pads the share
     ids: list[str]  # record ids, [m]
     queries: list[str]  # [m]
     documents: list[str]  # [m · (1 + K)], slot by slot
@@ -49,22 +56,27 @@ class Slot:
 class Loader:
     """Turns a plan's row numbers into texts."""
 
-    def __init__(self, store: RecordRows, plan: Plan) -> None:
+    def __init__(self, store: RecordStore, plan: Plan) -> None:
         self.store, self.plan = store, plan
 
     def micro_batches(self, step: int, world_size: int, rank: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step, in the order in which they are to be worked on."""
         share = self.plan.share(step, world_size, rank)
-        stage, epoch = self.plan.stage(step), self.plan.epoch(step)
-        records = iter(self.store.rows(share[share != EMPTY]))
+        return self.lay_out(step, world_size, rank, self.store.rows(share[share != EMPTY]))
+
+    def lay_out(self, step: int, world_size: int, rank: int, records: Sequence[Record]) -> list[MicroBatch]:
+        """As `micro_batches`, from the share's records, in its order, wherever they were read."""
+        stage, epoch, unused = self.plan.stage(step), self.plan.epoch(step), iter(records)
+        numbers = self.plan.micro_batches(step, world_size, rank).tolist()
         batches = []
-        for number, rows in enumerate(share):
+        for number, rows in zip(numbers, self.plan.share(step, world_size, rank), strict=True):
             slots = [
-                Slot(None, []) if row == EMPTY else self._slot(next(records), int(row), stage, epoch)
+                Slot(None, []) if row == EMPTY else self._slot(next(unused), int(row), stage, epoch)
                 for row in rows
             ]
-            chunk = number * world_size + rank
-            batches.append(make_micro_batch(slots, stage.negatives, fold_key(self.plan.seed, step, chunk)))
+            pool = EMPTY if number == EMPTY else self.plan.pool_of(number)
+            seed = fold_key(self.plan.seed, step, number)
+            batches.append(make_micro_batch(slots, stage.negatives, seed=seed, pool=pool))
         return batches
 
     def _slot(self, record: Record, row: int, stage: Stage, epoch: int) -> Slot:
@@ -89,7 +101,7 @@ def choose_negatives(record: Record, stage: Stage, missing_level: str, key: int)
     return [fitting[place] for place in sorted(drawn)]
 
 
-def make_micro_batch(slots: Sequence[Slot], negatives: int, seed: int) -> MicroBatch:
+def make_micro_batch(slots: Sequence[Slot], negatives: int, *, seed: int, pool: int) -> MicroBatch:
     """Lays slots out as the arrays of a `MicroBatch` with `negatives` places for negatives in each."""
     documents, levels, document_valid = [], [], []
     for slot in slots:
@@ -105,6 +117,7 @@ def make_micro_batch(slots: Sequence[Slot], negatives: int, seed: int) -> MicroB
     shape = (len(slots), 1 + negatives)
     return MicroBatch(
         seed=seed,
+        pool=pool,
         ids=[record.id if record else "" for record in records],
         queries=queries,
         documents=documents,

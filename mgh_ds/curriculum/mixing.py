@@ -14,10 +14,15 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 def mix64(values: np.ndarray, key: int) -> np.ndarray:
     """Scrambles uint64 values [n] under a 64-bit key; a bijection for each key."""
     with np.errstate(over="ignore"):
-        mixed = (values.astype(np.uint64) ^ np.uint64(key)) + _GAMMA
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-        return mixed ^ (mixed >> np.uint64(31))
+        mixed = values.astype(np.uint64)
+        mixed ^= np.uint64(key)
+        mixed += _GAMMA
+        mixed ^= mixed >> np.uint64(30)
+        mixed *= _FIRST
+        mixed ^= mixed >> np.uint64(27)
+        mixed *= _SECOND
+        mixed ^= mixed >> np.uint64(31)
+        return mixed
 
 
 def fold_key(*parts: int) -> int:

@@ -5,8 +5,7 @@ on. Both depend on their arguments alone, so training may stop and go on anywher
 ranks too.
 
 The unit that is dealt to ranks is the micro-batch: its members do not depend on the world size, so neither
-does anything that is seeded by it (dropout). Members are dealt over the micro-batches in snake order of
-length, which balances tokens.
+does anything that is seeded by it (dropout).
 """
 
 import functools
@@ -18,23 +17,37 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.curriculum.mixing import fold_key, mix64
-from mgh_ds.curriculum.stages import Stage, make_stages
+from mgh_ds.curriculum.dealing import deal, make_micro_batches
+from mgh_ds.curriculum.layout import EMPTY, make_layout
+from mgh_ds.curriculum.mixing import fold_key
+from mgh_ds.curriculum.stages import ALL_LEVELS, SourceName, Stage, make_stages
 from mgh_ds.errors import MghError
 from mgh_ds.records.store import StoreIndex
 
-EMPTY = -1
+__all__ = ["EMPTY", "Coverage", "Plan"]
+
+# Raised whenever the same arguments give other batches than before: runs of an older plan are then refused
+# rather than continued with other data.
+PLAN_VERSION = 2
+SOURCES: tuple[SourceName, ...] = ("all", "graded", "ungraded")
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """A stage's records: those it trains on, those without a negative at its levels (which fall back or sit
-    it out), and how often its steps go through them."""
+    """A source of a stage: its records that are trained on, those without a negative at the stage's levels
+    (which fall back or sit it out), and how often the steps that draw from it go through them."""
 
     stage: Stage
+    source: SourceName
+    steps: int
     eligible: int
     lacking: int
     epochs: float
+
+    @property
+    def name(self) -> str:
+        """The stage's name, and the source's where there are two."""
+        return self.stage.name if self.source == "all" else f"{self.stage.name}, {self.source}"
 
 
 class Plan:
@@ -47,8 +60,10 @@ class Plan:
         global_batch: records a step, whatever the number of ranks.
         micro_batch: records a forward pass; must divide `global_batch`.
         seed: another seed, another order.
+        pools: into how many pools of negatives a global batch falls; must divide the number of micro-batches.
+        max_chars: where texts are cut: a longer one weighs no more. None: they are not cut.
 
-    Raises MghError when a stage has no eligible record or the batch sizes do not fit.
+    Raises MghError when a source has no eligible record or the batch sizes do not fit.
     """
 
     def __init__(
@@ -60,17 +75,34 @@ class Plan:
         global_batch: int,
         micro_batch: int,
         seed: int,
+        pools: int = 1,
+        max_chars: int | None = None,
     ) -> None:
-        if min(steps, global_batch, micro_batch) < 1 or global_batch % micro_batch:
+        if min(steps, global_batch, micro_batch, pools) < 1 or global_batch % micro_batch:
             raise MghError(
-                f"steps ({steps}), global_batch ({global_batch}) and micro_batch ({micro_batch}) must be "
-                "positive, and micro_batch must divide global_batch"
+                f"steps ({steps}), global_batch ({global_batch}), micro_batch ({micro_batch}) and pools "
+                f"({pools}) must be positive, and micro_batch must divide global_batch"
             )
-        self.index, self.config, self.seed = index, config, seed
+        self.index, self.config, self.seed, self.pools = index, config, seed, pools
         self.steps, self.global_batch, self.micro_batch = steps, global_batch, micro_batch
+        self.max_chars = max_chars
+        self.count = global_batch // micro_batch  # micro-batches a step
+        if self.count % pools:
+            raise MghError(
+                f"training.pools ({pools}) must divide the {self.count} micro-batches of a step "
+                f"(global_batch {global_batch} / micro_batch {micro_batch})"
+            )
         self.stages: Sequence[Stage] = make_stages(config, steps)
-        self._eligible = [self._eligible_rows(stage) for stage in self.stages]
-        self._layout = functools.lru_cache(maxsize=2)(self._make_layout)
+        self._coverage = {
+            (stage.index, source): self._cover(stage, source, count)
+            for stage in self.stages
+            for source, count in stage.source_steps().items()
+        }
+        self._tasks = _numbered(index.task_hash) if config.homogeneous else np.zeros(len(index), np.int32)
+        # Both sources of a stage, and of the next stage, which is prepared while this one trains.
+        self._layout = functools.lru_cache(maxsize=4)(self._make_layout)
+        self._lengths = functools.lru_cache(maxsize=2)(self._make_lengths)
+        self._dealt = functools.lru_cache(maxsize=2)(self._make_micro_batches)
 
     def stage(self, step: int) -> Stage:
         """The stage that step belongs to; steps count from 0."""
@@ -79,137 +111,153 @@ class Plan:
         return next(stage for stage in self.stages if step < stage.first_step + stage.steps)
 
     def epoch(self, step: int) -> int:
-        """How often the stage has gone through its records before `step`."""
-        stage = self.stage(step)
-        return (step - stage.first_step) // self._batches_per_epoch(stage)
+        """How often the stage has gone through the records of the source that `step` draws from."""
+        return self._place(step)[1]
 
     def batch(self, step: int) -> np.ndarray:
         """Row numbers of the global batch, int64 [global_batch]; an epoch's last batch may end in `EMPTY`
         (−1) slots."""
-        stage = self.stage(step)
-        epoch, position = divmod(step - stage.first_step, self._batches_per_epoch(stage))
-        return self._layout(stage.index, epoch)[position]
+        source, epoch, position = self._place(step)
+        return self._layout(self.stage(step).index, source, epoch)[position].astype(np.int64)
+
+    def lengths(self, step: int, rows: np.ndarray) -> np.ndarray:
+        """What these rows weigh in that step's stage, int64, same shape; 0 for `EMPTY`.
+
+        Characters of query, positive and the longest negative of each level of the stage, each text cut at
+        `max_chars`: a stand-in for tokens that needs no tokenizer.
+        """
+        found = self._lengths(self.stage(step).index)[rows].astype(np.int64)
+        return np.where(rows == EMPTY, 0, found)
+
+    def micro_batches(self, step: int, world_size: int, rank: int) -> np.ndarray:
+        """The numbers of the micro-batches of this rank's share of the step, int64 [k], the heaviest first.
+
+        Numbers run from 0 to global_batch / micro_batch − 1 and mean the same micro-batch for every world
+        size. Every rank gets k = ceil(micro-batches / world_size); `EMPTY` pads where they do not divide
+        evenly. Where they do, what any two ranks weigh differs by at most the batch's longest record minus
+        its shortest. If `pools` divides the world size, rank r works on pool r % pools alone.
+        """
+        self.stage(step)
+        if world_size > self.count:
+            raise MghError(self._too_many_ranks(world_size))
+        return deal(self.count, self.pools, world_size, rank)
 
     def share(self, step: int, world_size: int, rank: int) -> np.ndarray:
-        """This rank's micro-batches of the step, int64 [ceil(micro-batches / world_size), micro_batch].
-
-        Every rank gets the same number; where they do not divide evenly the last one is all `EMPTY`.
-        """
-        count = self.global_batch // self.micro_batch
-        if world_size > count:
-            raise MghError(
-                f"{world_size} ranks, but a global batch of {self.global_batch} makes only {count} "
-                f"micro-batches of {self.micro_batch}: lower training.micro_batch or use fewer ranks"
-            )
-        chunks = self._deal(step, count)
-        share = np.full((-(-count // world_size), self.micro_batch), EMPTY, dtype=np.int64)
-        mine = chunks[rank::world_size]
-        share[: len(mine)] = mine
+        """The rows of those micro-batches, int64 [k, micro_batch]; padding ones are all `EMPTY`."""
+        numbers = self.micro_batches(step, world_size, rank)
+        share = self._dealt(step)[numbers]
+        share[numbers == EMPTY] = EMPTY
         return share
+
+    def pool_of(self, number: int) -> int:
+        """The pool that a micro-batch belongs to, from 0 to pools − 1."""
+        return number % self.pools
 
     def fingerprint(self, manifest_hash: str) -> str:
         """SHA-256 over everything that the batches depend on: two runs with the same one train on the same
         batches."""
-        parts = [
-            asdict(self.config),
-            self.steps,
-            self.global_batch,
-            self.micro_batch,
-            self.seed,
-            manifest_hash,
-        ]
+        sizes = [self.steps, self.global_batch, self.micro_batch, self.pools, self.seed, self.max_chars]
+        parts = [PLAN_VERSION, asdict(self.config), sizes, manifest_hash]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def coverage(self) -> list[Coverage]:
-        """What each stage trains on, and how many records lack its levels."""
-        return [
-            Coverage(
-                stage=stage,
-                eligible=len(eligible),
-                lacking=int((~self._has_levels(stage)).sum()),
-                epochs=stage.steps / self._batches_per_epoch(stage),
-            )
-            for stage, eligible in zip(self.stages, self._eligible, strict=True)
-        ]
+        """What each stage trains on, source by source, and how many records lack its levels."""
+        return list(self._coverage.values())
 
-    def _has_levels(self, stage: Stage) -> np.ndarray:
-        return self.index.level_counts[:, [0, *stage.levels]].max(axis=1) > 0
+    def _place(self, step: int) -> tuple[SourceName, int, int]:
+        """The source that a step draws from, the source's epoch, and the batch's position in it."""
+        stage = self.stage(step)
+        source, before = stage.source(step)
+        return source, *divmod(before, self._batches(self._coverage[stage.index, source].eligible))
 
-    def _eligible_rows(self, stage: Stage) -> np.ndarray:
-        counts = self.index.level_counts
-        present = [level for level in range(1, 5) if counts[:, level].any()]
+    def _batches(self, records: int) -> int:
+        return -(-records // self.global_batch)
+
+    def _cover(self, stage: Stage, source: SourceName, steps: int) -> Coverage:
+        in_source, has_levels = self._in_source(source), self._has_levels(stage)
+        lacking = int(np.count_nonzero(in_source & ~has_levels))
+        eligible = int(np.count_nonzero(in_source))
+        if self.config.missing_level == "skip":
+            eligible -= lacking
+        if not eligible:
+            kind = "" if source == "all" else f"{source} "
+            share = stage.ungraded_share
+            why = "" if share is None else f", but curriculum.ungraded_share is {float(share):g}"
+            raise MghError(f"stage `{stage.name}` has no {kind}record to train on{why}")
+        if source != "ungraded":
+            self._check_levels(stage)
+        return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible))
+
+    def _check_levels(self, stage: Stage) -> None:
+        present = [level for level in range(1, 5) if self.index.level_counts[:, level].any()]
         absent = [level for level in stage.levels if level not in present]
         if stage.negatives and present and absent:
             raise MghError(
                 f"stage `{stage.name}`: no record has a negative of level {absent[0]}; the data has "
                 f"levels {present}"
             )
-        keep = (
-            self._has_levels(stage)
-            if self.config.missing_level == "skip"
-            else np.ones(len(counts), dtype=bool)
+
+    def _in_source(self, source: SourceName) -> np.ndarray:
+        if source == "all":
+            return np.ones(len(self.index), dtype=bool)
+        graded = _any_of(self.index.level_counts, ALL_LEVELS)
+        return graded if source == "graded" else ~graded
+
+    def _has_levels(self, stage: Stage) -> np.ndarray:
+        return _any_of(self.index.level_counts, (0, *stage.levels))
+
+    def _make_lengths(self, stage_index: int) -> np.ndarray:
+        """Of all rows in a stage, int32 [n]."""
+        index, levels = self.index, (0, *self.stages[stage_index].levels)
+        lengths = np.zeros(len(index), dtype=np.int32)
+        for chars in (
+            index.query_chars,
+            index.positive_chars,
+            *(index.level_chars[:, level] for level in levels),
+        ):
+            lengths += chars if self.max_chars is None else np.minimum(chars, self.max_chars)
+        return lengths
+
+    def _make_layout(self, stage_index: int, source: SourceName, epoch: int) -> np.ndarray:
+        """One epoch of a source, int32 [batches, global_batch]: every eligible row exactly once."""
+        eligible = self._in_source(source)
+        if self.config.missing_level == "skip":
+            eligible &= self._has_levels(self.stages[stage_index])
+        rows = np.flatnonzero(eligible).astype(np.int32)
+        return make_layout(
+            rows,
+            self.index.id_hash,
+            self._tasks,
+            self._lengths(stage_index),
+            global_batch=self.global_batch,
+            window=self.config.length_window,
+            key=fold_key(self.seed, stage_index, SOURCES.index(source), epoch),
         )
-        rows = np.flatnonzero(keep)
-        if not len(rows):
-            raise MghError(f"stage `{stage.name}` has no record to train on")
-        return rows
 
-    def _lengths(self, stage: Stage, rows: np.ndarray) -> np.ndarray:
-        """Characters that a record brings to a batch: a cheap, tokenizer-free stand-in for tokens."""
-        index = self.index
-        negatives = index.level_chars[rows][:, [0, *stage.levels]].astype(np.int64)
-        return index.query_chars[rows].astype(np.int64) + index.positive_chars[rows] + negatives.sum(axis=1)
+    def _make_micro_batches(self, step: int) -> np.ndarray:
+        """The step's batch, int64 [micro-batches, micro_batch]."""
+        batch = self.batch(step)
+        return make_micro_batches(batch, self.lengths(step, batch), self.micro_batch, self.pools)
 
-    def _groups(self, rows: np.ndarray) -> np.ndarray:
-        if not self.config.homogeneous:
-            return np.zeros(len(rows), dtype=np.int64)
-        return np.unique(self.index.task_hash[rows], return_inverse=True)[1]
-
-    def _batches_per_epoch(self, stage: Stage) -> int:
-        return -(-len(self._eligible[stage.index]) // self.global_batch)
-
-    def _make_layout(self, stage_index: int, epoch: int) -> np.ndarray:
-        """One epoch of a stage, int64 [batches, global_batch]: every eligible row exactly once."""
-        stage, rows = self.stages[stage_index], self._eligible[stage_index]
-        key = fold_key(self.seed, stage_index, epoch)
-        rows = rows[np.argsort(mix64(self.index.id_hash[rows], key), kind="stable")]
-        groups = self._groups(rows)
-
-        place = _place_in_group(groups)
-        full = np.bincount(groups) // self.global_batch * self.global_batch
-        whole = place < full[groups]
-        ordered = np.concatenate(
-            [
-                self._by_length(stage, rows[whole], groups[whole], place[whole]),
-                self._by_length(stage, rows[~whole], None, np.arange(np.count_nonzero(~whole))),
-            ]
+    def _too_many_ranks(self, world_size: int) -> str:
+        fitting = [
+            size
+            for size in range(1, self.global_batch // world_size + 1)
+            if self.global_batch % size == 0 and self.global_batch // size % self.pools == 0
+        ]
+        advice = f"training.micro_batch {fitting[-1]} would fit" if fitting else "use fewer ranks"
+        return (
+            f"{world_size} ranks, but a global batch of {self.global_batch} makes only {self.count} "
+            f"micro-batches of {self.micro_batch}: {advice}"
         )
-        batches = -(-len(ordered) // self.global_batch)
-        layout = np.full(batches * self.global_batch, EMPTY, dtype=np.int64)
-        layout[: len(ordered)] = ordered
-        order = np.argsort(mix64(np.arange(batches, dtype=np.uint64), fold_key(key, 1)), kind="stable")
-        return layout.reshape(batches, self.global_batch)[order]
-
-    def _by_length(
-        self, stage: Stage, rows: np.ndarray, groups: np.ndarray | None, place: np.ndarray
-    ) -> np.ndarray:
-        window = place // (self.config.length_window * self.global_batch)
-        keys = [place, self._lengths(stage, rows), window]  # np.lexsort takes the weakest key first
-        return rows[np.lexsort(keys if groups is None else [*keys, groups])]
-
-    def _deal(self, step: int, count: int) -> np.ndarray:
-        """The batch as micro-batches, int64 [count, micro_batch], dealt in snake order of length."""
-        batch, stage = self.batch(step), self.stage(step)
-        lengths = np.where(batch == EMPTY, -1, self._lengths(stage, batch))
-        longest_first = batch[np.argsort(-lengths, kind="stable")].reshape(self.micro_batch, count)
-        longest_first[1::2] = longest_first[1::2, ::-1]
-        return longest_first.T
 
 
-def _place_in_group(groups: np.ndarray) -> np.ndarray:
-    """For each element, how many of its group stand before it."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(groups))[:-1]])
-    place = np.empty(len(groups), dtype=np.int64)
-    place[order] = np.arange(len(groups)) - starts[groups[order]]
-    return place
+def _any_of(level_counts: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """Whether a record has a negative of one of these levels, bool [n]."""
+    return functools.reduce(np.logical_or, (level_counts[:, level] > 0 for level in levels))
+
+
+def _numbered(hashes: np.ndarray) -> np.ndarray:
+    """The number of each hash among the distinct ones in ascending order, int32 [n]."""
+    distinct = np.unique(hashes)
+    return np.searchsorted(distinct, hashes).astype(np.int32)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mgh_ds import files
 from mgh_ds.errors import MghError
+from mgh_ds.evaluation.results import EvaluationResult, joined
 from mgh_ds.model.config import ColumnTransform, PoolingMethod
 
 # Only light imports here: the command line reads this module even to print its help.
@@ -22,12 +23,13 @@ def eval_command(
     device: str | None = None,
     instructions: bool = False,
 ) -> None:
-    """Scores a model on MTEB tasks, prints a table, and writes it as Markdown beside the JSON file OUTPUT.
+    """Scores a model on MTEB tasks, prints a table, and writes it as Markdown beside the scores.
 
     Args:
         model: a Hugging Face name, a model folder, or a run's `export` folder.
         tasks: MTEB task names, such as STS17 SICK-R SciFact.
-        output: the JSON file to write; the Markdown file has its name with the ending .md.
+        output: the JSON file to write; the Markdown file has its name with the ending .md. Or a folder, which
+            gets a JSON file a task and `results.md`; tasks that it already holds are not scored again.
         pooling: how token states become one vector; without it, as the model was saved (else ATA).
         column_transform: for ATA, what is applied to a head's column sums; without it, as saved.
         data_dir: a folder with one folder a task (docs/evaluation.md); without it, data come from the hub.
@@ -37,16 +39,16 @@ def eval_command(
         device: cpu or cuda; without it, cuda where there is one.
         instructions: read texts under their task's instruction, for models trained with instructions.
     """
-    if output.suffix != ".json" or output.is_dir():
-        raise MghError(
-            f"--output {output} must name a file that ends in .json; a .md file is written beside it"
-        )
+    together = output.suffix == ".json"
+    if output.is_dir() if together else output.is_file():
+        raise MghError(f"--output {output} must name a file that ends in .json, or a folder")
     if data_dir is not None and languages not in (None, ["eng"]):
         raise MghError("--languages is for tasks from the hub: local folders hold the English subsets")
     if batch_size < 1:
         raise MghError(f"--batch-size is {batch_size}; it must be at least 1")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)  # found out before minutes of work, not after
+        # found out before minutes of work, not after
+        (output.parent if together else output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MghError(f"--output {output}: cannot make its folder ({error.strerror})") from None
 
@@ -57,19 +59,47 @@ def eval_command(
     from mgh_ds.evaluation.tables import results_markdown, results_table
     from mgh_ds.model.encoder import Encoder
 
+    names = list(dict.fromkeys(tasks))
+    parts = {output: names} if together else {output / f"{name}.json": [name] for name in names}
     with contained_mteb():
-        chosen = _tasks(list(dict.fromkeys(tasks)), data_dir, languages or ["eng"])
-        encoder = Encoder.from_pretrained(
-            model, pooling, column_transform=column_transform, max_length=max_length, device=device
-        )
-        result = evaluate(
-            encoder, chosen, label=model, output=output, batch_size=batch_size, instructions=instructions
-        )
-    files.write_text(output.with_suffix(".md"), results_markdown(result))
+        # All data are read before the first text is encoded.
+        missing = {
+            path: load_tasks(part, data_dir, languages or ["eng"])
+            for path, part in parts.items()
+            if together or not path.exists()
+        }
+        if missing:
+            encoder = Encoder.from_pretrained(
+                model, pooling, column_transform=column_transform, max_length=max_length, device=device
+            )
+        for path, part in missing.items():
+            evaluate(
+                encoder, part, label=model, output=path, batch_size=batch_size, instructions=instructions
+            )
+    result = joined({path: EvaluationResult.read(path) for path in parts})
+    _check_same(
+        result, output, label=model, pooling=pooling, max_length=max_length, instructions=instructions
+    )
+    table = output.with_suffix(".md") if together else output / "results.md"
+    files.write_text(table, results_markdown(result))
     Console().print(results_table(result))
 
 
-def _tasks(names: list[str], data_dir: Path | None, languages: list[str]) -> list:
+def _check_same(result: EvaluationResult, output: Path, **asked: object) -> None:
+    """Refuses results that `output` already held where they were made in another way than asked for."""
+    for name, wanted in asked.items():
+        found = getattr(result, name, result.settings.get(name))
+        if wanted is not None and wanted != found:
+            raise MghError(
+                f"{output} holds results with {name} {found}, asked for was {wanted}: name another folder"
+            )
+
+
+def load_tasks(names: list[str], data_dir: Path | None, languages: list[str]) -> list:
+    """The named MTEB tasks: from the folder `data_dir`, or their subsets in `languages` from the hub.
+
+    Raises MghError for no name, one that is unknown, and data that are missing.
+    """
     if not names:
         raise MghError("--tasks is empty: name at least one MTEB task, such as STS17")
     if data_dir is not None:

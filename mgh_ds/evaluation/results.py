@@ -53,3 +53,21 @@ class EvaluationResult:
             return cls(**content)
         except TypeError as error:
             raise MghError(f"{path} is not an evaluation result: {error}") from None
+
+
+def joined(results: dict[Path, EvaluationResult]) -> EvaluationResult:
+    """One result of several, each known by its file. Raises MghError where they are not of one encoder under
+    one set of settings."""
+    (path, first), *others = results.items()
+    for name in ("label", "model", "pooling", "settings"):
+        for other, result in others:
+            if getattr(result, name) != getattr(first, name):
+                raise MghError(
+                    f"{path} and {other} do not belong together: {name} is {getattr(first, name)} and "
+                    f"{getattr(result, name)}; remove the one that is out of date"
+                )
+    return dataclasses.replace(
+        first,
+        tasks={name: score for result in results.values() for name, score in result.tasks.items()},
+        details={name: detail for result in results.values() for name, detail in result.details.items()},
+    )

@@ -19,15 +19,20 @@ ROBERTA_LIKE = ("roberta", "xlm-roberta")
 ENCODERS = ("bert", *ROBERTA_LIKE)
 
 
-def load_backbone(folder: Path, *, bidirectional: bool = True, dtype: DType = "float32") -> PreTrainedModel:
+def load_backbone(
+    folder: Path, *, bidirectional: bool = True, dtype: DType = "float32", num_layers: int | None = None
+) -> PreTrainedModel:
     """The transformer in `folder`, without any head, in evaluation mode and on the CPU.
+
+    With `num_layers` the first so many layers stay and the rest are never loaded; the config says so, and a
+    saved model keeps them alone.
 
     A decoder becomes bidirectional through `config.is_causal`, which transformers' mask functions obey and
     which is saved with the config. All dropout of the backbone is turned off: column sums are defined on the
     undisturbed attention, and training is regularised by the adapters' dropout.
 
-    Raises MghError for a model type that is not known to work, and for weights that are missing, do not fit,
-    or are not safetensors.
+    Raises MghError for a model type that is not known to work, for more layers than there are, and for
+    weights that are missing, do not fit, or are not safetensors.
     """
     described = files.read_json(folder / "config.json")
     kind = described.get("model_type") if isinstance(described, dict) else None
@@ -41,6 +46,8 @@ def load_backbone(folder: Path, *, bidirectional: bool = True, dtype: DType = "f
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise MghError(f"{folder / 'config.json'} is no usable {kind} configuration: {error}") from None
     config.is_causal = config.model_type in DECODERS and not bidirectional
+    if num_layers is not None:
+        _keep_first_layers(config, num_layers, folder)
     for name in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
@@ -51,6 +58,17 @@ def load_backbone(folder: Path, *, bidirectional: bool = True, dtype: DType = "f
             f"{folder} holds no complete {config.model_type} model: {wrong[0]} is missing or misshapen"
         )
     return model
+
+
+def _keep_first_layers(config: PreTrainedConfig, count: int, folder: Path) -> None:
+    if not 1 <= count <= config.num_hidden_layers:
+        raise MghError(
+            f"model.num_layers is {count}, but {folder} has {config.num_hidden_layers}: "
+            f"1 to {config.num_hidden_layers}"
+        )
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):  # Qwen's: one entry a layer
+        config.layer_types = config.layer_types[:count]
 
 
 def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrainedModel, dict]:

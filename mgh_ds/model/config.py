@@ -88,6 +88,7 @@ class ModelConfig:
     Attributes:
         name_or_path: a folder, a Hugging Face name, or `tiny-random/<family>` (bert, roberta, llama,
             mistral, qwen2, qwen3): a very small model with random weights, made on the spot.
+        num_layers: keep the first so many of the backbone's layers and leave the rest out; null keeps all.
         pooling: how token states become one vector.
         lora: low-rank adapters; null trains every weight.
         bidirectional: let every token of a decoder see the whole text; false keeps its attention causal.
@@ -101,6 +102,7 @@ class ModelConfig:
     """
 
     name_or_path: str
+    num_layers: int | None = None
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     bidirectional: bool = True

@@ -78,7 +78,11 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
         use_instructions=config.use_instructions,
     )
     model, tokenizer = load_model(
-        resolve_model(config.name_or_path), settings, config.dtype, padding_free=config.padding_free
+        resolve_model(config.name_or_path),
+        settings,
+        config.dtype,
+        padding_free=config.padding_free,
+        num_layers=config.num_layers,
     )
     if config.activation_checkpointing:
         # The reentrant kind loses the gradient through the column sums.
@@ -89,10 +93,18 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
 
 
 def load_model(
-    folder: Path, settings: Settings, dtype: DType = "float32", *, padding_free: bool = True
+    folder: Path,
+    settings: Settings,
+    dtype: DType = "float32",
+    *,
+    padding_free: bool = True,
+    num_layers: int | None = None,
 ) -> tuple[EmbeddingModel, Tokenizer]:
-    """The model in `folder` without adapters, on the CPU and in evaluation mode, and its tokenizer."""
-    backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype)
+    """The model in `folder` without adapters, on the CPU and in evaluation mode, and its tokenizer.
+
+    With `num_layers` only its first so many layers.
+    """
+    backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype, num_layers=num_layers)
     limit = longest_input(backbone.config)
     length = settings.max_length or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
     if limit is not None and length > limit:

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from mgh_ds.errors import MghError
 from mgh_ds.records.schema import Record
-from mgh_ds.records.store import Store, StoreIndex
+from mgh_ds.records.store import Store, StoreIndex, take_in_order
 
 
 class Mixture:
@@ -34,6 +35,13 @@ class Mixture:
             mine = wanted[owner == number]
             found.update(zip(mine.tolist(), store.rows(mine - self._starts[number]), strict=True))
         return [found[row] for row in wanted.tolist()]
+
+    def take(self, indices: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.RecordBatch:
+        """As `Store.take`, of all stores."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        return take_in_order(
+            wanted, self._starts, lambda number, rows: self.stores[number].take(rows, columns)
+        )
 
     def index(self) -> StoreIndex:
         """The stores' columns, one after another. Raises MghError when a record stands in two of them."""

@@ -2,7 +2,9 @@
 
 The parts are uncompressed Arrow IPC files rather than Parquet because training reads single rows in random
 order: a memory map finds row i by its offsets and touches only that row's pages, where Parquet would decode a
-whole data page for it. The operating system shares the mapped pages between all ranks of a machine.
+whole data page for it. The operating system shares the mapped pages between all ranks of a machine, and
+keeps them in its cache; the process itself lets go of them after each read, so that its resident memory does
+not grow with the store.
 
     store/
       manifest.json       schema version, rows, parts with their sizes and sha256, notes of whoever wrote it
@@ -12,7 +14,8 @@ whole data page for it. The operating system shares the mapped pages between all
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -186,7 +189,7 @@ class Store:
         """Maps the parts; use `Store.open`."""
         self.path = path
         self.manifest = manifest
-        self._batches = [_map_part(path, part) for part in manifest.parts]
+        self._parts = [MappedPart(path / part.file, part) for part in manifest.parts]
         self._starts = np.cumsum([0, *(part.rows for part in manifest.parts)], dtype=np.int64)
 
     @classmethod
@@ -236,7 +239,7 @@ class Store:
         construction, and a damaged store is found where it hurts. Raises MghError then.
         """
         try:
-            return [from_columns(row) for row in self._gather(indices, RECORD_COLUMNS)]
+            return to_records(self.take(indices, RECORD_COLUMNS))
         except (ValidationError, UnicodeDecodeError, pa.ArrowException) as error:
             raise MghError(
                 f"{self.path} is damaged: {error}. See which file with: mgh-ds data validate {self.path}"
@@ -244,7 +247,7 @@ class Store:
 
     def ids(self, indices: Sequence[int] | Int64s) -> list[str]:
         """The ids of the records at `indices`, in that order."""
-        return [row["id"] for row in self._gather(indices, ["id"])]
+        return self.take(indices, ["id"])["id"].to_pylist()
 
     def __iter__(self) -> Iterator[Record]:
         """All records in their order, a few at a time."""
@@ -253,25 +256,84 @@ class Store:
 
     def index(self) -> StoreIndex:
         """The index columns of all records, copied from the map into memory (49 bytes a record)."""
-        return StoreIndex.concatenate(
-            [StoreIndex(*(to_numpy(batch[field.name]) for field in INDEX_FIELDS)) for batch in self._batches]
+        columns = [field.name for field in INDEX_FIELDS]
+        index = StoreIndex.concatenate(
+            [StoreIndex(*(to_numpy(part.rows[name]) for name in columns)) for part in self._parts]
         )
+        for part in self._parts:
+            part.release()
+        return index
 
-    def _gather(self, indices: Sequence[int] | Int64s, columns: list[str]) -> list[dict[str, Any]]:
+    def take(self, indices: Sequence[int] | Int64s, columns: Sequence[str]) -> pa.RecordBatch:
+        """These columns of the records at `indices`, in that order, copied from the map into memory.
+
+        Makes no Python object a record, and lets other threads run meanwhile. Raises IndexError for an index
+        outside 0 … len − 1.
+        """
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(
                 f"rows {wanted.min()} … {wanted.max()} asked of {self.path}, which has {len(self)}"
             )
-        part_of = np.searchsorted(self._starts, wanted, side="right") - 1
-        found: list[dict[str, Any]] = [{}] * len(wanted)
-        for part in np.unique(part_of):
-            places = np.flatnonzero(part_of == part)
-            local = pa.array(wanted[places] - self._starts[part])
-            taken = self._batches[part].select(columns).take(local).to_pylist()
-            for place, row in zip(places, taken, strict=True):
-                found[place] = row
-        return found
+        return take_in_order(
+            wanted, self._starts, lambda number, rows: self._parts[number].take(rows, columns)
+        )
+
+
+class MappedPart:
+    """One file of a store, mapped into memory. Raises MghError if it is missing, cut short, or not what the
+    manifest says."""
+
+    def __init__(self, path: Path, part: Part):
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(self._map) != part.bytes:
+                raise MghError(f"{path} has {len(self._map)} bytes where the manifest says {part.bytes}")
+            self.rows = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
+        except FileNotFoundError:
+            raise MghError(f"{path} is missing: copy the whole store, or convert the data again") from None
+        except (pa.ArrowException, ValueError) as error:  # an empty file cannot be mapped
+            raise MghError(f"{path} is damaged: {error}. Convert the data again.") from None
+        if self.rows.schema != SCHEMA or len(self.rows) != part.rows:
+            raise MghError(
+                f"{path} is damaged: its columns or rows are not the manifest's. Convert the data again."
+            )
+
+    def take(self, rows: Int64s, columns: Sequence[str]) -> pa.RecordBatch:
+        """Copies of these rows. Nothing of the map stays resident."""
+        taken = self.rows.select(list(columns)).take(pa.array(rows))
+        self.release()
+        return taken
+
+    def release(self) -> None:
+        """Drops the pages read so far from the process; the next read maps them anew, as a rule from the
+        operating system's cache."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def take_in_order(
+    wanted: Int64s, starts: Int64s, take: Callable[[int, Int64s], pa.RecordBatch]
+) -> pa.RecordBatch:
+    """Rows `wanted` of several parts that lie one after another, in the order asked for.
+
+    Part i begins at row `starts[i]`, and `take(i, rows)` copies rows of it, counted from its own first one.
+    """
+    owner = np.searchsorted(starts, wanted, side="right") - 1
+    parts = np.unique(owner)
+    if len(parts) < 2:  # none is asked for, or all lie in one part
+        number = int(parts[0]) if len(parts) else 0
+        return take(number, wanted - starts[number])
+    order = np.argsort(owner, kind="stable")  # by part, as they are copied
+    taken = [take(int(number), wanted[owner == number] - starts[number]) for number in parts]
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pa.concat_batches(taken).take(pa.array(back))
+
+
+def to_records(rows: pa.RecordBatch) -> list[Record]:
+    """The records of rows that have the columns `RECORD_COLUMNS`, validated."""
+    return [from_columns(row) for row in rows.select(RECORD_COLUMNS).to_pylist()]
 
 
 def is_store(path: Path) -> bool:
@@ -301,21 +363,3 @@ def open_or_convert(path: str | Path, cache_folder: Path) -> Store:
                 writer.add(record)
             report.refuse_if_empty(path)
     return Store.open(target)
-
-
-def _map_part(folder: Path, part: Part) -> pa.RecordBatch:
-    """Maps one part. Raises MghError if it is missing, cut short, or not what the manifest says."""
-    path = folder / part.file
-    try:
-        if path.stat().st_size != part.bytes:
-            raise MghError(f"{path} has {path.stat().st_size} bytes where the manifest says {part.bytes}")
-        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except FileNotFoundError:
-        raise MghError(f"{path} is missing: copy the whole store, or convert the data again") from None
-    except pa.ArrowException as error:
-        raise MghError(f"{path} is damaged: {error}. Convert the data again.") from None
-    if batch.schema != SCHEMA or len(batch) != part.rows:
-        raise MghError(
-            f"{path} is damaged: its columns or rows are not the manifest's. Convert the data again."
-        )
-    return batch

@@ -3,100 +3,144 @@
     loss_i = −log e(q_i, p_i) / ( e(q_i, p_i) + Σ_j e(q_i, p_j) + Σ_jk e(q_i, n_jk) )
     e(a, b) = exp(cos(a, b) / τ)
 
-over the positives p_j and graded negatives n_jk of all ranks that are not masked.
+over the positives p_j and graded negatives n_jk of all ranks that are not masked. Read from the positive back
+to the query, it is the same formula with queries in the sums.
 
-Shapes: S slots in the global batch, n of them on this rank, K negatives a slot, dimension d.
+The sums run over candidates that come by in blocks, whoever holds them, and are kept as logarithms; the
+backward pass lets them come by again. So no more than one block of scores is ever held.
+
+Shapes: n rows on this rank, c candidates in a block, K negatives a slot, dimension d.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from mgh_ds.training.config import LossConfig
+from mgh_ds.training.gather import ALONE, Ring
+
+NOBODY = -1  # the pool of an empty place
+BLOCK = 2**24  # numbers in a block of scores, or in its candidates' gradient: 64 MiB of float32
+
+# Cosines, and their gradients for rows and for candidates, where all rows see the same candidates ...
+_SHARED = ("nd,cd->nc", "nc,cd->nd", "nc,nd->cd")
+# ... and where each row has its own.
+_OWN = ("nd,ncd->nc", "nc,ncd->nd", "nc,nd->ncd")
 
 
 @dataclass(frozen=True)
-class Pool:
-    """What every rank knows of the global batch."""
+class Rows:
+    """What is asked on this rank: each anchor has to find its target."""
 
-    embeddings: torch.Tensor  # float32 [S, 2 + K, d], unit length: query, positive, negatives
-    valid: torch.Tensor  # bool [S], false for empty slots
-    document_valid: torch.Tensor  # bool [S, 1 + K]
-    query_hash: torch.Tensor  # int64 [S]
-    document_hash: torch.Tensor  # int64 [S, 1 + K]
-    symmetric: torch.Tensor  # bool [S]
+    anchors: torch.Tensor  # float32 [n, d], unit length
+    targets: torch.Tensor  # float32 [n, d], unit length
+    anchor_hash: torch.Tensor  # int64 [n], of the text
+    target_hash: torch.Tensor  # int64 [n]
+    pool: torch.Tensor  # int64 [n]
 
 
 @dataclass(frozen=True)
-class LossOutput:
-    """Sums over this rank's valid rows, so that adding them over the ranks gives the global figures."""
+class Candidates:
+    """What the rows are scored against: c texts for all rows, or c for each row alone.
 
-    loss_sum: torch.Tensor  # float32 scalar, with gradient
-    masked: torch.Tensor  # candidates masked as probable positives, scalar
-    candidates: torch.Tensor  # candidates before masking, scalar
+    The facts of a text are its hash, the hash of its partner (a positive's query, a query's positive; of a
+    negative, its own again) and its pool.
+    """
 
-
-def info_nce(pool: Pool, rows: slice, config: LossConfig) -> LossOutput:
-    """The summed loss of the slots `rows` of the pool; divide by the global number of valid slots."""
-    queries, documents = pool.embeddings[:, 0], pool.embeddings[:, 1:]
-    slots, places = documents.shape[:2]
-    own = torch.arange(slots, device=documents.device)[rows]
-    weight = pool.valid[rows].to(documents.dtype)
-
-    cosines = queries[rows] @ documents.reshape(slots * places, -1).T
-    candidates = pool.document_valid.reshape(1, -1).expand(len(own), -1)
-    if config.own_negatives_only:
-        column = torch.arange(slots * places, device=documents.device)
-        candidates = candidates & ((column % places == 0) | (column // places == own[:, None]))
-    target = own * places
-    allowed = candidates & ~_probable_positives(pool, rows, cosines, target, config)
-    losses = _cross_entropy(cosines / config.temperature, allowed, target)
-
-    if config.symmetric:
-        back = documents[rows, 0] @ queries.T
-        same = _same_texts(pool, rows)
-        back_losses = _cross_entropy(back / config.temperature, pool.valid[None, :] & ~same, own)
-        losses = torch.where(pool.symmetric[rows], (losses + back_losses) / 2, losses)
-
-    counted, own_positives = pool.valid[rows, None], pool.valid[rows].sum()  # a positive is not its own rival
-    return LossOutput(
-        loss_sum=(losses * weight).sum(),
-        masked=(candidates & ~allowed & counted).sum() - own_positives,
-        candidates=(candidates & counted).sum() - own_positives,
-    )
+    vectors: torch.Tensor  # float32 [c, d] or [n, c, d], unit length
+    facts: torch.Tensor  # int64 [c, 3] or [n, c, 3]
+    ring: Ring = ALONE  # the ranks whose rows they visit
 
 
-def _probable_positives(
-    pool: Pool, rows: slice, cosines: torch.Tensor, target: torch.Tensor, config: LossConfig
-) -> torch.Tensor:
-    """Bool [n, S·(1+K)]: texts identical to the row's positive or query, answers to the same query, and the
-    row's own positive."""
-    texts = pool.document_hash.reshape(1, -1)
-    masked = (texts == pool.document_hash[rows, :1]) | (texts == pool.query_hash[rows, None])
-    same_query = pool.query_hash[None, :] == pool.query_hash[rows, None]
-    places = pool.document_hash.shape[1]
-    masked[:, ::places] |= same_query
-    if config.false_negative_margin is not None:
-        limit = cosines.gather(1, target[:, None]) + config.false_negative_margin
-        masked = masked | (cosines.detach() > limit.detach())
-    return masked
+def info_nce(
+    rows: Rows, sources: Sequence[Candidates], temperature: float, margin: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows' losses, float32 [n], and two counts, int64 [2]: candidates that the rows saw, and how many of
+    these were masked.
+
+    The targets themselves may be among the candidates; they are counted, and masked as identical texts.
+    """
+    own = (rows.anchors * rows.targets).sum(dim=1)
+    log_sum = own / temperature
+    counts = torch.zeros(2, dtype=torch.int64, device=own.device)
+    for source in sources:
+        log_sum, more = _AddCandidates.apply(
+            log_sum, rows.anchors, source.vectors, rows, source, temperature, margin
+        )
+        counts += more
+    return log_sum - own / temperature, counts
 
 
-def _same_texts(pool: Pool, rows: slice) -> torch.Tensor:
-    """Bool [n, S]: queries that equal the row's query or positive, or share the row's positive."""
-    query, positive = pool.query_hash, pool.document_hash[:, 0]
-    return (
-        (query[None, :] == query[rows, None])
-        | (query[None, :] == positive[rows, None])
-        | (positive[None, :] == positive[rows, None])
-    )
+class _AddCandidates(torch.autograd.Function):
+    """log(exp(log_sum) + Σ_c e(anchor, c)) for every row, float32 [n], over the candidates that are not
+    masked; and the counts of `info_nce`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_sum: torch.Tensor,
+        anchors: torch.Tensor,
+        vectors: torch.Tensor,
+        rows: Rows,
+        candidates: Candidates,
+        temperature: float,
+        margin: float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        before, counts = log_sum, torch.zeros(2, dtype=torch.int64, device=log_sum.device)
+        for visitors, facts in candidates.ring.visits(vectors, candidates.facts):
+            for block in _blocks(rows, visitors):
+                logits, more = _logits(
+                    rows, visitors[..., block, :], facts[..., block, :], temperature, margin
+                )
+                log_sum = torch.logaddexp(log_sum, logits.logsumexp(dim=1))
+                counts += more
+        ctx.save_for_backward(before, log_sum, anchors, vectors)
+        ctx.arguments = rows, candidates, temperature, margin
+        ctx.mark_non_differentiable(counts)
+        return log_sum, counts
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, _counts: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        before, log_sum, anchors, vectors = ctx.saved_tensors
+        rows, candidates, temperature, margin = ctx.arguments
+        _, for_rows, for_candidates = _products(vectors)
+        to_anchors, to_visitors = torch.zeros_like(anchors), torch.zeros_like(vectors)
+        for visitors, facts in candidates.ring.visits(vectors, candidates.facts):
+            for block in _blocks(rows, visitors):
+                part = visitors[..., block, :]
+                logits, _ = _logits(rows, part, facts[..., block, :], temperature, margin)
+                share = (logits - log_sum[:, None]).exp_().mul_(gradient[:, None] / temperature)
+                to_anchors += torch.einsum(for_rows, share, part)
+                to_visitors[..., block, :] += torch.einsum(for_candidates, share, anchors)
+            to_visitors = candidates.ring.pass_on(to_visitors)
+        return gradient * (before - log_sum).exp(), to_anchors, to_visitors, None, None, None, None
 
 
-def _cross_entropy(logits: torch.Tensor, allowed: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """−log softmax at `target` over the allowed columns and the target itself, float32 [n]."""
-    allowed = allowed.scatter(1, target[:, None], True)
-    logits = logits.masked_fill(~allowed, float("-inf"))
-    return torch.logsumexp(logits, dim=1) - logits.gather(1, target[:, None]).squeeze(1)
+def _logits(
+    rows: Rows, vectors: torch.Tensor, facts: torch.Tensor, temperature: float, margin: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos / τ, −∞ where a candidate is of another pool or masked, float32 [n, c]; and the counts."""
+    cosines = torch.einsum(_products(vectors)[0], rows.anchors, vectors)
+    text, partner, pool = facts.unbind(dim=-1)
+    anchor = rows.anchor_hash[:, None]
+    seen = pool == rows.pool[:, None]
+    # Identical texts, and another answer to the same question.
+    masked = (text == anchor) | (text == rows.target_hash[:, None]) | (partner == anchor)
+    if margin is not None:
+        masked |= cosines > (rows.anchors * rows.targets).sum(dim=1, keepdim=True) + margin
+    counts = torch.stack([seen.sum(), (seen & masked).sum()])
+    return cosines.div_(temperature).masked_fill_(~seen | masked, float("-inf")), counts
+
+
+def _products(vectors: torch.Tensor) -> tuple[str, str, str]:
+    return _SHARED if vectors.dim() == 2 else _OWN
+
+
+def _blocks(rows: Rows, vectors: torch.Tensor) -> Iterator[slice]:
+    """The candidates in blocks, so that neither scores [n, c] nor gradients [c, d] exceed BLOCK."""
+    size = max(1, BLOCK // max(rows.anchors.shape))
+    return (slice(first, first + size) for first in range(0, vectors.shape[-2], size))
 
 
 def level_statistics(

@@ -150,7 +150,8 @@ def _slots(embeddings: torch.Tensor, batches: Sequence[MicroBatch]) -> Slots:
     names = ("valid", "document_valid", "query_hash", "document_hash", "symmetric")
     pools = np.repeat([batch.pool for batch in batches], [len(batch.valid) for batch in batches])
     arrays = [_stack(batches, name) for name in names]
-    return Slots(embeddings, *arrays, torch.from_numpy(pools).to(device()))
+    arrays.append(torch.from_numpy(pools).to(device()))
+    return Slots(embeddings, *arrays)
 
 
 def _stack(batches: Sequence[MicroBatch], name: str) -> torch.Tensor:

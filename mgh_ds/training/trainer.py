@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from mgh_ds import files
-from mgh_ds.curriculum import Loader, Plan
+from mgh_ds.curriculum import Plan
 from mgh_ds.errors import MghError
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
@@ -23,7 +23,7 @@ from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.distributed import all_sum, device, is_main, on_main, rank, world_size
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.inputs import tokenize
+from mgh_ds.training.feed import Feed, shards_folder
 from mgh_ds.training.pool import NotFiniteError, all_ids
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.signals import StopRequest
@@ -57,7 +57,6 @@ class Trainer:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
-        self.loader = Loader(self.store, self.plan)
         self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, folder.sync)
         self._copy_seconds: dict[int, float] = {}
         on_main(lambda: folder.start(config))
@@ -70,11 +69,15 @@ class Trainer:
             print("\n".join(self.describe_plan()))
         started = datetime.now(UTC)
         bad = BadSteps(self.config.training.bad_steps_limit, self.folder)
-        with tqdm(
-            total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
-        ) as bar:
+        shards = shards_folder(self.config.data.shards, self.folder.path)
+        with (
+            Feed(self.store, self.plan, self.tokenizer, folder=shards, first_step=step) as feed,
+            tqdm(
+                total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
+            ) as bar,
+        ):
             while step < self.plan.steps and not self._asked_to_stop(stop):
-                line = self._step(step, bad)
+                line = self._step(step, feed, bad)
                 step += 1
                 bar.update()
                 if is_main():
@@ -93,11 +96,10 @@ class Trainer:
         on_main(lambda: self._write_summary(started))
         return True
 
-    def _step(self, step: int, bad: BadSteps) -> str:
+    def _step(self, step: int, feed: Feed, bad: BadSteps) -> str:
         """One step and its lines in metrics and ledger; returns what the progress bar shows."""
         stage, begin = self.plan.stage(step), time.perf_counter()
-        batches = self.loader.micro_batches(step, world_size(), rank())
-        inputs = [tokenize(batch, self.tokenizer) for batch in batches]
+        inputs, waited = feed.take(step)
         rate = self.engine.get_lr()[0]
         problem: NotFiniteError | None = None
         try:
@@ -116,7 +118,7 @@ class Trainer:
                 self.folder.metrics.append(entry)
             return f"{stage.name}: skipped, {problem.what}"
         entry = step_entry(number, stage.index, stage.name, result, seconds)
-        entry |= {"lr": rate, "grad_norm": float(self.engine.get_global_grad_norm())}
+        entry |= {"lr": rate, "grad_norm": float(self.engine.get_global_grad_norm()), "wait_seconds": waited}
         if is_main():
             self.folder.metrics.append(entry)
         return f"{stage.name}, loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s"
@@ -213,13 +215,12 @@ class Trainer:
             },
             "texts_per_s": sum(entry["texts_per_s"] * entry["seconds"] for entry in steps) / seconds,
             "tokens_per_s": sum(entry["tokens_per_s"] * entry["seconds"] for entry in steps) / seconds,
+            "wait_share": sum(entry["wait_seconds"] for entry in steps) / seconds,
         }
         files.write_json(self.folder.path / "run.json", summary)
 
 
-def ledger_entry(
-    step: int, stage: int, ids: Iterable[str], problem: NotFiniteError | None
-) -> dict[str, Any]:
+def ledger_entry(step: int, stage: int, ids: Iterable[str], problem: NotFiniteError | None) -> dict[str, Any]:
     """A step's line in the ledger, the same for every number of ranks: its records in alphabetical order, and
     why it changed no weight, if it did not."""
     entry: dict[str, Any] = {"step": step, "stage": stage, "ids": sorted(name for name in ids if name)}

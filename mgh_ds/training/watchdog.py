@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -59,15 +58,22 @@ class Watchdog:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._interval_s = min(5.0, limit_s / 8)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._watched = range(world_size()) if rank() == 0 else range(1)
+        self._beats: Beats = dict.fromkeys(self._watched, b"")
+        self._verdict: str | None = None
         self._launcher = _deepspeed_launcher()
+        self._stopping = threading.Event()
+        # Two threads, since one that asks a frozen rank 0 hangs as the collectives do.
+        self._talking = threading.Thread(target=self._talk, name="heartbeat", daemon=True)
+        self._watching = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
-        self._store = _connect(self.limit_s)
+        self._store = _connect()
         self._store.set(f"name/{rank()}", f"{socket.gethostname()}, process {os.getpid()}")
         barrier()
-        self._thread.start()
+        self._name_of_main = self._name(0)
+        self._talking.start()
+        self._watching.start()
         return self
 
     def __exit__(
@@ -80,56 +86,50 @@ class Watchdog:
         if error is None:
             barrier()  # rank 0 must not take its store away while others look into it
         self._stopping.set()
-        self._thread.join()
+        self._watching.join()
+
+    def _talk(self) -> None:
+        """Tells the store that this rank lives, and asks it who else does."""
+        keys = [f"beat/{number}" for number in self._watched]
+        beat = 0
+        while not self._stopping.wait(self._interval_s):
+            beat += 1
+            try:
+                self._store.set(f"beat/{rank()}", str(beat))
+                if self._store.check(["verdict"]):
+                    self._verdict = self._store.get("verdict").decode()
+                if self._store.check(keys):
+                    self._beats = dict(zip(self._watched, self._store.multi_get(keys), strict=True))
+            except RuntimeError:  # nobody answers: rank 0's heartbeat stays as it was
+                continue
 
     def _watch(self) -> None:
         silence = Silence(self.limit_s)
-        watched = list(range(world_size())) if rank() == 0 else [0]
-        count, beats = 0, dict.fromkeys(watched, b"")
         while not self._stopping.wait(self._interval_s):
             if self._launcher is not None and os.getppid() != self._launcher:
                 _leave("the launcher is gone")
-            count += 1
-            try:
-                self._store.set(f"beat/{rank()}", str(count))
-                self._obey_verdict()
-                keys = [f"beat/{number}" for number in watched]
-                if self._store.check(keys):
-                    beats = dict(zip(watched, self._store.multi_get(keys), strict=True))
-            except RuntimeError:  # nobody answers: rank 0's heartbeat stays as it was
-                if self._stopping.is_set():
-                    return
-            lost = silence.longest(beats, time.monotonic())
+            if self._verdict is not None:
+                _leave(self._verdict)
+            lost = silence.longest(self._beats, time.monotonic())
             if lost is not None:
                 self._pronounce(*lost)
 
     def _pronounce(self, number: int, seconds: float) -> NoReturn:
-        name = self._name(number)
+        name = self._name(number) if rank() == 0 else self._name_of_main
         verdict = f"rank {number} ({name}) has given no sign of life for {seconds:.0f} s"
         if rank() == 0:
             self._store.set("verdict", verdict)
             time.sleep(3 * self._interval_s)  # the others look for it once an interval
         _leave(verdict)
 
-    def _obey_verdict(self) -> None:
-        if rank() != 0 and self._store.check(["verdict"]):
-            _leave(self._store.get("verdict").decode())
-
     def _name(self, number: int) -> str:
-        if number == 0 and rank() != 0:
-            return os.environ["MASTER_ADDR"]  # its store does not answer any more
         return str(self._store.get(f"name/{number}").decode())
 
 
-def _connect(limit_s: float) -> dist.Store:
-    """A connection of this thread's own: the process group's would wait for its collectives."""
-    store = dist.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        timeout=timedelta(seconds=max(1.0, limit_s / 4)),
-    )
-    return dist.PrefixStore("watchdog", store)
+def _connect() -> dist.Store:
+    """A connection of its own: the process group's would wait for its collectives."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.PrefixStore("watchdog", dist.TCPStore(address, port, is_master=False))
 
 
 def _leave(reason: str) -> NoReturn:

@@ -76,7 +76,8 @@ def test_ungraded_negatives_fit_every_stage() -> None:
 
 def test_micro_batches_keep_places_for_what_is_missing() -> None:
     one, two = make_record(4, name="one"), make_record(None, kind="symmetric", name="two")
-    batch = make_micro_batch([Slot(one, one.negatives), Slot(None, []), Slot(two, two.negatives)], 2, seed=9)
+    slots = [Slot(one, one.negatives), Slot(None, []), Slot(two, two.negatives)]
+    batch = make_micro_batch(slots, 2, seed=9, pool=0)
     assert batch.ids == ["one", "", "two"]
     assert batch.documents == [
         "positive one",

@@ -4,23 +4,36 @@ decides."""
 import json
 import subprocess
 import sys
+from collections import defaultdict
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mgh_ds.curriculum import CurriculumConfig, Plan
+from mgh_ds.curriculum import CurriculumConfig, Plan, Stage
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.errors import MghError
-from mgh_ds.records.store import StoreIndex
+from mgh_ds.records.store import MANIFEST, Store, StoreIndex, StoreWriter
+from tests.records.examples import make_records
+
+ORDERS = ["coarse_to_fine", "fine_to_coarse", "random", "level-1", "level-4", "all"]
 
 
-def make_index(records: int, tasks: int = 3, seed: int = 0, graded: bool = True) -> StoreIndex:
+def make_index(
+    records: int, tasks: int = 3, seed: int = 0, ungraded: float = 0, gaps: float = 0
+) -> StoreIndex:
+    """Records with a negative of every level, and others with an ungraded one alone (the first is graded, the
+    second is not, if there are any of both); with `gaps` negatives are missing here and there."""
     random = np.random.default_rng(seed)
+    graded = random.random(records) >= ungraded
     counts = np.zeros((records, 5), dtype=np.uint8)
-    counts[:, 1:] = graded
-    counts[:, 0] = not graded
+    counts[:, 0], counts[:, 1:] = ~graded, graded[:, None]
+    counts[2:] *= random.random((records, 5))[2:] >= gaps
+    if 0 < ungraded < 1:
+        counts[:2] = np.array([[0, 1, 1, 1, 1], [1, 0, 0, 0, 0]])[:records]
     chars = random.integers(5, 400, size=(records, 7)).astype(np.int32)
     return StoreIndex(
         id_hash=random.permutation(records).astype(np.uint64) * np.uint64(0x1234567),
@@ -32,95 +45,229 @@ def make_index(records: int, tasks: int = 3, seed: int = 0, graded: bool = True)
     )
 
 
-ORDERS = ["coarse_to_fine", "fine_to_coarse", "random", "level-1", "level-4", "all"]
-plans = st.builds(
-    lambda records, tasks, order, homogeneous, chunks, micro, epochs, seed: Plan(
-        make_index(records, tasks, seed),
-        CurriculumConfig(order=order, homogeneous=homogeneous, length_window=2),
-        steps=max(3, 3 * epochs * -(-records // (chunks * micro))),
-        global_batch=chunks * micro,
-        micro_batch=micro,
-        seed=seed,
-    ),
-    records=st.integers(1, 300),
-    tasks=st.integers(1, 8),
-    order=st.sampled_from(ORDERS),
-    homogeneous=st.booleans(),
-    chunks=st.integers(4, 8),
-    micro=st.integers(1, 4),
-    epochs=st.integers(1, 2),
-    seed=st.integers(0, 2**40),
-)
-
-
-@given(plans)
-@settings(max_examples=150, deadline=None)
-def test_every_eligible_record_occurs_exactly_once_an_epoch(plan: Plan) -> None:
-    records = len(plan.index.id_hash)
-    for stage in plan.stages:
-        length = -(-records // plan.global_batch)
-        for first in range(stage.first_step, stage.first_step + stage.steps - length + 1, length):
-            rows = np.concatenate([plan.batch(step) for step in range(first, first + length)])
-            assert sorted(rows[rows != EMPTY]) == list(range(records))
-
-
-@given(plans, st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
-def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int) -> None:
-    step = number % plan.steps
-    batch = plan.batch(step)
-    chunks_by_world_size = []
-    for world_size in range(1, 5):
-        shares = [plan.share(step, world_size, rank) for rank in range(world_size)]
-        assert len({share.shape for share in shares}) == 1, "every rank has the same number of slots"
-        dealt = np.concatenate([share.ravel() for share in shares])
-        assert sorted(dealt[dealt != EMPTY]) == sorted(batch[batch != EMPTY])
-        chunks_by_world_size.append(
-            {tuple(chunk) for share in shares for chunk in share if (chunk != EMPTY).any()}
-        )
-    assert all(chunks == chunks_by_world_size[0] for chunks in chunks_by_world_size), (
-        "micro-batches do not depend on W"
+@st.composite
+def arguments(draw: st.DrawFn) -> tuple[StoreIndex, CurriculumConfig, dict[str, Any]]:
+    """All that a plan is made from: data with and without gaps and ungraded records, every order, pools."""
+    records, seed = draw(st.integers(3, 120)), draw(st.integers(0, 2**40))
+    ungraded = draw(st.sampled_from([0, 0.3, 1]))
+    share = draw(st.sampled_from([None, 0, 0.3, 0.5, 1])) if ungraded == 0.3 else None
+    config = CurriculumConfig(
+        order=draw(st.sampled_from(ORDERS)),
+        cumulative=draw(st.booleans()),
+        missing_level=draw(st.sampled_from(["nearest", "in_batch", "skip"])),
+        ungraded_share=share,
+        homogeneous=draw(st.booleans()),
+        length_window=draw(st.integers(1, 3)),
     )
+    micro_batch, pools = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    global_batch = micro_batch * pools * draw(st.integers(-(-8 // pools), -(-16 // pools)))
+    sizes = {
+        "steps": draw(st.integers(3, 24)),
+        "global_batch": global_batch,
+        "micro_batch": micro_batch,
+        "pools": pools,
+        "seed": seed,
+        "max_chars": draw(st.sampled_from([None, 100])),
+    }
+    gaps = draw(st.sampled_from([0, 0.4]))
+    return make_index(records, draw(st.integers(1, 8)), seed, ungraded, gaps), config, sizes
 
 
-@given(plans, st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
-def test_token_sums_of_micro_batches_differ_by_at_most_the_longest_record(plan: Plan, number: int) -> None:
-    step = number % plan.steps
-    share = plan.share(step, 1, 0)
-    lengths = np.where(share == EMPTY, 0, plan._lengths(plan.stage(step), share.ravel()).reshape(share.shape))
-    sums = lengths.sum(axis=1)
-    assert sums.max() - sums.min() <= lengths.max()
+def make_plan(made_from: tuple[StoreIndex, CurriculumConfig, dict[str, Any]]) -> Plan:
+    index, config, sizes = made_from
+    return Plan(index, config, **sizes)
+
+
+plans = arguments().map(make_plan)
+numbers = st.integers(0, 10**6)
+
+
+def source_rows(plan: Plan, stage: Stage, source: str) -> set[int]:
+    """The rows that a source of a stage has, found record by record."""
+    found = set()
+    for row, counts in enumerate(plan.index.level_counts.tolist()):
+        graded = any(counts[1:])
+        fits = any(counts[level] for level in (0, *stage.levels)) or plan.config.missing_level != "skip"
+        if fits and {"all": True, "graded": graded, "ungraded": not graded}[source]:
+            found.add(row)
+    return found
+
+
+def epochs(plan: Plan) -> dict[tuple[int, str, int], list[np.ndarray]]:
+    """The batches of all steps, by stage, source and epoch."""
+    found = defaultdict(list)
+    for step in range(plan.steps):
+        stage = plan.stage(step)
+        found[stage.index, stage.source(step)[0], plan.epoch(step)].append(plan.batch(step))
+    return found
+
+
+def ledger(plan: Plan, step: int, world_size: int) -> dict[int, tuple[int, ...]]:
+    """What the ranks together work on in a step: the rows of each micro-batch by its number.
+
+    Fails if a number is dealt twice, if a padding micro-batch holds a record or if ranks get unequal counts.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    counts = set()
+    for rank in range(world_size):
+        share = plan.share(step, world_size, rank)
+        counts.add(share.shape)
+        for number, rows in zip(plan.micro_batches(step, world_size, rank), share, strict=True):
+            if number == EMPTY:
+                assert (rows == EMPTY).all()
+            else:
+                assert int(number) not in found, "a micro-batch is dealt twice"
+                found[int(number)] = tuple(rows.tolist())
+    assert len(counts) == 1, "every rank has the same number of slots"
+    return found
 
 
 @given(plans)
-@settings(max_examples=50, deadline=None)
+def test_every_record_of_a_source_occurs_exactly_once_in_its_epoch(plan: Plan) -> None:
+    for (stage_index, source, _), batches in epochs(plan).items():
+        expected = source_rows(plan, plan.stages[stage_index], source)
+        rows = np.concatenate(batches)
+        rows = rows[rows != EMPTY]
+        assert len(set(rows.tolist())) == len(rows)
+        assert set(rows.tolist()) <= expected
+        whole = len(batches) == -(-len(expected) // plan.global_batch)
+        assert (len(rows) == len(expected)) == whole
+
+
+@given(plans)
 def test_full_homogeneous_batches_hold_one_task(plan: Plan) -> None:
-    if not plan.config.homogeneous:
+    for (stage_index, source, _), batches in epochs(plan).items():
+        rows = sorted(source_rows(plan, plan.stages[stage_index], source))
+        if len(batches) < -(-len(rows) // plan.global_batch) or not plan.config.homogeneous:
+            continue
+        tasks = np.bincount(plan.index.task_hash[rows].astype(int))
+        pure = np.zeros_like(tasks)
+        for batch in batches:
+            held = set(plan.index.task_hash[batch].tolist())
+            if EMPTY not in batch and len(held) == 1:
+                pure[held.pop()] += 1
+        assert (pure >= tasks // plan.global_batch).all()
+
+
+@given(plans)
+def test_the_share_of_ungraded_batches_is_exact_over_every_stage(plan: Plan) -> None:
+    given = plan.config.ungraded_share
+    graded = plan.index.level_counts[:, 1:].any(axis=1)
+    for stage in plan.stages:
+        ungraded = 0
+        for done in range(stage.steps):
+            step = stage.first_step + done
+            batch = plan.batch(step)
+            kinds = set(graded[batch[batch != EMPTY]].tolist())
+            if given is not None:
+                assert len(kinds) == 1
+                ungraded += kinds == {False}
+                assert ungraded == int((done + 1) * Fraction(str(given)))
+
+
+@given(plans, numbers, st.integers(1, 16))
+def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int, world_size: int) -> None:
+    step = number % plan.steps
+    world_size = min(world_size, plan.count)
+    dealt = ledger(plan, step, world_size)
+    assert dealt == ledger(plan, step, 1)
+    assert sorted(dealt) == list(range(plan.global_batch // plan.micro_batch))
+    assert sorted(row for rows in dealt.values() for row in rows) == sorted(plan.batch(step).tolist())
+
+
+@given(plans, numbers, st.integers(1, 16))
+def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
+    plan: Plan, number: int, world_size: int
+) -> None:
+    step, count = number % plan.steps, plan.count
+    world_size = min(world_size, count)
+    pools = [plan.pool_of(micro_batch) for micro_batch in range(count)]
+    assert {pools.count(pool) for pool in range(plan.pools)} == {count // plan.pools}
+    if world_size % plan.pools == 0:
+        for rank in range(world_size):
+            mine = plan.micro_batches(step, world_size, rank)
+            assert {plan.pool_of(number) for number in mine[mine != EMPTY]} <= {rank % plan.pools}
+
+
+@given(plans, numbers, st.integers(1, 16))
+def test_ranks_differ_by_at_most_the_longest_record_minus_the_shortest(
+    plan: Plan, number: int, world_size: int
+) -> None:
+    step = number % plan.steps
+    world_size = max(size for size in range(1, world_size + 1) if plan.count % size == 0)
+    records = plan.lengths(step, plan.batch(step))
+    bound = records.max() - records.min()
+    ranks = [plan.lengths(step, plan.share(step, world_size, r)).sum() for r in range(world_size)]
+    assert max(ranks) - min(ranks) <= bound
+    micro_batches = plan.lengths(step, plan.share(step, 1, 0)).sum(axis=1)
+    assert max(micro_batches) - min(micro_batches) <= bound
+    pools = np.bincount(plan.micro_batches(step, 1, 0) % plan.pools, weights=micro_batches)
+    assert pools.max() - pools.min() <= bound
+
+
+@given(arguments(), st.lists(st.tuples(numbers, st.integers(1, 8)), min_size=1, max_size=4))
+def test_calls_in_any_order_agree(made_from: Any, calls: list[tuple[int, int]]) -> None:
+    busy = make_plan(made_from)
+    for number, world_size in calls:
+        step, rank = number % busy.steps, number % world_size
+        fresh = make_plan(made_from)
+        np.testing.assert_array_equal(busy.share(step, world_size, rank), fresh.share(step, world_size, rank))
+        np.testing.assert_array_equal(busy.batch(step), fresh.batch(step))
+        assert busy.epoch(step) == fresh.epoch(step)
+
+
+@given(arguments(), st.lists(st.integers(0, 24), max_size=3), st.permutations([16, 8, 4, 1]))
+def test_a_run_in_pieces_on_other_numbers_of_ranks_is_the_uninterrupted_run(
+    made_from: Any, stops: list[int], world_sizes: list[int]
+) -> None:
+    whole = make_plan(made_from)
+    bounds = [0, *sorted(min(stop, whole.steps) for stop in stops), whole.steps]
+    pieces = []
+    for begin, end, world_size in zip(bounds, bounds[1:], world_sizes, strict=False):
+        resumed = make_plan(made_from)
+        assert resumed.fingerprint("m") == whole.fingerprint("m")
+        pieces += [ledger(resumed, step, min(world_size, whole.count)) for step in range(begin, end)]
+    assert pieces == [ledger(whole, step, 1) for step in range(whole.steps)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("plan") / "store"
+    with StoreWriter(path) as writer:
+        for record in make_records(12):
+            writer.add(record)
+    return Store.open(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_one_changed_byte_of_the_manifest_changes_the_hash_of_the_plan(store: Store, data: Any) -> None:
+    """Or it is refused; whitespace alone is no content."""
+    content = (store.path / MANIFEST).read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
+    changed = store.path.parent / "changed"
+    changed.mkdir(exist_ok=True)
+    for part in store.manifest.parts:
+        (changed / part.file).unlink(missing_ok=True)
+        (changed / part.file).hardlink_to(store.path / part.file)
+    (changed / MANIFEST).write_bytes(content[:place] + bytes([byte]) + content[place + 1 :])
+    try:
+        other = Store.open(changed)
+    except MghError:
         return
-    stage = plan.stages[0]
-    epoch = [plan.batch(step) for step in range(-(-len(plan.index.id_hash) // plan.global_batch))]
-    tasks = [set(plan.index.task_hash[rows[rows != EMPTY]].tolist()) for rows in epoch]
-    possible = sum(count // plan.global_batch for count in np.bincount(plan.index.task_hash.astype(int)))
-    assert stage.first_step == 0
-    assert sum(len(found) == 1 for found in tasks) >= possible
-
-
-def test_calls_in_any_order_agree() -> None:
-    first, second = (
-        Plan(make_index(200), CurriculumConfig(), steps=60, global_batch=16, micro_batch=4, seed=5)
-        for _ in range(2)
-    )
-    forwards = [first.batch(step) for step in range(60)]
-    backwards = [second.batch(step) for step in reversed(range(60))][::-1]
-    np.testing.assert_array_equal(forwards, backwards)
+    plan = Plan(store.index(), CurriculumConfig(), steps=9, global_batch=4, micro_batch=2, seed=0)
+    same = plan.fingerprint(other.manifest_hash) == plan.fingerprint(store.manifest_hash)
+    assert same == (json.loads(content) == json.loads((changed / MANIFEST).read_bytes()))
 
 
 def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
+    sizes = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 7, "pools": 2}
     code = (
         "import json; from tests.curriculum.test_plan import *;"
-        "plan = Plan(make_index(100), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=7);"
-        "print(json.dumps([plan.batch(step).tolist() for step in range(9)]))"
+        "config = CurriculumConfig(ungraded_share=0.5);"
+        f"plan = Plan(make_index(100, ungraded=0.3), config, **{sizes!r});"
+        "print(json.dumps([plan.share(step, 2, 1).tolist() for step in range(9)]))"
     )
     printed = [
         json.loads(
@@ -128,8 +275,15 @@ def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
         )
         for seed in ("1", "2")
     ]
-    here = Plan(make_index(100), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=7)
-    assert printed[0] == printed[1] == [here.batch(step).tolist() for step in range(9)]
+    here = Plan(make_index(100, ungraded=0.3), CurriculumConfig(ungraded_share=0.5), **sizes)
+    assert printed[0] == printed[1] == [here.share(step, 2, 1).tolist() for step in range(9)]
+
+
+def test_the_batches_are_those_of_this_version_of_the_plan() -> None:
+    """Where this fails, runs begun before would go on with other batches: raise PLAN_VERSION."""
+    config = CurriculumConfig(order="random", length_window=2)
+    plan = Plan(make_index(20), config, steps=4, global_batch=8, micro_batch=2, seed=3)
+    assert plan.share(1, 2, 0).tolist() == [[16, 9], [14, 15]]
 
 
 def test_another_seed_gives_another_order() -> None:
@@ -140,20 +294,44 @@ def test_another_seed_gives_another_order() -> None:
     assert not np.array_equal(one.batch(0), other.batch(0))
 
 
+def test_an_epoch_differs_from_the_one_before() -> None:
+    plan = Plan(
+        make_index(64), CurriculumConfig(order="all"), steps=8, global_batch=16, micro_batch=4, seed=0
+    )
+    first, second = ([plan.batch(step).tolist() for step in steps] for steps in (range(4), range(4, 8)))
+    assert [plan.epoch(step) for step in range(8)] == [0] * 4 + [1] * 4
+    assert first != second
+
+
 def test_the_fingerprint_follows_every_argument() -> None:
-    def fingerprint(manifest: str = "m", **changes: int) -> str:
+    def fingerprint(manifest: str = "m", curriculum: Any = None, **changes: int) -> str:
         sizes = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 0} | changes
-        return Plan(make_index(100), CurriculumConfig(), **sizes).fingerprint(manifest)
+        config = CurriculumConfig(**curriculum or {})
+        return Plan(make_index(100, ungraded=0.3), config, **sizes).fingerprint(manifest)
 
     prints = [
         fingerprint(),
         fingerprint("n"),
         fingerprint(seed=1),
         fingerprint(steps=12),
+        fingerprint(global_batch=32),
         fingerprint(micro_batch=8),
+        fingerprint(pools=2),
+        fingerprint(max_chars=50),
+        fingerprint(curriculum={"ungraded_share": 0.5}),
     ]
     assert len(set(prints)) == len(prints)
     assert fingerprint() == prints[0]
+
+
+def test_lengths_are_what_the_stage_brings_up_to_where_texts_are_cut() -> None:
+    index = make_index(1)
+    index.query_chars[0], index.positive_chars[0], index.level_chars[0] = 10, 90, [0, 1, 20, 300, 4000]
+    sizes = {"steps": 3, "global_batch": 2, "micro_batch": 1, "seed": 0}
+    rows = np.array([0, EMPTY])
+    for max_chars, lengths in ((None, [101, 420, 4100]), (50, [61, 130, 110])):
+        plan = Plan(index, CurriculumConfig(), **sizes, max_chars=max_chars)
+        assert [plan.lengths(step, rows).tolist() for step in range(3)] == [[found, 0] for found in lengths]
 
 
 def test_a_level_that_no_record_has_is_refused_by_name() -> None:
@@ -170,12 +348,43 @@ def test_every_level_of_a_stage_must_occur_somewhere() -> None:
         Plan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
 
 
+def test_a_level_may_be_missing_in_a_stage_of_ungraded_records() -> None:
+    index = make_index(50, ungraded=0.3)
+    index.level_counts[:, 4] = 0
+    config = CurriculumConfig(ungraded_share=[0, 0.5, 1])
+    plan = Plan(index, config, steps=9, global_batch=8, micro_batch=4, seed=0)
+    assert [part.name for part in plan.coverage()] == [
+        "level 1, graded",
+        "levels 2, 3, graded",
+        "levels 2, 3, ungraded",
+        "level 4, ungraded",
+    ]
+    assert [part.steps for part in plan.coverage()] == [3, 2, 1, 3]
+
+
 def test_ungraded_records_take_part_in_every_stage() -> None:
     plan = Plan(
-        make_index(32, graded=False), CurriculumConfig(), steps=9, global_batch=32, micro_batch=4, seed=0
+        make_index(32, ungraded=1), CurriculumConfig(), steps=9, global_batch=32, micro_batch=4, seed=0
     )
     assert [part.eligible for part in plan.coverage()] == [32, 32, 32]
     assert [part.lacking for part in plan.coverage()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("ungraded", "share", "missing"), [(0, 0.2, "ungraded"), (1, 0.8, "graded")])
+def test_a_share_for_records_that_do_not_exist_is_refused(
+    ungraded: float, share: float, missing: str
+) -> None:
+    with pytest.raises(
+        MghError, match=rf"stage `level 1` has no {missing} record.*ungraded_share is {share}"
+    ):
+        Plan(
+            make_index(32, ungraded=ungraded),
+            CurriculumConfig(ungraded_share=share),
+            steps=9,
+            global_batch=8,
+            micro_batch=4,
+            seed=0,
+        )
 
 
 def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
@@ -185,7 +394,7 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     plan = Plan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
     seen = np.concatenate([plan.batch(step) for step in range(4)])
     assert set(seen[seen != EMPTY].tolist()) == set(range(10, 40))
-    assert plan.coverage()[0].lacking == 10
+    assert (plan.coverage()[0].eligible, plan.coverage()[0].lacking) == (30, 10)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +402,8 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     [
         ({"steps": 0}, "must be positive"),
         ({"micro_batch": 5}, "must divide"),
+        ({"pools": 0}, "must be positive"),
+        ({"pools": 3}, r"pools \(3\) must divide the 4 micro-batches"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
@@ -201,7 +412,18 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) 
         Plan(make_index(50), CurriculumConfig(), **arguments)
 
 
-def test_more_ranks_than_micro_batches_are_refused() -> None:
-    plan = Plan(make_index(50), CurriculumConfig(), steps=9, global_batch=16, micro_batch=8, seed=0)
-    with pytest.raises(MghError, match="only 2 micro-batches"):
-        plan.share(0, 3, 0)
+@pytest.mark.parametrize(
+    ("world_size", "pools", "advice"),
+    [
+        (3, 1, "micro_batch 4 would fit"),
+        (16, 1, "micro_batch 1 would fit"),
+        (17, 1, "use fewer ranks"),
+        (3, 2, "micro_batch 4 would fit"),
+    ],
+)
+def test_more_ranks_than_micro_batches_are_refused(world_size: int, pools: int, advice: str) -> None:
+    plan = Plan(
+        make_index(50), CurriculumConfig(), steps=9, global_batch=16, micro_batch=8, seed=0, pools=pools
+    )
+    with pytest.raises(MghError, match=f"only 2 micro-batches.*{advice}"):
+        plan.share(0, world_size, 0)

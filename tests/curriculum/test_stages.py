@@ -41,6 +41,28 @@ def test_all_brings_one_negative_a_level_and_random_one_of_them() -> None:
     assert make_stages(CurriculumConfig(order="random"), 5)[0].negatives == 1
 
 
+@given(st.integers(1, 300), st.integers(0, 1000))
+def test_ungraded_batches_keep_their_share_over_any_number_of_steps(steps: int, share: int) -> None:
+    config = CurriculumConfig(order="all", ungraded_share=share / 1000)
+    (stage,) = make_stages(config, steps)
+    drawn = {"graded": 0, "ungraded": 0}
+    for step in range(steps):
+        source, before = stage.source(step)
+        assert before == drawn[source]
+        drawn[source] += 1
+        assert drawn["ungraded"] == (step + 1) * share // 1000
+    assert {name: drawn[name] for name in stage.source_steps()} == stage.source_steps()
+    assert sum(stage.source_steps().values()) == steps
+
+
+def test_the_ungraded_share_may_differ_by_stage() -> None:
+    stages = make_stages(CurriculumConfig(ungraded_share=[0.5, 0, 1]), 12)
+    sources = [
+        stage.source(step)[0] for stage in stages for step in range(stage.first_step, 4 * stage.index + 4)
+    ]
+    assert sources == ["graded", "ungraded"] * 2 + ["graded"] * 4 + ["ungraded"] * 4
+
+
 @pytest.mark.parametrize(
     ("config", "steps", "message"),
     [
@@ -49,6 +71,9 @@ def test_all_brings_one_negative_a_level_and_random_one_of_them() -> None:
         (CurriculumConfig(shares=[1.2, -0.1, -0.1]), 10, "positive"),
         (CurriculumConfig(), 2, "none of the 2 steps"),
         (CurriculumConfig(negatives=-1), 10, "negatives"),
+        (CurriculumConfig(ungraded_share=[0.5, 0.5]), 10, "ungraded_share has 2 numbers.*3 stages"),
+        (CurriculumConfig(ungraded_share=1.5), 10, "between 0 and 1"),
+        (CurriculumConfig(ungraded_share=[0, float("nan"), 0]), 10, "between 0 and 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(config: CurriculumConfig, steps: int, message: str) -> None:

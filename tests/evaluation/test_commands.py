@@ -46,7 +46,6 @@ def test_pooling_and_transform_reach_the_encoder(data_dir: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "result"}, r"must name a file that ends in \.json"),
         ({"tasks": []}, "--tasks is empty"),
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"languages": ["deu"]}, "--languages is for tasks from the hub"),
@@ -62,6 +61,38 @@ def test_wrong_arguments_leave_nothing_behind(
     with pytest.raises(MghError, match=message):
         eval_command(**arguments)
     assert not list(tmp_path.glob("results/*"))
+
+
+def test_a_folder_keeps_a_file_a_task_and_scores_none_twice(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, options = tmp_path / "results", {"pooling": "mean", "data_dir": data_dir, "max_length": 64}
+    eval_command(MINILM, ["SciFact"], output, **options)
+    eval_command(MINILM, ["STS17"], output, **options)
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*.json")}
+    assert sorted(path.name for path in before) == ["STS17.json", "SciFact.json"]
+
+    eval_command(MINILM, ["STS17", "SciFact"], output, **options)
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*.json")} == before
+    eval_command(MINILM, ["STS17", "SciFact"], tmp_path / "together.json", **options)
+    assert (output / "results.md").read_text() == (tmp_path / "together.md").read_text()
+
+    capsys.readouterr()
+    with pytest.raises(MghError, match="results with pooling mean, asked for was ata"):
+        eval_command(MINILM, ["STS17"], output, **options | {"pooling": "ata"})
+    with pytest.raises(MghError, match=r"results with label .*MiniLM.*, asked for was other"):
+        eval_command("other", ["STS17"], output, **options)
+    with pytest.raises(MghError, match="do not belong together: settings is"):
+        eval_command(MINILM, ["STS17", "SICK-R"], output, **options | {"max_length": 32})
+    assert capsys.readouterr().out == ""
+
+
+def test_an_output_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder.json").mkdir()
+    for output in (tmp_path / "taken", tmp_path / "folder.json"):
+        with pytest.raises(MghError, match=r"must name a file that ends in \.json, or a folder"):
+            eval_command(MINILM, ["STS17"], output)
 
 
 def test_output_below_a_file_is_refused(data_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model, data and batch that the gradient test's ranks and its reference share."""
+"""The model, data and batches that the gradient test's ranks and its reference share."""
 
 import torch
 
@@ -12,20 +12,30 @@ from mgh_ds.training.config import DataConfig, LossConfig, RunConfig, TrainingCo
 GLOBAL_BATCH = 16
 STEP = 1  # of 16 + 13 records in two batches, one is not full: see the assertion in the test
 
+# Every way of gathering, the recipe's way and how it travels; each with 4 micro-batches.
+WAYS = {
+    f"{gather}, {'own' if own else 'all'} negatives, {pools} pools": TrainingConfig(
+        steps=4,
+        global_batch=GLOBAL_BATCH,
+        micro_batch=4,
+        pools=pools,
+        gradient_clipping=0.0,
+        loss=LossConfig(0.05, own, True, 0.1 if own == (pools == 1) else None, gather),
+    )
+    for gather in ("whole", "ring")
+    for own in (False, True)
+    for pools in (1, 2)
+}
 
-def make_config(micro_batch: int, dropout: float = 0.0) -> RunConfig:
+
+def make_config(training: TrainingConfig) -> RunConfig:
     return RunConfig(
         name="gradients",
-        model=ModelConfig("tiny-random/mistral", lora=LoraConfig(rank=4, dropout=dropout), max_length=96),
+        model=ModelConfig("tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96),
         data=DataConfig(train=["unused"]),
-        training=TrainingConfig(
-            steps=4,
-            global_batch=GLOBAL_BATCH,
-            micro_batch=micro_batch,
-            gradient_clipping=0.0,
-            loss=LossConfig(temperature=0.05, symmetric=True),
-        ),
+        training=training,
         curriculum=CurriculumConfig(order="all", homogeneous=False),
+        seed=1,
     )
 
 
@@ -40,12 +50,4 @@ def make_model(config: RunConfig) -> tuple[EmbeddingModel, Tokenizer]:
 
 
 def make_plan(store: Store, config: RunConfig) -> Plan:
-    sizes = config.training
-    return Plan(
-        store.index(),
-        config.curriculum,
-        steps=sizes.steps,
-        global_batch=sizes.global_batch,
-        micro_batch=sizes.micro_batch,
-        seed=1,
-    )
+    return Plan(store.index(), config.curriculum, **config.plan_arguments())

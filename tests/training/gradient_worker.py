@@ -1,9 +1,11 @@
 """One rank of the gradient test.
 
-Under a real DeepSpeed engine (ZeRO-2, gloo) it computes the gradient of one global batch for each micro-batch
-size and rank 0 writes them to OUT, to be compared across numbers of ranks.
+Under a real DeepSpeed engine (ZeRO-2, gloo) it computes the gradient of one global batch for each way and
+micro-batch size, and rank 0 writes them to OUT, to be compared across numbers of ranks.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 
 from mgh_ds.curriculum import Loader
 from mgh_ds.records.store import Store
-from mgh_ds.training.config import RunConfig
+from mgh_ds.training.config import TrainingConfig
 from mgh_ds.training.distributed import process_group, rank, world_size
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.inputs import tokenize
@@ -19,19 +21,20 @@ from mgh_ds.training.step import accumulate_gradient
 from tests.training.gradient_setup import STEP, make_config, make_model, make_plan
 
 
-def main(store_path: Path, out: Path, micro_batches: tuple[int, ...]) -> None:
+def main(store_path: Path, out: Path, ways: Mapping[str, TrainingConfig]) -> None:
     from deepspeed.utils import safe_get_full_grad
 
     store = Store.open(store_path)
     with process_group():
-        for micro_batch in micro_batches:
-            config: RunConfig = make_config(micro_batch)
-            model, tokenizer = make_model(config)
-            engine = make_engine(model, config.model, config.training)
-            batches = Loader(store, make_plan(store, config)).micro_batches(STEP, world_size(), rank())
-            result = accumulate_gradient(
-                engine, [tokenize(batch, tokenizer) for batch in batches], config.training.loss
-            )
+        torch.set_num_threads(1)  # for tensors this small, threads would only wait for each other
+        first = next(iter(ways.values()))
+        model, tokenizer = make_model(make_config(first))
+        # One engine for all: updates at a rate of 0 leave the weights and clear the gradient.
+        engine = make_engine(model, make_config(first).model, dataclasses.replace(first, learning_rate=0.0))
+        for way, training in ways.items():
+            plan = make_plan(store, make_config(training))
+            batches = Loader(store, plan).micro_batches(STEP, world_size(), rank())
+            result = accumulate_gradient(engine, [tokenize(batch, tokenizer) for batch in batches], training)
             gradients = {
                 name: safe_get_full_grad(parameter).clone().contiguous()
                 for name, parameter in model.named_parameters()
@@ -39,4 +42,5 @@ def main(store_path: Path, out: Path, micro_batches: tuple[int, ...]) -> None:
             }
             gradients["loss"] = torch.tensor([result.loss], dtype=torch.float64)
             if rank() == 0:
-                save_file(gradients, out / f"{world_size()}-{micro_batch}.safetensors")
+                save_file(gradients, out / f"{way}.safetensors")
+            engine.step()

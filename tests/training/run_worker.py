@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from mgh_ds.curriculum import Loader
 from mgh_ds.curriculum.plan import EMPTY, Plan
 from mgh_ds.errors import MghError
-from mgh_ds.training import checkpoint, step, trainer
+from mgh_ds.training import checkpoint, feed, reshard, step, trainer
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.distributed import is_main, process_group, rank, world_size
 from mgh_ds.training.exits import ExitCode
@@ -24,7 +25,19 @@ from mgh_ds.training.signals import StopRequest
 from mgh_ds.training.state import trainable
 from mgh_ds.training.watchdog import Watchdog
 
-PHASES = ("load", "forward", "gather", "reduce", "update", "copy", "write weights", "write moments", "commit")
+PHASES = (
+    "load",
+    "shard",
+    "boundary",
+    "forward",
+    "gather",
+    "reduce",
+    "update",
+    "copy",
+    "write weights",
+    "write moments",
+    "commit",
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ def save_first_gradient(config: RunConfig, out: Path) -> None:
     included."""
     with process_group():
         run = trainer.Trainer(config, RunFolder(config.path / str(world_size())))
-        batches = run.loader.micro_batches(0, world_size(), rank())
+        batches = Loader(run.store, run.plan).micro_batches(0, world_size(), rank())
         inputs = [tokenize(batch, run.tokenizer) for batch in batches]
         step.train_step(run.engine, inputs, config.training)
         if is_main():
@@ -118,7 +131,9 @@ def _install(fault: Fault, run: trainer.Trainer) -> None:
         weight.register_hook(lambda gradient: (strike(), gradient)[1])
     else:
         owner, name = {
-            "load": (trainer, "tokenize"),
+            "load": (feed, "tokenize"),
+            "shard": (reshard, "write_shard"),
+            "boundary": (feed, "prove"),
             "forward": (step, "embed"),
             "gather": (step, "pool_loss"),
             "update": (run.engine, "step"),

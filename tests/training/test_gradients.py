@@ -1,18 +1,19 @@
-"""Real processes under DeepSpeed ZeRO-2: 1, 2, 3 and 4 ranks, chunked or whole, give the gradient of one
-plain process.
+"""Real processes under DeepSpeed ZeRO-2: 1, 2, 3 and 4 ranks, chunked or whole, whatever they gather and how,
+give the gradient of one plain process.
 
 The batch has an identical text, records of both kinds and empty slots. The reference embeds every slot in one
 process without DeepSpeed, in padded batches where the ranks pack theirs, and takes the loss written out with
 loops.
 
 Tolerance: everything runs in float32, whose sums over the pool differ in order only: 1e-5 of a tensor's
-    largest entry is about
-a hundred units in the last place, while the known mistakes (1/W, W times, local pool) are wrong by 20 % and
-more.
+largest entry is about a hundred units in the last place, while the known mistakes (1/W, W times, local pool)
+are wrong by 20 % and more.
 """
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,16 +22,22 @@ from mgh_ds.curriculum import Loader
 from mgh_ds.curriculum.loader import MicroBatch
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, StoreWriter
+from mgh_ds.training.config import TrainingConfig
 from mgh_ds.training.inputs import tokenize
-from mgh_ds.training.loss import Pool
+from mgh_ds.training.pool import Slots
 from mgh_ds.training.step import embed
 from tests.ranks import run_ranks
 from tests.training import gradient_worker
 from tests.training.brute_force import mean_loss
-from tests.training.gradient_setup import GLOBAL_BATCH, STEP, make_config, make_model, make_plan
+from tests.training.gradient_setup import GLOBAL_BATCH, STEP, WAYS, make_config, make_model, make_plan
 
 SAMPLE = Path("mgh_ds/records/sample/train.jsonl")
-MICRO_BATCHES = {1: (16, 4), 2: (8, 4), 3: (4,), 4: (4, 2)}  # 16 on 1 rank, 8 on 2, 4 on 4: whole, no caching
+WORLD_SIZES = (1, 2, 3, 4)
+# Beside micro-batches of 4: the whole share at once, without caching, and smaller ones.
+MICRO_BATCHES = {1: (16,), 2: (8,), 3: (), 4: (2,)}
+WAY = "whole, all negatives, 1 pools"
+
+Gradients = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -48,36 +55,58 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def reference(store: Store) -> dict[str, torch.Tensor]:
-    config = make_config(GLOBAL_BATCH)
+def references(store: Store) -> dict[str, Gradients]:
+    """By way; what is gathered changes the loss, but how it travels does not."""
+    found: dict[str, Gradients] = {}
+    for way, training in WAYS.items():
+        if training.loss.gather == "whole":
+            found[way] = found[way.replace("whole", "ring")] = reference(store, training)
+    return found
+
+
+def reference(store: Store, training: TrainingConfig) -> Gradients:
+    config = make_config(training)
     model, tokenizer = make_model(config)
     assert tokenizer.padding_free
     tokenizer.padding_free = False
-    (batch,) = Loader(store, make_plan(store, config)).micro_batches(STEP, 1, 0)
-    assert 0 < batch.valid.sum() < GLOBAL_BATCH, "the batch must have empty slots"
-    loss = mean_loss(pool_of(batch, embed(model, tokenize(batch, tokenizer))), config.training.loss)
+    batches = Loader(store, make_plan(store, config)).micro_batches(STEP, 1, 0)
+    embeddings = torch.cat([embed(model, tokenize(batch, tokenizer)) for batch in batches])
+    slots = slots_of(batches, embeddings)
+    assert 0 < slots.valid.sum() < GLOBAL_BATCH, "the batch must have empty slots"
+    assert len(slots.pool.unique()) == training.pools
+    loss = mean_loss(slots, training.loss)
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return gradients | {"loss": loss.detach().double().reshape(1)}
 
 
-def pool_of(batch: MicroBatch, embeddings: torch.Tensor) -> Pool:
+def slots_of(batches: list[MicroBatch], embeddings: torch.Tensor) -> Slots:
     names = ("valid", "document_valid", "query_hash", "document_hash", "symmetric")
-    return Pool(embeddings, *(torch.from_numpy(getattr(batch, name).copy()) for name in names))
+    arrays = [np.concatenate([getattr(batch, name) for batch in batches]) for name in names]
+    pool = np.concatenate([np.full(len(batch.valid), batch.pool) for batch in batches])
+    return Slots(embeddings, *(torch.from_numpy(array) for array in (*arrays, pool)))
 
 
-@pytest.mark.parametrize("world_size", MICRO_BATCHES)
-def test_ranks_and_chunks_do_not_change_the_gradient(
-    world_size: int, store: Store, reference: dict[str, torch.Tensor], tmp_path: Path
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_ranks_chunks_and_gathering_do_not_change_the_gradient(
+    world_size: int, store: Store, references: dict[str, Gradients], tmp_path: Path
 ) -> None:
-    sizes = MICRO_BATCHES[world_size]
-    run_ranks(world_size, gradient_worker.main, store.path, tmp_path, sizes)
-    for size in sizes:
-        found = load_file(tmp_path / f"{world_size}-{size}.safetensors")
-        assert found.keys() == reference.keys()
-        for name, expected in reference.items():
-            assert expected.abs().max() > 0, f"{name}: a gradient of zero proves nothing"
-            error = (found[name] - expected).abs().max() / expected.abs().max()
-            assert error < 1e-5, (
-                f"{name} with {world_size} ranks, micro-batches of {size}: relative error {error:.1e}"
-            )
+    ways = WAYS | {
+        f"{WAY}, micro-batches of {size}": dataclasses.replace(WAYS[WAY], micro_batch=size)
+        for size in MICRO_BATCHES[world_size]
+    }
+    run_ranks(world_size, gradient_worker.main, store.path, tmp_path, ways)
+    for way in ways:
+        expected = references.get(way, references[WAY])
+        found = load_file(tmp_path / f"{way}.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert gradient.abs().max() > 0, f"{name}: a gradient of zero proves nothing"
+            error = (found[name] - gradient).abs().max() / gradient.abs().max()
+            assert error < 1e-5, f"{way}; {name} with {world_size} ranks: relative error {error:.1e}"
+
+
+def test_the_ways_differ(references: dict[str, Gradients]) -> None:
+    """Else nothing would show that the ranks took the one they were told to."""
+    losses = {way: loss["loss"].item() for way, loss in references.items() if way.startswith("whole")}
+    assert len(set(losses.values())) == len(losses), losses

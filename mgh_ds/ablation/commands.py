@@ -1,0 +1,102 @@
+"""`mgh-ds ablate`: trains and scores a grid of recipes, poolings and seeds, and writes one table."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mgh_ds.ablation.grid import Cell, make_grid
+from mgh_ds.errors import MghError
+from mgh_ds.model.config import PoolingMethod
+
+# Only light imports here: what is wrong with a recipe is said before torch is loaded.
+
+
+def ablate_command(
+    configs: list[Path],
+    seeds: int,
+    poolings: list[PoolingMethod],
+    tasks: list[str],
+    output: Path,
+    data_dir: Path | None = None,
+    ranks: int = 1,
+    settings: Sequence[str] = (),
+) -> None:
+    """Trains every cell that is not finished, scores it on the tasks that it lacks, and after each cell
+    writes the table of all scores in `output` to `output/ablation.md` and `.json`.
+
+    Args:
+        configs: recipes, a row of the table each.
+        seeds: 0 … seeds − 1 are run, a whole round of the grid each.
+        poolings: columns of the grid; each overrides `model.pooling.method`.
+        tasks: MTEB task names, such as STS17 SICK-R SciFact.
+        output: parent of the runs.
+        data_dir: a folder with one folder a task; without it, data come from the hub.
+        ranks: processes that train one cell together.
+        settings: overrides for every recipe, such as `--training.steps 100`.
+
+    A cell that fails is reported and the others go on. Raises MghError at the end if one failed, and at once
+    for a wrong recipe, missing data, or a finished cell that was made from another recipe.
+    """
+    if ranks < 1:
+        raise MghError(f"--ranks is {ranks}; it must be at least 1")
+    poolings, tasks = list(dict.fromkeys(poolings)), list(dict.fromkeys(tasks))
+    grid = make_grid(configs, poolings, seeds, output, settings)
+
+    from mgh_ds.ablation.table import write_table
+    from mgh_ds.ablation.work import alone_in
+
+    with alone_in(output):
+        failures = _work(grid, tasks, data_dir, ranks)
+        table = write_table(output)
+    if table is not None:
+        print(f"{table.read_text(encoding='utf-8')}\ntable: {table}")
+    if failures:
+        raise MghError(f"{len(failures)} of {len(grid)} cells failed: {', '.join(failures)}")
+
+
+def _work(grid: Sequence[Cell], tasks: list[str], data_dir: Path | None, ranks: int) -> list[str]:
+    """Runs all cells; returns the names of those that failed."""
+    from tqdm import tqdm
+
+    from mgh_ds.ablation.scores import Scores
+    from mgh_ds.ablation.table import check_alike, read_cells, write_table
+    from mgh_ds.ablation.work import revision, run_cell
+    from mgh_ds.evaluation.commands import load_tasks
+    from mgh_ds.evaluation.containment import contained_mteb
+
+    def load(names: list[str]) -> list[Any]:
+        return load_tasks(names, data_dir, ["eng"])
+
+    data = _data_hashes(grid)
+    with contained_mteb():
+        # Said before hours of work, not after: data that are not there, recipes that have changed.
+        revisions = {task.metadata.name: revision(task) for task in load(tasks)}
+        for cell in grid:
+            if (scores := Scores.read(cell.path)) is not None:
+                scores.check(cell, data[cell.name], revisions)
+        check_alike([*read_cells(grid[0].path.parent), *(Scores.of(cell, data[cell.name]) for cell in grid)])
+        failures = []
+        with tqdm(grid, unit="cell", dynamic_ncols=True) as bar:
+            for cell in bar:
+                try:
+                    run_cell(cell, data[cell.name], tasks, load, ranks, bar.set_description)
+                    write_table(cell.path.parent)
+                except MghError as error:
+                    bar.write(f"{cell.name} failed: {error}", file=sys.stderr)
+                    failures.append(cell.name)
+    return failures
+
+
+def _data_hashes(grid: Sequence[Cell]) -> dict[str, str]:
+    """Cell name → hash of the stores that it trains on; JSONL files are converted into the output folder."""
+    from mgh_ds.records.mixture import Mixture
+    from mgh_ds.records.store import open_or_convert
+
+    found: dict[tuple[str, ...], str] = {}
+    for cell in grid:
+        paths = tuple(cell.config.data.train)
+        if paths not in found:
+            stores = [open_or_convert(path, cell.path.parent / "data") for path in paths]
+            found[paths] = Mixture(stores).manifest_hash
+    return {cell.name: found[tuple(cell.config.data.train)] for cell in grid}

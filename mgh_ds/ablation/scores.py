@@ -1,0 +1,91 @@
+"""What is known of one cell: its recipe, its data, and the scores so far, in `<run>/ablation-scores.json`.
+
+The file appears when training is over, and gains one task at a time.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from mgh_ds import files
+from mgh_ds.ablation.grid import Cell
+from mgh_ds.errors import MghError
+
+FILE = "ablation-scores.json"
+
+
+class Score(TypedDict):
+    """A task's main score; `metric` is mteb's name for it and `revision` says which data were scored."""
+
+    metric: str
+    score: float
+    revision: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One cell's scores. `recipe` is the whole configuration, `data` the hash of the training stores."""
+
+    row: str
+    pooling: str
+    seed: int | None
+    recipe: dict[str, Any]
+    data: str
+    tasks: dict[str, Score] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cell: Cell, data: str) -> "Scores":
+        """A cell's scores before any task."""
+        return cls(cell.row, cell.pooling, cell.seed, dataclasses.asdict(cell.config), data)
+
+    @classmethod
+    def read(cls, run: Path) -> "Scores | None":
+        """The scores in a run's folder; None where training is not over.
+
+        Raises MghError for a broken file.
+        """
+        if not (run / FILE).exists():
+            return None
+        content = files.read_json(run / FILE)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise MghError(f"{run / FILE} holds no scores of an ablation: {error}") from None
+
+    def write(self, run: Path) -> None:
+        files.write_json(run / FILE, dataclasses.asdict(self))
+
+    def check(self, cell: Cell, data: str, revisions: dict[str, str]) -> None:
+        """Raises MghError if they are not of this cell's recipe and data, or of other evaluation data."""
+        now = Scores.of(cell, data)
+        differing = differences(self.compared(), now.compared())
+        differing += [
+            f"the data of {task}"
+            for task, revision in revisions.items()
+            if task in self.tasks and self.tasks[task]["revision"] != revision
+        ]
+        if differing:
+            raise MghError(
+                f"{cell.path} was made otherwise; differing: {'; '.join(differing)}. "
+                "Choose another --output, or remove that folder to train it again"
+            )
+
+    def compared(self) -> dict[str, Any]:
+        """Recipe and data, without what bears on no score; of the untrained model, its description alone."""
+        if self.seed is None:
+            return {"model": {name: value for name, value in self.recipe["model"].items() if name != "lora"}}
+        free = ("folder", "evaluation", "accept_changes")
+        recipe = {name: value for name, value in self.recipe.items() if name not in free}
+        return recipe | {"data": {"train": self.data}}
+
+
+def differences(first: Any, second: Any, key: str = "") -> list[str]:
+    """Where two nested dictionaries differ, as `key: first → second`."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return [
+            line
+            for name in first | second
+            for line in differences(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if first == second else [f"{key}: {first} → {second}"]

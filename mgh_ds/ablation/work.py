@@ -1,0 +1,130 @@
+"""Runs one cell: training in a process of its own, then every task that it has no score for."""
+
+import contextlib
+import dataclasses
+import fcntl
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mgh_ds
+from mgh_ds.ablation.grid import Cell
+from mgh_ds.ablation.scores import Score, Scores
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation.run import evaluate
+from mgh_ds.model.embedder import build_model
+from mgh_ds.model.encoder import Encoder
+from mgh_ds.training.distributed import free_port
+
+TRAIN = Path(mgh_ds.__file__).parents[1] / "launch" / "train.py"
+PATIENCE_S = 60  # for a trainer that was told to stop and may be saving
+
+
+def run_cell(
+    cell: Cell,
+    data: str,
+    tasks: Sequence[str],
+    load_tasks: Callable[[list[str]], list[Any]],
+    ranks: int,
+    say: Callable[[str], None],
+) -> None:
+    """Does what is left to do of a cell; nothing if it is finished. `say` is told what goes on.
+
+    Raises MghError when training fails, with the trainer's last words, or when a score is not a number.
+    """
+    scores = Scores.read(cell.path)
+    if scores is None:
+        say(f"{cell.name}: training" if cell.seed is not None else cell.name)
+        train(cell, ranks)
+        scores = Scores.of(cell, data)
+        scores.write(cell.path)
+    missing = [task for task in tasks if task not in scores.tasks]
+    if not missing:
+        return
+    encoder = Encoder.from_pretrained(cell.path / "export")
+    for task in missing:
+        say(f"{cell.name}: {task}")
+        scores.tasks[task] = score(encoder, cell, load_tasks([task]))
+        scores.write(cell.path)
+
+
+def train(cell: Cell, ranks: int) -> None:
+    """Trains and exports a cell; started again it goes on from its newest checkpoint. The untrained model is
+    exported as it is."""
+    if cell.seed is None:
+        untrained = dataclasses.replace(cell.config.model, lora=None)
+        if not (cell.path / "export").exists():
+            Encoder(*build_model(untrained), untrained.name_or_path).save(cell.path / "export")
+        return
+    log = cell.path.parent / "logs" / f"{cell.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        code = _run([*_launcher(ranks), str(TRAIN), *cell.arguments], output)
+    if code:
+        raise MghError(f"training ended with exit code {code}: {_last_words(log)} (all of it: {log})")
+
+
+def score(encoder: Encoder, cell: Cell, tasks: Sequence[Any]) -> Score:
+    """The main score of one mteb task."""
+    result = evaluate(
+        encoder,
+        tasks,
+        label=cell.name,
+        batch_size=cell.config.evaluation.batch_size,
+        instructions=cell.config.model.use_instructions,
+        progress=False,
+    )
+    ((_, found),) = result.tasks.items()
+    return Score(metric=found["metric"], score=found["score"], revision=revision(tasks[0]))
+
+
+def revision(task: Any) -> str:
+    """Which data an mteb task scores: the hub's revision, or the checksum of local files."""
+    return str(task.metadata.dataset["revision"])
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds a folder against a second ablation, and makes SIGTERM end this one with its trainer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with (folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MghError(f"another ablation is at work in {folder}: choose another --output") from None
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _launcher(ranks: int) -> list[str]:
+    if ranks == 1:
+        return [sys.executable]
+    deepspeed = Path(sys.executable).with_name("deepspeed")
+    return [str(deepspeed), "--num_accelerators", str(ranks), "--master_port", str(free_port())]
+
+
+def _run(command: Sequence[str], output: Any) -> int:
+    """The exit code of a command, which ends when this process is interrupted."""
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _last_words(log: Path) -> str:
+    """The line in which the trainer says what was wrong, else its last."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")]
+    return (said or lines or ["it said nothing"])[-1].removeprefix("error: ")

@@ -1,0 +1,105 @@
+"""`mgh-ds plan`: what a run would train on, step by step and rank by rank, before it is started."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+from rich.table import Column, Table
+from tqdm import tqdm
+
+from mgh_ds import files
+from mgh_ds.curriculum.balance import Balance, Cost, measure_balance, measure_cost
+from mgh_ds.curriculum.config import CurriculumConfig
+from mgh_ds.curriculum.plan import EMPTY, Plan
+from mgh_ds.errors import MghError
+from mgh_ds.records.mixture import Mixture
+
+
+def plan_command(
+    records: Mixture,
+    config: CurriculumConfig,
+    arguments: Mapping[str, Any],
+    world_size: int,
+    export: Path | None,
+) -> None:
+    """Prints stages, balance, cost and hashes of a plan, and writes its shares to `export`.
+
+    Args:
+        records: what would be trained on.
+        config: the curriculum.
+        arguments: the other arguments of `Plan`.
+        world_size: number of ranks.
+        export: a file for one JSON line a step and rank, or None.
+
+    Raises MghError if the plan cannot be made or the ranks are too many for it.
+    """
+    if world_size < 1:
+        raise MghError(f"--world-size must be 1 or more, found {world_size}")
+    index = records.index()
+    plan, cost = measure_cost(lambda: Plan(index, config, **arguments))
+    unsorted = Plan(index, replace(config, length_window=1), **arguments)
+    balance = measure_balance(plan, unsorted, world_size)
+    rich.print(stage_table(plan))
+    rich.print(facts_table(plan, world_size, balance, cost, records.manifest_hash))
+    if export:
+        export_shares(plan, records, world_size, export)
+        print(f"shares: {export}")
+
+
+def stage_table(plan: Plan) -> Table:
+    """One row a stage, or two where it has two sources."""
+    table = Table("stage", "from step", "steps", "records", "epochs", "lacking its levels")
+    for part in plan.coverage():
+        table.add_row(
+            part.name,
+            f"{part.stage.first_step:,}",
+            f"{part.steps:,}",
+            f"{part.eligible:,}",
+            f"{part.epochs:.2f}",
+            f"{part.lacking:,} ({plan.config.missing_level})" if part.lacking else "0",
+        )
+    return table
+
+
+def facts_table(plan: Plan, world_size: int, balance: Balance, cost: Cost, manifest_hash: str) -> Table:
+    """Everything else, a fact a row."""
+    each = len(plan.micro_batches(0, world_size, 0))
+    table = Table("", Column(overflow="fold"), show_header=False)
+    facts = {
+        "batch": f"{plan.global_batch:,} records in {plan.count:,} micro-batches of {plan.micro_batch:,}, "
+        f"pools of negatives: {plan.pools:,}",
+        "rank": f"{each:,} micro-batches a step on each of {world_size:,}",
+        "heaviest rank / mean rank": f"{balance.dealt.mean:.4f} (worst step {balance.dealt.worst:.4f})",
+        "if dealt in runs": f"{balance.contiguous.mean:.4f} (worst step {balance.contiguous.worst:.4f})",
+        "padding, where texts are padded": f"{balance.padding:.1%} "
+        f"({balance.padding_unsorted:.1%} without length_window)",
+        "plan": f"{cost.seconds:.2f} s, {cost.bytes / 1e6:,.1f} MB at most",
+        "share": f"{balance.share_ms:.2f} ms",
+        "hash of the data": manifest_hash,
+        "hash of the plan": plan.fingerprint(manifest_hash),
+    }
+    for name, fact in facts.items():
+        table.add_row(name, fact)
+    return table
+
+
+def export_shares(plan: Plan, records: Mixture, world_size: int, path: Path) -> None:
+    """Writes `{"stage": index, "step": …, "rank": …, "ids": […]}` for every step and rank, one a line.
+
+    Both count from 0. Ids stand in the order in which the rank works on them; empty slots are left out. The
+    file appears when it is complete, and memory holds one step at a time.
+    """
+    with files.new_file(path) as file:
+        for step in tqdm(range(plan.steps), unit="step", leave=False, disable=None):
+            shares = [plan.share(step, world_size, rank) for rank in range(world_size)]
+            rows = [share[share != EMPTY] for share in shares]
+            ids = records.take(np.concatenate(rows), ["id"])["id"].to_pylist()
+            stage, begin = plan.stage(step).index, 0
+            for rank, mine in enumerate(rows):
+                line = {"stage": stage, "step": step, "rank": rank, "ids": ids[begin : begin + len(mine)]}
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                begin += len(mine)

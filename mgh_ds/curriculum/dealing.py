@@ -1,0 +1,68 @@
+"""Dealing records to micro-batches and micro-batches to ranks, so that all carry about the same.
+
+Things sorted by weight are dealt in rounds, one to each place, so that the weights of a round lie between
+those of the round before and those of the round after. What any two places were dealt then differs by at most
+the heaviest minus the lightest, in either of the two ways used here:
+
+- Records go to micro-batches, each round's heaviest to the micro-batch that has least so far. After any round
+  two of them differ by no more than before, or by no more than the round's heaviest and lightest.
+- Micro-batches go to ranks in snake order: first round left to right, second right to left, and so on. No
+  weight is looked at, so a rank knows its numbers without looking at a record. The differences within all
+  rounds together make up no more than the heaviest minus the lightest.
+"""
+
+import numpy as np
+
+from mgh_ds.curriculum.layout import EMPTY
+from mgh_ds.curriculum.ordering import order_by
+
+
+def snake(values: np.ndarray, width: int) -> np.ndarray:
+    """Rounds of `width` places, [n / width, width], every second one turned round."""
+    rounds = values.reshape(-1, width).copy()
+    rounds[1::2] = rounds[1::2, ::-1]
+    return rounds
+
+
+def make_micro_batches(batch: np.ndarray, lengths: np.ndarray, micro_batch: int, pools: int) -> np.ndarray:
+    """The global batch as numbered micro-batches.
+
+    They are numbered from the heaviest to the lightest, and snake over the pools (micro-batch i belongs to
+    pool i % `pools`), so that pools weigh the same too.
+
+    Args:
+        batch: rows, int64 [global_batch].
+        lengths: of these rows, 0 where a slot is empty, int64 [global_batch].
+
+    Returns int64 [global_batch / micro_batch, micro_batch].
+    """
+    rounds = _heaviest_first(lengths).reshape(micro_batch, -1)
+    weights = np.zeros(rounds.shape[1], dtype=np.int64)
+    members = np.empty_like(rounds)
+    for number, dealt in enumerate(rounds):
+        lightest_first = order_by(0, weights)
+        members[number, lightest_first] = dealt
+        weights[lightest_first] += lengths[dealt]
+    numbered = snake(_heaviest_first(weights), pools).ravel()
+    return batch[members.T[numbered]]
+
+
+def deal(count: int, pools: int, world_size: int, rank: int) -> np.ndarray:
+    """The numbers of a rank's micro-batches, int64 [ceil(count / world_size)], the heaviest first.
+
+    Rank r keeps to pool r % `pools` where the pools divide the ranks; otherwise it takes from all pools.
+    `EMPTY` stands where there are too few for all ranks.
+    """
+    if world_size % pools == 0:
+        numbers = np.arange(rank % pools, count, pools)
+        place, ranks = rank // pools, world_size // pools
+    else:
+        numbers = snake(np.arange(count), pools).ravel()  # by weight again
+        place, ranks = rank, world_size
+    dealt = np.full(-(-count // world_size) * ranks, EMPTY)
+    dealt[: len(numbers)] = numbers
+    return snake(dealt, ranks)[:, place]
+
+
+def _heaviest_first(weights: np.ndarray) -> np.ndarray:
+    return order_by(0, weights.max() - weights)

@@ -1,0 +1,184 @@
+"""`mgh-ds ablate`: what is trained and scored, and what is not done again."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mgh_ds import Encoder
+from mgh_ds.ablation.grid import make_grid
+from mgh_ds.cli import main as cli
+from mgh_ds.errors import MghError
+from mgh_ds.evaluation.local_tasks import local_tasks
+from mgh_ds.evaluation.run import evaluate
+from tests.ablation.conftest import Grid
+
+CELLS = ["random-ata-0", "coarse_to_fine-ata-0", "random-ata-1", "coarse_to_fine-ata-1"]
+Refusal = Callable[..., str]
+
+
+def sts17(model: Path, data_dir: Path) -> float:
+    result = evaluate(
+        Encoder.from_pretrained(model), local_tasks(["STS17"], data_dir), label="", progress=False
+    )
+    return result.tasks["STS17"]["score"]
+
+
+def test_every_cell_is_trained_and_scored_in_rounds(grid: Grid, trainer: Path) -> None:
+    grid.ablate()
+    assert grid.started == CELLS
+    expected = [sts17(trainer.parent / f"model-{seed}", grid.data_dir) for seed in range(2)]
+    assert expected[0] != expected[1]
+    for cell in CELLS:
+        assert grid.scores(cell) == {"STS17": expected[int(cell[-1])]}
+    [(_, table)] = json.loads((grid.output / "ablation.json").read_text())["poolings"].items()
+    assert [row["row"] for row in table["rows"]] == ["coarse_to_fine", "random"]
+    for row in table["rows"]:
+        assert row["scores"]["STS17"]["mean"] == pytest.approx(50 * sum(expected))
+    assert table["rows"][1]["difference"]["mean"] == 0, "the stand-in's models depend on the seed alone"
+    text = (grid.output / "ablation.md").read_text()
+    assert f"| random | 6 | 2 | {50 * sum(expected):.2f} ± " in text
+    assert f"| untrained |  |  | {100 * grid.scores('untrained-ata')['STS17']:.2f} |" in text
+
+
+def test_a_finished_grid_is_not_done_again_and_new_tasks_and_seeds_are_added(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid.ablate(seeds=1)
+    first = {cell: (grid.output / cell / "ablation-scores.json").stat().st_ino for cell in CELLS[:2]}
+    with monkeypatch.context() as patch:
+        patch.setattr("mgh_ds.ablation.work.score", lambda *_: pytest.fail("scored twice"))
+        grid.ablate(seeds=1)
+    assert grid.started == CELLS[:2]
+    assert first == {cell: (grid.output / cell / "ablation-scores.json").stat().st_ino for cell in first}
+
+    grid.ablate(tasks=("SICK-R",), seeds=1)
+    assert grid.started == CELLS[:2]
+    assert all(set(grid.scores(cell)) == {"STS17", "SICK-R"} for cell in [*CELLS[:2], "untrained-ata"])
+    grid.ablate(tasks=("STS17",))
+    assert grid.started == CELLS
+    table = json.loads((grid.output / "ablation.json").read_text())
+    assert table["mean_of"] == ["STS17"], "the second seed has no SICK-R"
+    assert "(1 of 2 seeds)" in (grid.output / "ablation.md").read_text()
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(grid: Grid) -> None:
+    hang = grid.output / f"hang-{CELLS[2]}"
+    hang.touch()
+    threading.Thread(target=stop_when, args=(grid.output / "hanging",), daemon=True).start()
+    with pytest.raises(SystemExit) as stopped:
+        grid.ablate()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert "| random | 6 | 1 |" in (grid.output / "ablation.md").read_text(), "one round is a table already"
+    assert not (grid.output / CELLS[2] / "ablation-scores.json").exists()
+    hang.unlink()
+    grid.ablate()
+    assert grid.started == [*CELLS[:3], *CELLS[2:]]
+
+
+def stop_when(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_failing_cell_is_named_and_the_others_go_on(grid: Grid, refusal: Refusal) -> None:
+    (grid.output / f"fail-{CELLS[1]}").touch()
+    said = refusal(grid.ablate)
+    assert f"1 of 5 cells failed: {CELLS[1]}" in said
+    assert f"{CELLS[1]} failed: training ended with exit code 1: no luck today" in said
+    assert grid.started == CELLS
+    assert not (grid.output / CELLS[1]).exists()
+    (grid.output / f"fail-{CELLS[1]}").unlink()
+    grid.ablate()
+    assert grid.started == [*CELLS, CELLS[1]]
+
+
+def test_what_was_made_otherwise_is_refused_by_name(grid: Grid, refusal: Refusal) -> None:
+    grid.ablate(seeds=1)
+    said = refusal(grid.ablate, "--training.steps", "4")
+    assert (
+        "random-ata-0 was made otherwise; differing: training.steps: 3 → 4. Choose another --output" in said
+    )
+    assert "untrained-ata was made otherwise; differing: model.max_length: 64 → 32" in refusal(
+        grid.ablate, "--model.max_length", "32"
+    )
+    recipe = Path(grid.recipes[0])
+    recipe.write_text(recipe.read_text().replace("homogeneous: false", "homogeneous: true"))
+    said = refusal(grid.ablate)
+    assert "random-ata-0 was made otherwise; differing: curriculum.homogeneous: False → True" in said
+    recipe.write_text(
+        recipe.read_text().replace("name: random", "name: other").replace("steps: 3", "steps: 5")
+    )
+    said = refusal(grid.ablate)
+    assert "cannot share a table; differing: training.steps: 3 → 5" in said
+    assert grid.started == CELLS[:2]
+
+
+def test_other_evaluation_data_are_refused(grid: Grid, refusal: Refusal) -> None:
+    grid.ablate(seeds=1)
+    file = grid.data_dir / "STS17-en" / "test.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    assert "differing: the data of STS17" in refusal(grid.ablate)
+
+
+def test_mistakes_are_refused_before_anything_is_trained(
+    grid: Grid, refusal: Refusal, tmp_path: Path
+) -> None:
+    missing = {"--data-dir": tmp_path / "nowhere", "--data.train": "[nothing.jsonl]", "--ranks": "0"}
+    for option, value in missing.items():
+        assert refusal(grid.ablate, option, str(value))
+    assert "no local layout" in refusal(grid.ablate, tasks=("Nonesuch",))
+    assert "--seed is decided by the grid" in refusal(grid.ablate, "--seed", "3")
+    assert "did you mean `training.steps`" in refusal(grid.ablate, "--training.step", "3")
+    grid.recipes = grid.recipes[:1] * 2
+    assert "two rows would be called 'random'" in refusal(grid.ablate)
+    assert grid.started == []
+
+
+def test_two_ablations_do_not_share_a_folder(grid: Grid, refusal: Refusal) -> None:
+    from mgh_ds.ablation.work import alone_in
+
+    with alone_in(grid.output):
+        assert "another ablation is at work" in refusal(grid.ablate)
+
+
+def test_the_grid_goes_round_by_round(recipes: list[str], tmp_path: Path) -> None:
+    cells = make_grid([Path(path) for path in recipes], ["ata", "mean"], 2, tmp_path, ["--training.steps=9"])
+    assert [cell.name for cell in cells] == [
+        "untrained-ata",
+        "untrained-mean",
+        *(
+            f"{row}-{pooling}-{seed}"
+            for seed in (0, 1)
+            for pooling in ("ata", "mean")
+            for row in ("random", "coarse_to_fine")
+        ),
+    ]
+    for cell in cells[2:]:
+        config = cell.config
+        assert (config.curriculum.order, config.model.pooling.method, config.seed) == (
+            cell.row,
+            cell.pooling,
+            cell.seed,
+        )
+        assert (config.training.steps, config.data.held_out, cell.path) == (9, None, tmp_path / cell.name)
+    with pytest.raises(MghError, match="--seeds is 0"):
+        make_grid([Path(recipes[0])], ["ata"], 0, tmp_path)
+
+
+def test_a_cell_trained_in_earnest(recipes: list[str], data_dir: Path, tmp_path: Path) -> None:
+    where = ["--data-dir", str(data_dir), "--output", str(tmp_path / "out"), "--tasks", "STS17"]
+    cli(["ablate", recipes[1], "--seeds", "1", "--model.num_layers", "2", *where])
+    run = tmp_path / "out" / "coarse_to_fine-ata-0"
+    assert json.loads((run / "export" / "config.json").read_text())["num_hidden_layers"] == 2
+    scores = json.loads((tmp_path / "out" / "ablation.json").read_text())["poolings"]["ata"]
+    [row] = scores["rows"]
+    assert row["scores"]["STS17"]["mean"] == pytest.approx(100 * sts17(run / "export", data_dir))
+    assert row["scores"]["STS17"]["mean"] != scores["untrained"]["STS17"]

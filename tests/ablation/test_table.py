@@ -1,0 +1,96 @@
+"""The table from scores made up by hand."""
+
+from typing import Any
+
+import pytest
+
+from mgh_ds.ablation.scores import Scores, differences
+from mgh_ds.ablation.table import PAPER, check_alike, markdown, summarise
+from mgh_ds.errors import MghError
+
+RECIPE = {
+    "name": "x",
+    "folder": "runs",
+    "seed": 0,
+    "model": {"name_or_path": "model", "num_layers": 3, "pooling": {"method": "ata", "layers": [-1]}},
+    "training": {"steps": 60, "global_batch": 32},
+    "evaluation": {},
+    "accept_changes": [],
+}
+
+
+def scores(order: str, seed: int | None, pooling: str = "ata", **tasks: float) -> Scores:
+    recipe = RECIPE | {"curriculum": {"order": order}, "seed": seed, "name": f"{order}-{seed}"}
+    found: Any = {
+        task.replace("_", "-"): {"metric": "cosine_spearman", "score": score, "revision": "1"}
+        for task, score in tasks.items()
+    }
+    return Scores("untrained" if seed is None else f"ablation-{order}", pooling, seed, recipe, "hash", found)
+
+
+CELLS = [
+    scores("all", None, STS17=0.2, SICK_R=0.4),
+    scores("fine_to_coarse", 0, STS17=0.5, SICK_R=0.7, SciFact=0.3),
+    scores("fine_to_coarse", 1, STS17=0.6, SICK_R=0.6),
+    scores("coarse_to_fine", 0, STS17=0.8, SICK_R=0.6),
+    scores("coarse_to_fine", 1, STS17=0.6, SICK_R=0.7),
+    scores("all", 0, STS17=0.9, SICK_R=0.9),
+    scores("level-2", 0, "mean", STS17=0.1, SICK_R=0.3),
+]
+
+
+def test_means_and_paired_differences() -> None:
+    table = summarise(CELLS)
+    assert table["mean_of"] == ["STS17", "SICK-R"], "SciFact is not common to all"
+    rows = {row["row"]: row for row in table["poolings"]["ata"]["rows"]}
+    assert list(rows) == ["ablation-coarse_to_fine", "ablation-fine_to_coarse", "ablation-all"], (
+        "paper's order"
+    )
+    best, last = rows["ablation-coarse_to_fine"], rows["ablation-fine_to_coarse"]
+    assert best["scores"]["STS17"]["mean"] == pytest.approx(70)
+    assert best["scores"]["mean"]["mean"] == pytest.approx((70 + 65) / 2)
+    assert best["difference"] is None
+    # By seed: 60 − 70 and 60 − 65.
+    assert last["difference"]["mean"] == pytest.approx(-7.5)
+    assert last["difference"]["half_width"] == pytest.approx(12.7062 * 2.5, rel=1e-5)
+    assert rows["ablation-all"]["difference"] == {
+        "mean": pytest.approx(20),
+        "half_width": None,
+        "seeds": 1,
+    }
+    assert table["poolings"]["ata"]["untrained"] == pytest.approx({"STS17": 20, "SICK-R": 40, "mean": 30})
+    assert table["poolings"]["mean"]["rows"][0]["difference"] is None, "no coarse_to_fine with this pooling"
+
+
+def test_the_markdown_shows_what_there_is() -> None:
+    lines = markdown(summarise(CELLS)).splitlines()
+    assert "model, its first 3 layers; 60 steps of 32 records." in lines
+    assert "| untrained |  |  | 20.00 | 40.00 |  | 30.00 |  |" in lines
+    assert "| all | not in it | 1 | 90.00 | 90.00 |  | 90.00 | +20.00 |" in lines
+    [last] = [line for line in lines if line.startswith("| fine_to_coarse | 7 | 2 |")]
+    assert "| 30.00 (1 of 2 seeds) |" in last
+    assert "| -7.50 ± 31.77 |" in last
+    assert lines.count("Too few orders to compare their ranking with the paper's.") == 2
+
+
+def test_the_ranking_is_held_against_the_papers() -> None:
+    in_its_order = [scores(order, 0, STS17=1 - place / 10) for order, place in PAPER.items()]
+    agreed = summarise(in_its_order)["poolings"]["ata"]["agreement"]
+    reverse = [scores(order, 0, STS17=place / 10) for order, place in PAPER.items()]
+    assert agreed["tau"] == pytest.approx(1)
+    assert agreed["items"] == 7
+    assert summarise(reverse)["poolings"]["ata"]["agreement"]["tau"] == pytest.approx(-1)
+    assert "over 7 orders: Kendall's τ = 1.00" in markdown(summarise(in_its_order))
+
+
+def test_cells_of_one_table_are_alike() -> None:
+    check_alike(CELLS)
+    other = scores("random", 0)
+    other.recipe["training"] = {"steps": 61, "global_batch": 32}
+    with pytest.raises(MghError, match=r"cannot share a table; differing: training.steps: 60 → 61"):
+        check_alike([*CELLS, other])
+
+
+def test_differences_are_named_by_their_path() -> None:
+    first, second = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": {"f": 1}}
+    assert differences(first, second) == ["a.c: 2 → 5", "d: 3 → None", "e: None → {'f': 1}"]

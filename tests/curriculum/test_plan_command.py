@@ -1,0 +1,104 @@
+"""`mgh-ds plan` prints what a run would train on, and exports exactly that."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mgh_ds.cli import main
+from mgh_ds.config import load_config
+from mgh_ds.curriculum import Plan, commands
+from mgh_ds.curriculum.balance import measure_balance
+from mgh_ds.curriculum.plan import EMPTY
+from mgh_ds.records.store import Store
+from mgh_ds.training.config import RunConfig
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    return ["--config", "configs/demo.yaml", "--folder", str(tmp_path), "--training.micro_batch", "4"]
+
+
+def command(arguments: list[str], *more: str) -> None:
+    main(["plan", *arguments, *more])
+
+
+def test_what_is_printed_is_the_plan(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    command(arguments, "--world-size", "4")
+    printed = capsys.readouterr().out
+    (store,) = (tmp_path / "demo" / "data").iterdir()
+    config = load_config(RunConfig, arguments)
+    plan = Plan(Store.open(store).index(), config.curriculum, **config.plan_arguments())
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
+    assert ["levels 2, 3", "8", "22", "360", "1.83", "0"] in rows
+    assert ["rank", "2 micro-batches a step on each of 4"] in rows
+    facts = {row[0]: row[1] for row in rows if len(row) == 2}
+    manifest_hash = facts["hash of the data"]
+    assert facts["hash of the plan"] == plan.fingerprint(manifest_hash)
+    balance = measure_balance(plan, plan, 4)
+    assert facts["heaviest rank / mean rank"].startswith(f"{balance.dealt.mean:.4f} ")
+
+
+def test_every_share_is_exported(arguments: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "shares.jsonl"
+    command(arguments, "--world-size", "4", "--export", str(file))
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    (path,) = (tmp_path / "demo" / "data").iterdir()
+    store = Store.open(path)
+    config = load_config(RunConfig, arguments)
+    plan = Plan(store.index(), config.curriculum, **config.plan_arguments())
+    assert [(line["step"], line["rank"]) for line in lines] == [
+        (step, rank) for step in range(plan.steps) for rank in range(4)
+    ]
+    assert any(len(line["ids"]) < 8 for line in lines), "no batch is short: nothing is left out here"
+    for line in lines:
+        assert list(line) == ["stage", "step", "rank", "ids"]
+        share = plan.share(line["step"], 4, line["rank"])
+        assert line["ids"] == store.ids(share[share != EMPTY])
+        assert line["stage"] == plan.stage(line["step"]).index
+
+
+def test_an_export_that_fails_leaves_the_old_file(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "shares.jsonl"
+    file.write_text("old")
+    whole, steps = commands.tqdm, []
+
+    def interrupted(of_steps: range, **options: object) -> object:
+        for step in whole(of_steps, **options):
+            steps.append(step)
+            if step == 3:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(commands, "tqdm", interrupted)
+    with pytest.raises(SystemExit):
+        command(arguments, "--world-size", "1", "--export", str(file))
+    assert steps == [0, 1, 2, 3]
+    assert file.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "shares.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "message"),
+    [("16", "training.micro_batch 2 would fit"), ("64", "use fewer ranks"), ("0", "must be 1 or more")],
+)
+def test_a_number_of_ranks_that_does_not_fit_is_refused(
+    arguments: list[str], world_size: str, message: str
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        command(arguments, "--world-size", world_size)
+
+
+def test_keys_of_the_recipe_may_be_overridden_and_others_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(arguments, "--world-size", "1", "--curriculum.order", "fine_to_coarse")
+    printed = capsys.readouterr().out
+    assert printed.index("level 4") < printed.index("levels 2, 3") < printed.index("level 1")
+    with pytest.raises(SystemExit, match="did you mean"):
+        command(arguments, "--world-size", "1", "--curriculum.ordr", "all")
