@@ -16,7 +16,7 @@ export DS_ACCELERATOR := cpu
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo vllm synth-demo test test-system gpu bench tune chip lint format lock clean
+.PHONY: demo vllm synth-demo test test-system test-long gpu bench tune chip lint format lock clean
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
@@ -32,6 +32,9 @@ test: $(READY)  ## the test suite
 
 test-system: $(VLLM)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system
+
+test-long: $(READY)  ## the random tests at length: 10,000 plans for each promise, 50 kills
+	MGH_DS_LONG=1 python -m pytest tests/curriculum tests/training/test_faults.py --timeout 7200
 
 gpu: chip $(READY) $(PEERS)  ## on an NVIDIA GPU: the tests of kernels and model, then every measurement
 	python -m pytest tests/kernels tests/model -m "not system"

@@ -12,12 +12,6 @@ os.environ |= {
 }
 
 import torch
-from hypothesis import settings
-
-# Properties are tried on 500 cases each; HYPOTHESIS_PROFILE=long, or --hypothesis-profile=long, tries 10,000.
-settings.register_profile("ci", max_examples=500, deadline=None)
-settings.register_profile("long", max_examples=10_000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be known before Triton is imported.
 if not torch.cuda.is_available():

@@ -212,6 +212,8 @@ def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
         elif kind == "checkpoint":
             checkpoint = _check(where, Checkpoint, row)
             checkpoints[checkpoint.step] = checkpoint
+        elif kind == "skipped":
+            notes.append(f"Step {row.get('step')} was skipped: {row.get('reason')}.")
         elif isinstance(kind, str):
             unknown.add(kind)
         else:

@@ -167,6 +167,7 @@ class Trainer:
             del config[name]
         for name in FREE_TRAINING_KEYS:
             del config["training"][name]
+        del config["training"]["loss"]["gather"]  # how embeddings travel, not what is computed
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
         return {"config": config, "plan": self.plan.fingerprint(self.store.manifest_hash)}

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from mgh_ds.curriculum.mixing import mix64
 from mgh_ds.curriculum.ordering import order_by
+from tests.effort import PLANS
 
 columns = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**40)), max_size=200)
 
 
+@PLANS
 @given(columns)
 def test_packed_keys_sort_as_two_keys_do(rows: list[tuple[int, int]]) -> None:
     group, value = np.array(rows, dtype=np.int64).reshape(-1, 2).T
@@ -17,6 +19,7 @@ def test_packed_keys_sort_as_two_keys_do(rows: list[tuple[int, int]]) -> None:
     np.testing.assert_array_equal(order_by(group, value), expected)
 
 
+@PLANS
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=200))
 def test_values_too_wide_to_fit_are_sorted_by_their_highest_bits(values: list[int]) -> None:
     wide = np.array(values, dtype=np.uint64)

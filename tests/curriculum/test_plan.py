@@ -17,6 +17,7 @@ from mgh_ds.curriculum import CurriculumConfig, Plan, Stage
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.errors import MghError
 from mgh_ds.records.store import MANIFEST, Store, StoreIndex, StoreWriter
+from tests.effort import PLANS
 from tests.records.examples import make_records
 
 ORDERS = ["coarse_to_fine", "fine_to_coarse", "random", "level-1", "level-4", "all"]
@@ -122,6 +123,7 @@ def ledger(plan: Plan, step: int, world_size: int) -> dict[int, tuple[int, ...]]
     return found
 
 
+@PLANS
 @given(plans)
 def test_every_record_of_a_source_occurs_exactly_once_in_its_epoch(plan: Plan) -> None:
     for (stage_index, source, _), batches in epochs(plan).items():
@@ -134,6 +136,7 @@ def test_every_record_of_a_source_occurs_exactly_once_in_its_epoch(plan: Plan) -
         assert (len(rows) == len(expected)) == whole
 
 
+@PLANS
 @given(plans)
 def test_full_homogeneous_batches_hold_one_task(plan: Plan) -> None:
     for (stage_index, source, _), batches in epochs(plan).items():
@@ -149,6 +152,7 @@ def test_full_homogeneous_batches_hold_one_task(plan: Plan) -> None:
         assert (pure >= tasks // plan.global_batch).all()
 
 
+@PLANS
 @given(plans)
 def test_the_share_of_ungraded_batches_is_exact_over_every_stage(plan: Plan) -> None:
     given = plan.config.ungraded_share
@@ -165,6 +169,7 @@ def test_the_share_of_ungraded_batches_is_exact_over_every_stage(plan: Plan) -> 
                 assert ungraded == int((done + 1) * Fraction(str(given)))
 
 
+@PLANS
 @given(plans, numbers, st.integers(1, 16))
 def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int, world_size: int) -> None:
     step = number % plan.steps
@@ -175,6 +180,7 @@ def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int
     assert sorted(row for rows in dealt.values() for row in rows) == sorted(plan.batch(step).tolist())
 
 
+@PLANS
 @given(plans, numbers, st.integers(1, 16))
 def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
     plan: Plan, number: int, world_size: int
@@ -189,6 +195,7 @@ def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
             assert {plan.pool_of(number) for number in mine[mine != EMPTY]} <= {rank % plan.pools}
 
 
+@PLANS
 @given(plans, numbers, st.integers(1, 16))
 def test_ranks_differ_by_at_most_the_longest_record_minus_the_shortest(
     plan: Plan, number: int, world_size: int
@@ -205,6 +212,7 @@ def test_ranks_differ_by_at_most_the_longest_record_minus_the_shortest(
     assert pools.max() - pools.min() <= bound
 
 
+@PLANS
 @given(arguments(), st.lists(st.tuples(numbers, st.integers(1, 8)), min_size=1, max_size=4))
 def test_calls_in_any_order_agree(made_from: Any, calls: list[tuple[int, int]]) -> None:
     busy = make_plan(made_from)
@@ -216,6 +224,7 @@ def test_calls_in_any_order_agree(made_from: Any, calls: list[tuple[int, int]]) 
         assert busy.epoch(step) == fresh.epoch(step)
 
 
+@PLANS
 @given(arguments(), st.lists(st.integers(0, 24), max_size=3), st.permutations([16, 8, 4, 1]))
 def test_a_run_in_pieces_on_other_numbers_of_ranks_is_the_uninterrupted_run(
     made_from: Any, stops: list[int], world_sizes: list[int]
@@ -239,7 +248,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(PLANS, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_one_changed_byte_of_the_manifest_changes_the_hash_of_the_plan(store: Store, data: Any) -> None:
     """Or it is refused; whitespace alone is no content."""

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from mgh_ds.curriculum import CurriculumConfig, make_stages
 from mgh_ds.errors import MghError
+from tests.effort import PLANS
 
 
+@PLANS
 @given(
     st.integers(3, 5000), st.sampled_from(["coarse_to_fine", "fine_to_coarse", "random", "level-2", "all"])
 )
@@ -41,6 +43,7 @@ def test_all_brings_one_negative_a_level_and_random_one_of_them() -> None:
     assert make_stages(CurriculumConfig(order="random"), 5)[0].negatives == 1
 
 
+@PLANS
 @given(st.integers(1, 300), st.integers(0, 1000))
 def test_ungraded_batches_keep_their_share_over_any_number_of_steps(steps: int, share: int) -> None:
     config = CurriculumConfig(order="all", ungraded_share=share / 1000)

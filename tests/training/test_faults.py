@@ -17,15 +17,13 @@ from mgh_ds import files
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.run_folder import RunFolder
+from tests.effort import KILLS
 from tests.ranks import Ranks, run_ranks, start_ranks
 from tests.training import run_worker
 from tests.training.run_worker import PHASES, Fault
 from tests.training.test_resume import assert_equal_runs, ledger, losses
 
 Make = Callable[..., RunConfig]
-
-KILLS = int(os.environ.get("MGH_DS_KILLS", "10"))  # random kill points; the long profile has 50
-
 
 def named(config: RunConfig, name: str) -> RunConfig:
     return dataclasses.replace(config, name=name)
