@@ -58,7 +58,8 @@ class TrainingConfig:
         steps: optimiser steps.
         global_batch: records a step and size of the pool of negatives, whatever the number of ranks.
         micro_batch: records a forward pass, the knob for memory. It does not change the gradient but for the
-            dropout masks, which are drawn for each micro-batch, and for who shares a pool if there are several.
+            dropout masks, which are drawn for each micro-batch, and for who shares a pool where there are
+            several.
         pools: the global batch is cut into so many pools of negatives; a query meets its own pool's documents
             alone. 1 makes the whole global batch the pool; more save memory and communication.
         learning_rate: peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0.

@@ -27,6 +27,11 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [{key: entry[key] for key in kept} for entry in entries if entry["kind"] == "step"]
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The complete ones."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
 def assert_same(run: Path, reference: Path) -> None:
     """The same records in the same order, the same losses and the same model, bit for bit."""
     assert [entry["step"] for entry in steps(run)] == list(range(1, STEPS + 1))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.system import ssh_servers
 from tests.system.machines import Machines, training_environment, wait_until
-from tests.system.runs import CONFIG, SETTINGS, STEPS, assert_same, run_in, steps
+from tests.system.runs import CONFIG, SETTINGS, STEPS, assert_same, checkpoints, run_in, steps
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -63,7 +63,7 @@ def test_a_cut_cable_ends_the_run_with_the_name_of_the_silent_rank(
     connected: Machines, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = Run(connected, tmp_path, "--training.silence_limit_s", str(LIMIT))
-    run.reach(lambda: len(steps(run_in(tmp_path))) >= 3)
+    run.reach(lambda: checkpoints(run_in(tmp_path)))
     silent = connected.nodes[1]
     connected.cut(silent)
     cut = time.monotonic()

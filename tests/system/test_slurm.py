@@ -10,7 +10,7 @@ import pytest
 
 from tests.evaluation.conftest import PAIRS, write_jsonl
 from tests.system.machines import Machine, Machines
-from tests.system.runs import CONFIG, SETTINGS, STEPS, assert_same, run_in, steps
+from tests.system.runs import CONFIG, SETTINGS, STEPS, assert_same, checkpoints, run_in, steps
 from tests.system.slurm_cluster import Job, SlurmCluster
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -82,12 +82,13 @@ def test_a_run_that_lost_a_rank_starts_again(
     cluster: SlurmCluster, undisturbed: Path, tmp_path: Path
 ) -> None:
     job = train(cluster, tmp_path, "--training.silence_limit_s", "20")
-    in_the_middle(job, tmp_path)
+    job.reach(lambda: checkpoints(run_in(tmp_path)))
     os.kill(ranks_on(cluster.machines.nodes[1])["1"], signal.SIGKILL)
     facts = job.wait()
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), job.said()
     assert "rank 1 (node2" in job.log()
     assert "requeued after code 137" in job.log()
+    assert "going on from" in job.log()
     assert_same(run_in(tmp_path), undisturbed)
 
 

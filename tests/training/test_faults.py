@@ -25,6 +25,7 @@ from tests.training.test_resume import assert_equal_runs, ledger, losses
 
 Make = Callable[..., RunConfig]
 
+
 def named(config: RunConfig, name: str) -> RunConfig:
     return dataclasses.replace(config, name=name)
 
