@@ -87,4 +87,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except (MghError, OSError) as error:
-        sys.exit(f"error: {error}" if int(os.environ.get("RANK", "0")) == 0 else ExitCode.MEND)
+        own = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        sys.exit(f"error: {error}" if own == "0" else ExitCode.MEND)

@@ -12,9 +12,12 @@ from sentence_transformers import SentenceTransformer
 
 from mgh_ds import Encoder
 from mgh_ds.cli import main as cli
+from mgh_ds.training.distributed import free_port
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SAMPLE = Path("mgh_ds/records/sample")
+DEEPSPEED = ["deepspeed", "--num_accelerators", "2"]
+TRAIN = ["launch/train.py", "--config", "configs/tiny-mistral.yaml"]
 
 
 def start(*command: str) -> subprocess.CompletedProcess[str]:
@@ -27,8 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     held_out = folder / "held_out.jsonl"
     held_out.write_text("".join((SAMPLE / "held_out.jsonl").open(encoding="utf-8").readlines()[::7]))
-    command = "deepspeed --num_accelerators 2 launch/train.py --config configs/tiny-mistral.yaml"
-    finished = start(*command.split(), "--folder", str(folder), "--data.held_out", str(held_out))
+    command = [*DEEPSPEED, "--master_port", str(free_port()), *TRAIN]
+    finished = start(*command, "--folder", str(folder), "--data.held_out", str(held_out))
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "positive above negatives of level 4" in finished.stdout
     assert f"report: {folder / 'tiny-mistral' / 'report.html'}" in finished.stdout
@@ -112,9 +115,7 @@ def test_synthetic_records_are_trained_on_as_they_are(tmp_path: Path) -> None:
     cli(["synth", "run", str(plan), "--all"])
     cli(["synth", "merge", str(plan)])
     cli(["data", "validate", str(plan / "merged")])
-    command = (
-        "deepspeed --num_accelerators 2 launch/train.py --config configs/tiny-mistral.yaml --training.steps 3"
-    )
+    command = [*DEEPSPEED, "--master_port", str(free_port()), *TRAIN, "--training.steps", "3"]
     data = [
         "--data.train",
         f"[{plan / 'merged'}]",
@@ -123,7 +124,7 @@ def test_synthetic_records_are_trained_on_as_they_are(tmp_path: Path) -> None:
         "--folder",
         str(tmp_path / "runs"),
     ]
-    finished = start(*command.split(), *data)
+    finished = start(*command, *data)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     metrics = (tmp_path / "runs" / "tiny-mistral" / "metrics.jsonl").read_text().splitlines()
     steps = [entry for entry in map(json.loads, metrics) if entry["kind"] == "step"]

@@ -38,8 +38,9 @@ def process_group() -> Iterator[None]:
     from deepspeed.accelerator import get_accelerator
 
     if get_accelerator().device_name() == "cpu":
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+        if "OMP_NUM_THREADS" not in os.environ:
+            ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
         # DeepSpeed would compile a shared-memory all-reduce on the spot, which needs a C++ compiler; gloo
         # needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -152,7 +152,7 @@ def wait_until(
 def training_environment() -> dict[str, str]:
     """For ranks on CPUs, which have one thread each wherever they run: else sums might differ in their last
     bits."""
-    one_thread = {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(os.cpu_count())}
+    one_thread = {"OMP_NUM_THREADS": "1"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     more = {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "PATH": path, "MGH_DS_PYTHON": sys.executable}
     return os.environ | one_thread | more
