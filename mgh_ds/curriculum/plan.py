@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.curriculum.dealing import deal, make_micro_batches
@@ -126,8 +127,9 @@ class Plan:
         Characters of query, positive and the longest negative of each level of the stage, each text cut at
         `max_chars`: a stand-in for tokens that needs no tokenizer.
         """
-        found = self._lengths(self.stage(step).index)[rows].astype(np.int64)
-        return np.where(rows == EMPTY, 0, found)
+        found = np.take(self._lengths(self.stage(step).index), rows).astype(np.int64)
+        found[rows == EMPTY] = 0
+        return found
 
     def micro_batches(self, step: int, world_size: int, rank: int) -> np.ndarray:
         """The numbers of the micro-batches of this rank's share of the step, int64 [k], the heaviest first.
@@ -258,6 +260,5 @@ def _any_of(level_counts: np.ndarray, levels: Sequence[int]) -> np.ndarray:
 
 
 def _numbered(hashes: np.ndarray) -> np.ndarray:
-    """The number of each hash among the distinct ones in ascending order, int32 [n]."""
-    distinct = np.unique(hashes)
-    return np.searchsorted(distinct, hashes).astype(np.int32)
+    """The number of each hash among the distinct ones, in the order of their first appearance, int32 [n]."""
+    return pa.array(hashes).dictionary_encode().indices.to_numpy()
