@@ -38,7 +38,7 @@ from mgh_ds.training.watchdog import Watchdog
 def main(arguments: list[str]) -> ExitCode:
     config = load_config(RunConfig, [word for word in arguments if not word.startswith("--local_rank")])
     folder = RunFolder(config.path)
-    with process_group(), Watchdog(config.training.silence_limit_s), StopRequest() as stop:
+    with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
         trainer = Trainer(config, folder)
         on_main(lambda: score(trainer, "before"))
         if not trainer.train(stop):

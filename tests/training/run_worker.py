@@ -54,7 +54,7 @@ class Fault:
 def train(config: RunConfig, *faults: Fault) -> int:
     """Trains to the end, or as far as the faults let it; returns launch/train.py's exit code."""
     folder = RunFolder(config.path)
-    with process_group(), Watchdog(config.training.silence_limit_s), StopRequest() as stop:
+    with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
         torch.set_num_threads(1)
         run = trainer.Trainer(config, folder)
         for fault in faults:
@@ -106,12 +106,12 @@ def save_first_gradient(config: RunConfig, out: Path) -> None:
 
 def _install(fault: Fault, run: trainer.Trainer) -> None:
     """Wraps what the phase calls, so that the fault strikes in its middle."""
-    current = {"step": -1}
+    current = {"step": 0}
 
     def strike() -> None:
         if current["step"] >= fault.step:
             number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}[fault.action]
-            current["step"] = -1  # once
+            current["step"] = -1  # not again in this step
             os.kill(os.getpid(), number)
 
     def note_step(owner: Any, name: str) -> None:
