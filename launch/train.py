@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> ExitCode:
         if not trainer.train(stop):
             return ExitCode.STOPPED
         on_main(lambda: score(trainer, "after"))
+        if trainer.asked_to_stop(stop):
+            return ExitCode.STOPPED
         on_main(lambda: finish(trainer))
         return ExitCode.FINISHED
 

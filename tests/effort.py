@@ -6,5 +6,5 @@ import os
 from hypothesis import settings
 
 LONG = os.environ.get("MGH_DS_LONG") == "1"
-KILLS = 50 if LONG else 10  # random moments at which a rank is killed
+KILLS = 50 if LONG else 12  # random moments at which a rank is killed
 PLANS = settings(max_examples=10_000 if LONG else 500, deadline=None)  # random plans for each promise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import rich
-from rich.table import Column, Table
+from rich.table import Table
 from tqdm import tqdm
 
 from mgh_ds import files
@@ -44,7 +44,10 @@ def plan_command(
     unsorted = Plan(index, replace(config, length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
     rich.print(stage_table(plan))
-    rich.print(facts_table(plan, world_size, balance, cost, records.manifest_hash))
+    rich.print(facts_table(plan, world_size, balance, cost))
+    # Not in the table, which folds them where a window is narrow.
+    print(f"hash of the data: {records.manifest_hash}")
+    print(f"hash of the plan: {plan.fingerprint(records.manifest_hash)}")
     if export:
         export_shares(plan, records, world_size, export)
         print(f"shares: {export}")
@@ -65,10 +68,10 @@ def stage_table(plan: Plan) -> Table:
     return table
 
 
-def facts_table(plan: Plan, world_size: int, balance: Balance, cost: Cost, manifest_hash: str) -> Table:
+def facts_table(plan: Plan, world_size: int, balance: Balance, cost: Cost) -> Table:
     """Everything else, a fact a row."""
     each = len(plan.micro_batches(0, world_size, 0))
-    table = Table("", Column(overflow="fold"), show_header=False)
+    table = Table(show_header=False)
     facts = {
         "batch": f"{plan.global_batch:,} records in {plan.count:,} micro-batches of {plan.micro_batch:,}, "
         f"pools of negatives: {plan.pools:,}",
@@ -79,8 +82,6 @@ def facts_table(plan: Plan, world_size: int, balance: Balance, cost: Cost, manif
         f"({balance.padding_unsorted:.1%} without length_window)",
         "plan": f"{cost.seconds:.2f} s, {cost.bytes / 1e6:,.1f} MB at most",
         "share": f"{balance.share_ms:.2f} ms",
-        "hash of the data": manifest_hash,
-        "hash of the plan": plan.fingerprint(manifest_hash),
     }
     for name, fact in facts.items():
         table.add_row(name, fact)

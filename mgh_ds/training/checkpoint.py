@@ -12,6 +12,7 @@ the disk and makes it visible by one rename.
 
 import hashlib
 import json
+import queue
 import shutil
 import threading
 import time
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mgh_ds import files
@@ -56,7 +56,7 @@ class CheckpointWriter:
     def __init__(self, folder: Path, keep: int, before_commit: Callable[[], None]) -> None:
         self.folder, self.keep, self.before_commit = folder, keep, before_commit
         self._thread: threading.Thread | None = None
-        self._written: Written | None = None
+        self._written: queue.SimpleQueue[Written] = queue.SimpleQueue()
         self.problem: str | None = None  # why the last one could not be written
 
     def begin(self, state: TrainingState, step: int, identity: dict[str, Any]) -> None:
@@ -72,10 +72,9 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
 
-    def take_written(self) -> Written | None:
-        """The checkpoint that has become visible since the last call."""
-        written, self._written = self._written, None
-        return written
+    def take_written(self) -> list[Written]:
+        """The checkpoints that have become visible since the last call."""
+        return [self._written.get() for _ in range(self._written.qsize())]
 
     def _write(self, state: TrainingState, details: Manifest) -> None:
         begin = time.perf_counter()
@@ -89,18 +88,19 @@ class CheckpointWriter:
                 size = sum((folder / name).stat().st_size for name in digests)
                 manifest = details | {"files": digests}
                 files.write_json(folder / MANIFEST, manifest | {"sha256": _digest(manifest)})
-            self._remove_others(details["step"])
-        except (OSError, SafetensorError, MghError) as error:
+        except Exception as error:  # nobody else would see what ends a thread
             self.problem = f"checkpoint {path} could not be written: {error}; those before it are untouched"
             return
-        self._written = Written(details["step"], size, time.perf_counter() - begin)
+        self._written.put(Written(details["step"], size, time.perf_counter() - begin))
+        self._remove_others(details["step"])
 
     def _remove_others(self, step: int) -> None:
         """Keeps the newest; those of a later step are damaged ones that the run had to go back behind."""
-        older = [path for path in sorted(self.folder.glob("step-*")) if _step(path) <= step]
-        later = [path for path in self.folder.glob("step-*") if _step(path) > step]
-        for path in [*older[: -self.keep], *later]:
-            shutil.rmtree(path)
+        found = checkpoints(self.folder)
+        older = [number for number in found if number <= step]
+        for number, path in found.items():
+            if number > step or number in older[: -self.keep]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -109,14 +109,29 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Step → folder, in the order of the steps."""
+    found = {int(path.name[5:]): path for path in folder.glob("step-*") if path.name[5:].isdecimal()}
+    return dict(sorted(found.items()))
+
+
 def newest(folder: Path) -> tuple[Path, Manifest] | None:
-    """The newest complete checkpoint and its manifest; one whose files do not match their checksums is passed
-    over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    """The newest complete checkpoint and its manifest, or None if there is no checkpoint; one whose files do
+    not match their checksums is passed over.
+
+    Raises MghError if there are checkpoints and all are damaged: to begin anew is the user's to decide.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found.values()):
         manifest = _intact(path)
         if manifest is not None:
             return path, manifest
         print(f"{path} is damaged and was passed over")
+    if found:
+        raise MghError(
+            f"none of the {len(found)} checkpoints in {folder} can be read: restore one from a backup, or "
+            "remove them to train from the start"
+        )
     return None
 
 
@@ -129,7 +144,10 @@ def load(path: Path, manifest: Manifest) -> TrainingState:
 
 def check(path: Path, manifest: Manifest, identity: dict[str, Any], accepted: Sequence[str] = ()) -> None:
     """Raises MghError, naming what differs, when the checkpoint was made from another recipe or other data,
-    but for the keys that are `accepted` by name."""
+    but for the keys that are `accepted` by name; or when an accepted name is no key."""
+    unknown = [key for key in accepted if key not in _keys(identity) | _keys(manifest["identity"])]
+    if unknown:
+        raise MghError(f"accept_changes: {unknown[0]} is no key that a checkpoint and its run have in common")
     differing = differences(manifest["identity"], identity)
     refused = {key: change for key, change in differing.items() if key not in accepted}
     if refused:
@@ -158,14 +176,16 @@ def _intact(path: Path) -> Manifest | None:
         if manifest.pop("sha256") != _digest(manifest):
             return None
         whole = all(files.sha256(path / name) == digest for name, digest in manifest["files"].items())
-    except (MghError, OSError, AttributeError, TypeError, KeyError):
-        return None
+    except (MghError, FileNotFoundError, AttributeError, TypeError, KeyError):
+        return None  # other errors of the disk may pass, and are none of the checkpoint's
     return manifest if whole else None
+
+
+def _keys(nested: Any, key: str = "") -> set[str]:
+    if not isinstance(nested, dict):
+        return {key}
+    return {key}.union(*(_keys(value, f"{key}.{name}" if key else name) for name, value in nested.items()))
 
 
 def _digest(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,8 +19,10 @@ from mgh_ds.training.slurm import rank_variables
 
 Result = TypeVar("Result")
 
-# Ranks wait for rank 0 while it scores and exports; nothing else may take as long.
+# Ranks wait for rank 0 while it scores and exports; nothing else may take as long, and finding each other at
+# the start must not.
 TIMEOUT = timedelta(hours=2)
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 @contextlib.contextmanager
@@ -47,9 +50,12 @@ def process_group() -> Iterator[None]:
     else:
         place, devices = int(os.environ["LOCAL_RANK"]), get_accelerator().device_count()
         if place >= devices:
-            raise MghError(f"rank {place} of this machine has no GPU: it has {devices}; start as many ranks")
+            # The other ranks, rank 0 among them, cannot be told yet.
+            sys.exit(f"error: rank {place} of this machine has no GPU: it has {devices}; start as many ranks")
         get_accelerator().set_device(place)
-    deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), timeout=TIMEOUT)
+    backend = get_accelerator().communication_backend_name()
+    deepspeed.init_distributed(dist_backend=backend, timeout=RENDEZVOUS_TIMEOUT)
+    dist.distributed_c10d._set_pg_timeout(TIMEOUT)
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """What a run leaves behind: its configuration, metrics and figures, in the files that resuming and the report
 read."""
 
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,7 @@ from typing import Any
 
 from mgh_ds import files
 from mgh_ds.config import dump_config
+from mgh_ds.errors import MghError
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.json_lines import JsonLines
 
@@ -26,9 +28,23 @@ class RunFolder:
         self.export = path / "export"
         self.store_cache = path / "data"
 
-    def start(self, config: RunConfig) -> None:
-        """Writes the resolved configuration."""
+    def hold(self) -> None:
+        """Keeps the folder to this process until it ends. Raises MghError if another one is at work in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MghError(
+                f"another job is training in {self.path}: wait for it, end it, or choose another --name"
+            ) from None
+
+    def start(self, config: RunConfig, step: int) -> None:
+        """Writes the resolved configuration, and forgets what was logged after `step`: those steps are about
+        to be trained again."""
         files.write_text(self.path / "config.yaml", dump_config(config))
+        self.metrics.rewind(step)
+        self.ledger.rewind(step)
 
     def evaluation(self, label: str) -> Path:
         return self.path / "evaluation" / f"{label}.json"
@@ -37,11 +53,6 @@ class RunFolder:
         """The token weights kept so far."""
         path = self.path / "anchors.json"
         return files.read_json(path) if path.exists() else []
-
-    def rewind(self, step: int) -> None:
-        """Forgets what was logged after `step`: those steps are about to be trained again."""
-        self.metrics.rewind(step)
-        self.ledger.rewind(step)
 
     def sync(self) -> None:
         """Flushes what was logged to the disk."""

@@ -5,11 +5,13 @@ when only adapters train (12 bytes a trained weight: 0.5 GB for rank 16 on a 7B 
 them whole, and any number of ranks can go on from it.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mgh_ds.errors import MghError
 from mgh_ds.training.distributed import is_main
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -41,9 +43,18 @@ def collect(engine: Any) -> TrainingState | None:
 
 
 def restore(engine: Any, state: TrainingState, step: int) -> None:
-    """Puts the engine where it was after `step` steps; every rank brings the same state."""
+    """Puts the engine where it was after `step` steps; every rank brings the same state.
+
+    Raises MghError when the weights are not those that this model trains.
+    """
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
+    shapes = {name: parameter.shape for name, parameter in trainable(engine.module).items()}
+    if {name: weight.shape for name, weight in state.weights.items()} != shapes:
+        raise MghError(
+            "the checkpoint's weights do not fit this model: another backbone or other adapters cannot go on "
+            "from it. Choose another --name"
+        )
     _make_moments(engine, state.updates)
     for name, parameter in trainable(engine.module).items():
         weight = state.weights[name].to(parameter.device)
@@ -53,7 +64,9 @@ def restore(engine: Any, state: TrainingState, step: int) -> None:
             moment = state.moments[f"{key}/{name}"].to(parameter.device)
             safe_set_full_optimizer_state(parameter, moment, key)
     engine.lr_scheduler.last_epoch = step - 1  # the rate is a function of the step alone
-    engine.lr_scheduler.step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step")  # before the optimiser's: on purpose
+        engine.lr_scheduler.step()
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

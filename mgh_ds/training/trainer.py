@@ -46,12 +46,14 @@ class Trainer:
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
+        on_main(folder.hold)
         training = config.training
         self.store = Mixture([self._open(path) for path in config.data.train])
         self.held_out = self._open(config.data.held_out) if config.data.held_out else None
         self.plan = Plan(self.store.index(), config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
         self.plan.share(0, world_size(), rank())
+        self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
@@ -59,7 +61,6 @@ class Trainer:
         self.engine = make_engine(self.model, config.model, training)
         self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, folder.sync)
         self._copy_seconds: dict[int, float] = {}
-        on_main(lambda: folder.start(config))
 
     def train(self, stop: StopRequest) -> bool:
         """Trains from the newest checkpoint, or from the start, to the last step, or until a rank is asked to
@@ -69,14 +70,13 @@ class Trainer:
             print("\n".join(self.describe_plan()))
         started = datetime.now(UTC)
         bad = BadSteps(self.config.training.bad_steps_limit, self.folder)
-        shards = shards_folder(self.config.data.shards, self.folder.path)
         with (
-            Feed(self.store, self.plan, self.tokenizer, folder=shards, first_step=step) as feed,
+            Feed(self.store, self.plan, self.tokenizer, folder=self.shards, first_step=step) as feed,
             tqdm(
                 total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
             ) as bar,
         ):
-            while step < self.plan.steps and not self._asked_to_stop(stop):
+            while step < self.plan.steps and not self.asked_to_stop(stop):
                 line = self._step(step, feed, bad)
                 step += 1
                 bar.update()
@@ -88,8 +88,7 @@ class Trainer:
         if saved < step:
             self._save(step)
         self.writer.wait()
-        self._asked_to_stop(stop)  # says so if the last checkpoint could not be written
-        if step < self.plan.steps:
+        if self.asked_to_stop(stop) or step < self.plan.steps:
             if is_main():
                 print(f"stopped as asked: {step} of {self.plan.steps} steps are done and saved")
             return False
@@ -123,9 +122,9 @@ class Trainer:
             self.folder.metrics.append(entry)
         return f"{stage.name}, loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s"
 
-    def _asked_to_stop(self, stop: StopRequest) -> bool:
+    def asked_to_stop(self, stop: StopRequest) -> bool:
         """Whether any rank was; raises MghError on all of them when a checkpoint could not be written."""
-        if (written := self.writer.take_written()) is not None:
+        for written in self.writer.take_written():
             copy_seconds = self._copy_seconds.pop(written.step)
             entry = {"kind": "checkpoint", **dataclasses.asdict(written), "copy_seconds": copy_seconds}
             self.folder.metrics.append(entry)
@@ -178,7 +177,7 @@ class Trainer:
             path, manifest = self.checkpoint
             step = int(manifest["step"])
             restore(self.engine, checkpoint.load(path, manifest), step)
-        on_main(lambda: self.folder.rewind(step))
+        on_main(lambda: self.folder.start(self.config, step))
         if self.checkpoint and is_main():
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
         return step
@@ -188,8 +187,8 @@ class Trainer:
         begin = time.perf_counter()
         state = collect(self.engine)
         if state is not None:
-            self.writer.begin(state, step, self._identity())
             self._copy_seconds[step] = time.perf_counter() - begin
+            self.writer.begin(state, step, self._identity())
 
     def _write_summary(self, started: datetime) -> None:
         steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]

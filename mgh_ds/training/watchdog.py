@@ -4,9 +4,10 @@ A collective waits for every rank, so one that was killed, stopped or cut off wo
 group's time-out, hours later. Each rank therefore counts up a heartbeat in the key-value store that the
 launcher's rendezvous has left on rank 0. Rank 0 watches every heartbeat, the others watch rank 0's, and
 whoever sees none for the limit says so and ends its process; nothing is lost, since checkpoints are complete
-or invisible.
+or invisible. A rank that fails alone leaves its reason in the store, and the others end with it at once.
 """
 
+import json
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from typing import NoReturn, Self
 
 import torch.distributed as dist
 
+from mgh_ds.errors import MghError
 from mgh_ds.training.distributed import barrier, rank, world_size
 from mgh_ds.training.exits import ExitCode
 
@@ -60,7 +62,7 @@ class Watchdog:
         self._interval_s = min(5.0, limit_s / 8)
         self._watched = range(world_size()) if rank() == 0 else range(1)
         self._beats: Beats = dict.fromkeys(self._watched, b"")
-        self._verdict: str | None = None
+        self._verdict: tuple[ExitCode, str] | None = None
         self._launcher = _deepspeed_launcher()
         self._stopping = threading.Event()
         # Two threads, since one that asks a frozen rank 0 hangs as the collectives do.
@@ -70,6 +72,7 @@ class Watchdog:
     def __enter__(self) -> Self:
         self._store = _connect()
         self._store.set(f"name/{rank()}", f"{socket.gethostname()}, process {os.getpid()}")
+        self._store.set(f"beat/{rank()}", "0")
         barrier()
         self._name_of_main = self._name(0)
         self._talking.start()
@@ -79,14 +82,36 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and _is_lost_connection(error):
-            # The survivors of a lost rank get here at once: what is missing is its name.
-            time.sleep(self.limit_s + 4 * self._interval_s)
-            _leave(f"the connection to another rank was lost: {error}")
         if error is None:
             barrier()  # rank 0 must not take its store away while others look into it
+        elif _is_lost_connection(error):
+            # The survivors of a lost rank get here at once: what is missing is its name, or its reason.
+            time.sleep(self.limit_s + 4 * self._interval_s)
+            first = str(error).splitlines()[0]
+            _leave(ExitCode.RANK_LOST, f"the connection to another rank was lost: {first}")
+        else:
+            self._tell(error)
         self._stopping.set()
         self._watching.join()
+
+    def _tell(self, error: BaseException) -> None:
+        """Ends the other ranks with this one's error, unless all of them have come to it."""
+        try:
+            self._store.add("failed", 1)
+            until = time.monotonic() + 3 * self._interval_s
+            while self._store.add("failed", 0) < world_size():
+                if time.monotonic() > until:
+                    reason = f"{type(error).__name__}: {error}" if not isinstance(error, MghError) else error
+                    self._announce(ExitCode.MEND, f"rank {rank()} ({self._name(rank())}): {reason}")
+                    return
+                time.sleep(0.05)
+        except RuntimeError:  # rank 0 has ended meanwhile, and its store with it
+            return
+
+    def _announce(self, code: ExitCode, reason: str) -> None:
+        self._store.set("verdict", json.dumps([code, reason]))
+        if rank() == 0:
+            time.sleep(3 * self._interval_s)  # the others look for it once an interval
 
     def _talk(self) -> None:
         """Tells the store that this rank lives, and asks it who else does."""
@@ -97,9 +122,9 @@ class Watchdog:
             try:
                 self._store.set(f"beat/{rank()}", str(beat))
                 if self._store.check(["verdict"]):
-                    self._verdict = self._store.get("verdict").decode()
-                if self._store.check(keys):
-                    self._beats = dict(zip(self._watched, self._store.multi_get(keys), strict=True))
+                    code, reason = json.loads(self._store.get("verdict"))
+                    self._verdict = ExitCode(code), reason
+                self._beats = dict(zip(self._watched, self._store.multi_get(keys), strict=True))
             except RuntimeError:  # nobody answers: rank 0's heartbeat stays as it was
                 continue
 
@@ -107,20 +132,19 @@ class Watchdog:
         silence = Silence(self.limit_s)
         while not self._stopping.wait(self._interval_s):
             if self._launcher is not None and os.getppid() != self._launcher:
-                _leave("the launcher is gone")
+                _leave(ExitCode.RANK_LOST, "the launcher is gone")
             if self._verdict is not None:
-                _leave(self._verdict)
+                _leave(*self._verdict, say=rank() == 0)
             lost = silence.longest(self._beats, time.monotonic())
             if lost is not None:
                 self._pronounce(*lost)
 
     def _pronounce(self, number: int, seconds: float) -> NoReturn:
         name = self._name(number) if rank() == 0 else self._name_of_main
-        verdict = f"rank {number} ({name}) has given no sign of life for {seconds:.0f} s"
+        reason = f"rank {number} ({name}) has given no sign of life for {seconds:.0f} s"
         if rank() == 0:
-            self._store.set("verdict", verdict)
-            time.sleep(3 * self._interval_s)  # the others look for it once an interval
-        _leave(verdict)
+            self._announce(ExitCode.RANK_LOST, reason)
+        _leave(ExitCode.RANK_LOST, reason)
 
     def _name(self, number: int) -> str:
         return str(self._store.get(f"name/{number}").decode())
@@ -132,10 +156,12 @@ def _connect() -> dist.Store:
     return dist.PrefixStore("watchdog", dist.TCPStore(address, port, is_master=False))
 
 
-def _leave(reason: str) -> NoReturn:
+def _leave(code: ExitCode, reason: str, *, say: bool = True) -> NoReturn:
     """Ends this process from any thread: the main one hangs in a collective that never returns."""
-    print(f"error: {reason}; start the same command again to go on", file=sys.stderr, flush=True)
-    os._exit(ExitCode.RANK_LOST)
+    advice = "; start the same command again to go on" if code == ExitCode.RANK_LOST else ""
+    if say:
+        print(f"error: {reason}{advice}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _is_lost_connection(error: BaseException) -> bool:

@@ -25,19 +25,9 @@ from mgh_ds.training.signals import StopRequest
 from mgh_ds.training.state import trainable
 from mgh_ds.training.watchdog import Watchdog
 
-PHASES = (
-    "load",
-    "shard",
-    "boundary",
-    "forward",
-    "gather",
-    "reduce",
-    "update",
-    "copy",
-    "write weights",
-    "write moments",
-    "commit",
-)
+RANK_PHASES = ("load", "shard", "boundary", "forward", "gather", "reduce", "update", "copy")
+WRITER_PHASES = ("write", "digest", "commit", "prune")  # of rank 0's thread: before each of these
+PHASES = RANK_PHASES + WRITER_PHASES
 
 
 @dataclass(frozen=True)
@@ -71,6 +61,26 @@ def train_expecting_error(config: RunConfig, *faults: Fault) -> None:
         print(f"rank {os.environ['RANK']}: MghError: {error}")
     else:
         raise AssertionError("the run should have been refused")
+
+
+def train_reporting_error(config: RunConfig) -> int:
+    """Trains as launch/train.py does: what a person can mend ends in one line."""
+    try:
+        return train(config)
+    except (MghError, OSError) as error:
+        print(f"error: {error}")
+        return ExitCode.MEND
+
+
+def train_failing_alone(config: RunConfig) -> int:
+    """Rank 1 alone meets an error, in the middle of a step."""
+
+    def fail(*_: Any) -> None:
+        raise MghError("the paper jams")
+
+    if int(os.environ["RANK"]) == 1:
+        step.embed = fail  # type: ignore[assignment]
+    return train_reporting_error(config)
 
 
 def train_with_poison(config: RunConfig, word: str) -> None:
@@ -138,9 +148,10 @@ def _install(fault: Fault, run: trainer.Trainer) -> None:
             "gather": (step, "pool_loss"),
             "update": (run.engine, "step"),
             "copy": (trainer, "collect"),
-            "write weights": (checkpoint, "save_file"),
-            "write moments": (checkpoint.files, "sha256"),
-            "commit": (checkpoint.files, "sync_folder"),
+            "write": (checkpoint, "save_file"),
+            "digest": (checkpoint.files, "sha256"),
+            "commit": (checkpoint.files, "sync_tree"),
+            "prune": (checkpoint.CheckpointWriter, "_remove_others"),
         }[fault.phase]
         _before(owner, name, strike)
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mgh_ds import files
+from mgh_ds.errors import MghError
 from mgh_ds.training import checkpoint
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
@@ -53,7 +54,7 @@ def test_killed_and_resumed_equals_never_killed(dtype: str, tiny_run: Make) -> N
     whole = dataclasses.replace(tiny_run(dtype=dtype), name="whole")
     killed = dataclasses.replace(tiny_run(dtype=dtype), name="killed")
     run_ranks(2, run_worker.train, whole)
-    codes, outputs = start_ranks(2, run_worker.train, killed, Fault("load", step=3), timeout=100)
+    codes, outputs = start_ranks(2, run_worker.train, killed, Fault("forward", step=3), timeout=100)
     assert codes[1] == -9, outputs
     assert [path.name for path in (killed.path / "checkpoints").iterdir()] == ["step-000002"]
 
@@ -109,12 +110,13 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
 
     accepted = json.loads(message.split("--accept_changes '")[1].split("'")[0])
     assert sorted(accepted) == ["config.data.manifest", "plan"]
+    assert "nonsense is no key" in refusal(dataclasses.replace(edited, accept_changes=["nonsense"]))
     run_ranks(1, run_worker.train, dataclasses.replace(edited, accept_changes=accepted))
 
 
 def test_a_row_edited_in_the_store_is_found(tiny_run: Make) -> None:
     config = tiny_run(steps=3, checkpoint_every=1)
-    codes, _ = start_ranks(1, run_worker.train, config, Fault("load", step=2, rank=0), timeout=100)
+    codes, _ = start_ranks(1, run_worker.train, config, Fault("forward", step=2, rank=0), timeout=100)
     assert codes == [-9]
     (part,) = (config.path / "data").rglob("part-*.arrow")
     content = part.read_bytes()
@@ -174,8 +176,8 @@ def test_a_damaged_checkpoint_is_passed_over(
 def test_only_the_newest_checkpoints_stay_and_none_from_a_future_that_was_given_up(tmp_path: Path) -> None:
     writer = write(tmp_path, *range(1, 6), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000005"]
-    written = writer.take_written()
-    assert written is not None
+    *_, written = writer.take_written()
+    assert writer.take_written() == []
     assert written.bytes == sum(
         (tmp_path / "step-000005" / name).stat().st_size
         for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)
@@ -199,3 +201,31 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     checkpoint.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
     assert files.read_json(tmp_path / "step-000001" / checkpoint.MANIFEST)["updates"] == 7
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_trained_anew(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    for path in tmp_path.iterdir():
+        (path / checkpoint.WEIGHTS).write_bytes(b"")
+    with pytest.raises(MghError, match=r"none of the 2 checkpoints in .* can be read"):
+        checkpoint.newest(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_folders_of_other_names_are_no_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "step-000001-copy").mkdir()
+    writer = write(tmp_path, 2, keep=1)
+    assert writer.problem is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001-copy", "step-000002"]
+
+
+def test_whatever_ends_the_writer_is_said(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("the paper jams")
+
+    writer = CheckpointWriter(tmp_path, 2, before_commit=fail)
+    writer.begin(state(), 1, {})
+    writer.wait()
+    assert writer.problem is not None
+    assert "the paper jams" in writer.problem
