@@ -85,8 +85,9 @@ class Watchdog:
         if error is None:
             barrier()  # rank 0 must not take its store away while others look into it
         elif _is_lost_connection(error):
-            # The survivors of a lost rank get here at once: what is missing is its name, or its reason.
-            time.sleep(self.limit_s + 4 * self._interval_s)
+            # The survivors of a lost rank get here at once: what is missing is its name, or its reason, with
+            # which the watching thread ends this process.
+            self._watching.join(2 * self.limit_s)
             first = str(error).splitlines()[0]
             _leave(ExitCode.RANK_LOST, f"the connection to another rank was lost: {first}")
         else:
