@@ -77,7 +77,7 @@ def gone(pid: int) -> bool:
 
 
 def wait_until_gone(processes: list[int]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not all(map(gone, processes)):
         assert time.monotonic() < until, f"still alive: {[pid for pid in processes if not gone(pid)]}"
         time.sleep(0.01)
