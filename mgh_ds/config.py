@@ -30,7 +30,7 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     try:
         parsed = parser.instantiate(parser.parse_args(checked))
     except jsonargparse.ArgumentError as error:
-        raise MghError(f"configuration: {error}") from None
+        raise MghError(f"configuration: {' '.join(str(error).split())}") from None
     return kind(**{name: value for name, value in vars(parsed).items() if name != "config"})
 
 
