@@ -7,7 +7,10 @@ import pytest
 
 from mgh_ds.curriculum import CurriculumConfig
 from mgh_ds.model.config import LoraConfig, ModelConfig
+from mgh_ds.records.schema import Record
+from mgh_ds.records.store import Store, StoreWriter
 from mgh_ds.training.config import DataConfig, RunConfig, TrainingConfig
+from tests.records.examples import record_values
 
 SAMPLE = Path("mgh_ds/records/sample/train.jsonl")
 
@@ -19,6 +22,17 @@ def short_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [line for line in SAMPLE.read_text(encoding="utf-8").splitlines() if '"short-short"' in line]
     path.write_text("\n".join(lines[:40]) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """53 records, so that an epoch's fourth batch is not full."""
+    path = tmp_path_factory.mktemp("store") / "store"
+    with StoreWriter(path) as writer:
+        for number in range(53):
+            query = f"What is fact {number}? " + "ä" * (number * number % 90)
+            writer.add(Record.model_validate(record_values(number, query=query.strip())))
+    return Store.open(path)
 
 
 @pytest.fixture

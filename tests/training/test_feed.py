@@ -16,25 +16,12 @@ from mgh_ds.errors import MghError
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
-from mgh_ds.records.schema import Record
-from mgh_ds.records.store import Store, StoreWriter
+from mgh_ds.records.store import Store
 from mgh_ds.training import feed as feed_module
 from mgh_ds.training.feed import DEPTH, Feed, shards_folder
 from mgh_ds.training.inputs import Inputs, tokenize
-from tests.records.examples import record_values
 
 STEPS = 18  # three stages of 6
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """53 records, so that an epoch's fourth batch is not full."""
-    path = tmp_path_factory.mktemp("store") / "store"
-    with StoreWriter(path) as writer:
-        for number in range(53):
-            query = f"What is fact {number}? " + "ä" * (number * number % 90)
-            writer.add(Record.model_validate(record_values(number, query=query.strip())))
-    return Store.open(path)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from mgh_ds import files
 from mgh_ds.curriculum import shards
 from mgh_ds.curriculum.plan import Plan
 from mgh_ds.curriculum.shards import Shard, StageShare, StoreRows
-from mgh_ds.records.schema import Record
-from mgh_ds.records.store import Store, StoreWriter, to_records
+from mgh_ds.records.store import Store, to_records
 from mgh_ds.training.reshard import (
     CancelledError,
     Message,
@@ -25,19 +24,7 @@ from mgh_ds.training.reshard import (
     planned_by_all,
 )
 from tests.ranks import run_ranks
-from tests.records.examples import record_values
 from tests.training import reshard_worker
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """53 records, so that an epoch's fourth batch is not full."""
-    path = tmp_path_factory.mktemp("store") / "store"
-    with StoreWriter(path) as writer:
-        for number in range(53):
-            query = f"What is fact {number}? " + "ä" * (number * number % 90)
-            writer.add(Record.model_validate(record_values(number, query=query.strip())))
-    return Store.open(path)
 
 
 @pytest.fixture
