@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from mgh_ds.errors import MghError
 
@@ -93,6 +94,29 @@ def _replace_folder(path: Path, new: Path) -> None:
     path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+class HeldError(Exception):
+    """Another process holds a lock."""
+
+
+def hold(lock: Path) -> IO[str] | None:
+    """Locks the file `lock`, which is made if need be, until what is returned is closed or this process ends.
+
+    None where the file system knows no locks, as some of clusters do not. Raises HeldError.
+    """
+    file = lock.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise HeldError(f"{lock} is held by another process") from None
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return None
+    return file
 
 
 def sync_tree(folder: Path) -> None:

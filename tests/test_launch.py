@@ -1,12 +1,15 @@
 """launch/train.py as a user starts it: the whole corridor with a tiny decoder, and what bad input gets."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -85,6 +88,35 @@ def refusal(tmp_path: Path, *arguments: str) -> str:
     assert "Traceback" not in finished.stderr, finished.stderr
     assert not list((tmp_path / "runs").rglob("step-*"))
     return finished.stderr.splitlines()[-1]
+
+
+def test_ranks_whose_launcher_was_killed_end(tmp_path: Path) -> None:
+    """DeepSpeed's launcher ends its ranks, but not when it is killed by force."""
+    settings = ["--folder", str(tmp_path), "--data.held_out", "null", "--training.steps", "1000"]
+    settings += ["--training.silence_limit_s", "10", "--model.use_instructions", "false"]
+    command = [*DEEPSPEED, "--master_port", str(free_port()), *TRAIN, *settings]
+    log, ledger = tmp_path / "log", tmp_path / "tiny-mistral" / "ledger.jsonl"
+    with log.open("w") as output:
+        started = psutil.Popen(command, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
+    family = [started]
+    try:
+        until = time.monotonic() + 120
+        while not ledger.exists() or not ledger.stat().st_size:
+            assert started.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        family += started.children(recursive=True)
+        (launcher,) = [each for each in family if "deepspeed.launcher.launch" in each.cmdline()]
+        ranks = launcher.children()
+        assert len(ranks) == 2
+        launcher.kill()
+        _, left = psutil.wait_procs(ranks, timeout=30)
+        assert not left, log.read_text()
+        assert "error: the launcher is gone; start the same command again to go on" in log.read_text()
+    finally:
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def test_bad_input_gets_one_clear_line(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mgh_ds
+from mgh_ds import files
 from mgh_ds.ablation.grid import Cell
 from mgh_ds.ablation.scores import Score, Scores
 from mgh_ds.errors import MghError
@@ -92,10 +92,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        with (folder / ".lock").open("w") as lock:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(files.hold(folder / ".lock") or contextlib.nullcontext())
+            except files.HeldError:
                 raise MghError(f"another ablation is at work in {folder}: choose another --output") from None
             yield
     finally:

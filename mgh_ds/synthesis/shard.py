@@ -13,8 +13,6 @@ plan, so nothing else has to be remembered.
 """
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import math
 import secrets
@@ -53,22 +51,18 @@ class Chunk:
     journal: Journal | None = None
 
 
-class ShardHeld(Exception):
-    """Another worker holds this shard."""
-
-
 class Shard:
     """One stage of one shard, held by this worker until `close`.
 
-    Raises ShardHeld if another worker has it. `done` says that the goal is met, or cannot be (then `short`).
+    Raises files.HeldError if another worker has it. `done` says that the goal is met, or cannot be (then
+    `short`).
     """
 
     def __init__(self, plan: Plan, stage: Stage, scope: str, tasks: dict[str, Task], number: int):
         self.plan, self.stage, self.number = plan, stage, number
         self.folder = plan.shard_folder(stage, number)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("a")
-        self.locked = self._take_lock()
+        self._lock = files.hold(self.folder / "lock")
         self.scope = scope
         self.preparer = Preparer(plan, stage, tasks)
         self.goal = goal_of(plan, stage, number)
@@ -87,21 +81,11 @@ class Shard:
         self._sweep()
         self._end_round()
 
-    def _take_lock(self) -> bool:
-        """Whether the shard could be locked. Raises ShardHeld if another worker has it.
-
-        A file system without locks is no obstacle: a part is linked into place once, whoever made it.
-        """
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ShardHeld from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            return False
-        return True
+    @property
+    def locked(self) -> bool:
+        """Whether the file system could lock the shard. If not, that is no obstacle: a part is linked into
+        place once, whoever made it."""
+        return self._lock is not None
 
     def take(self, room: int) -> list[Prepared]:
         """Up to `room` units that are due and were not handed out yet, in the stream's order; none if the
@@ -190,7 +174,8 @@ class Shard:
             for chunk in self._chunks.values():
                 if chunk.journal:
                     chunk.journal.close()
-            self._lock.close()
+            if self._lock is not None:
+                self._lock.close()
 
     def _prepare(self, unit: Unit) -> Prepared:
         prepared = self._prepared[unit.unit_id] = self.preparer.prepare(unit)

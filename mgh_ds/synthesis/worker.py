@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mgh_ds.files import HeldError
 from mgh_ds.synthesis.counts import progress_of
 from mgh_ds.synthesis.engines import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, EngineDied
@@ -17,7 +18,7 @@ from mgh_ds.synthesis.keeper import EngineKeeper
 from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.plan import Plan
 from mgh_ds.synthesis.prepare import Prepared
-from mgh_ds.synthesis.shard import Shard, ShardHeld
+from mgh_ds.synthesis.shard import Shard
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks, tasks_path
 from mgh_ds.synthesis.units import Stage, Task
 
@@ -173,7 +174,7 @@ class StageRun:
             number = self._waiting.popleft()
             try:
                 shard = Shard(self.plan, self.stage, self.scope, self.tasks, number)
-            except ShardHeld:
+            except HeldError:
                 self._held.append(number)
                 continue
             if not shard.locked and not self._warned:

@@ -120,6 +120,13 @@ def all_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def from_main(values: torch.Tensor) -> torch.Tensor:
+    """Rank 0's values, which take the place of those of the other ranks."""
+    if dist.is_initialized():
+        dist.broadcast(values, 0)
+    return values
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's `value`, in rank order, on every rank (small objects of our own only: they travel
     pickled)."""

@@ -1,6 +1,7 @@
 """A file of one JSON object a line that grows with a run: metrics, and the ledger of what was trained on."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,27 @@ class JsonLines:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 
-    def entries(self) -> list[dict[str, Any]]:
-        """The complete lines."""
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The complete lines, one after another: a ledger outgrows memory."""
         if not self.path.exists():
-            return []
-        *lines, _torn = self.path.read_text(encoding="utf-8").split("\n")
-        try:
-            return [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
-            raise MghError(f"{self.path} is damaged: {error}; remove the run and train again") from None
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise MghError(
+                        f"{self.path}, line {number} is damaged: {error}; remove the run and train again"
+                    ) from None
 
     def rewind(self, step: int) -> None:
         """Forgets what was written after `step`: those steps are about to be trained again."""
-        kept = [json.dumps(entry) + "\n" for entry in self.entries() if entry["step"] <= step]
-        files.write_text(self.path, "".join(kept))
+        with files.new_file(self.path) as file:
+            for entry in self.entries():
+                if entry["step"] <= step:
+                    file.write(json.dumps(entry).encode() + b"\n")
 
     def sync(self) -> None:
         """Flushes what was appended to the disk."""

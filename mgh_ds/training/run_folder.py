@@ -1,7 +1,6 @@
 """What a run leaves behind: its configuration, metrics and figures, in the files that resuming and the report
 read."""
 
-import fcntl
 import importlib.metadata
 import os
 import platform
@@ -31,13 +30,14 @@ class RunFolder:
     def hold(self) -> None:
         """Keeps the folder to this process until it ends. Raises MghError if another one is at work in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._lock = files.hold(self.path / ".lock")
+        except files.HeldError:
             raise MghError(
                 f"another job is training in {self.path}: wait for it, end it, or choose another --name"
             ) from None
+        if self._lock is None:
+            print(f"{self.path} cannot be locked: see that no second job trains in it")
 
     def start(self, config: RunConfig, step: int) -> None:
         """Writes the resolved configuration, and forgets what was logged after `step`: those steps are about

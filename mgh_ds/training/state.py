@@ -6,13 +6,14 @@ them whole, and any number of ranks can go on from it.
 """
 
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mgh_ds.errors import MghError
-from mgh_ds.training.distributed import is_main
+from mgh_ds.training.distributed import from_main, is_main, on_main
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -42,26 +43,35 @@ def collect(engine: Any) -> TrainingState | None:
     return TrainingState(weights, moments, updates) if is_main() else None
 
 
-def restore(engine: Any, state: TrainingState, step: int) -> None:
-    """Puts the engine where it was after `step` steps; every rank brings the same state.
+def restore(engine: Any, load: Callable[[], TrainingState], step: int) -> None:
+    """Puts the engine where it was after `step` steps. Rank 0 alone calls `load` and sends the others what it
+    read, a tensor at a time: a thousand ranks that read the same file at once are hard on a shared disk.
 
     Raises MghError when the weights are not those that this model trains.
     """
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-    shapes = {name: parameter.shape for name, parameter in trainable(engine.module).items()}
-    if {name: weight.shape for name, weight in state.weights.items()} != shapes:
-        raise MghError(
-            "the checkpoint's weights do not fit this model: another backbone or other adapters cannot go on "
-            "from it. Choose another --name"
-        )
-    _make_moments(engine, state.updates)
-    for name, parameter in trainable(engine.module).items():
-        weight = state.weights[name].to(parameter.device)
+    parameters = trainable(engine.module)
+    state: TrainingState | None = None  # on rank 0 alone
+
+    def read() -> int:
+        nonlocal state
+        state = load()
+        if _shapes(state.weights) != _shapes(parameters):
+            raise MghError(
+                "the checkpoint's weights do not fit this model: another backbone or other adapters cannot "
+                "go on from it. Choose another --name"
+            )
+        return state.updates
+
+    updates = on_main(read)
+    _make_moments(engine, updates)
+    for name, parameter in parameters.items():
+        weight = _receive(state.weights[name] if state else None, parameter)
         safe_set_full_fp32_param(parameter, weight)
         parameter.data.copy_(weight)  # the copy that the forward pass reads, in the model's precision
-        for key in MOMENTS if state.updates else ():
-            moment = state.moments[f"{key}/{name}"].to(parameter.device)
+        for key in MOMENTS if updates else ():
+            moment = _receive(state.moments[f"{key}/{name}"] if state else None, parameter)
             safe_set_full_optimizer_state(parameter, moment, key)
     engine.lr_scheduler.last_epoch = step - 1  # the rate is a function of the step alone
     with warnings.catch_warnings():
@@ -72,6 +82,17 @@ def restore(engine: Any, state: TrainingState, step: int) -> None:
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that training changes, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _receive(tensor: torch.Tensor | None, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Rank 0's tensor, on every rank: float32, of the parameter's shape and on its device."""
+    if tensor is None:
+        return from_main(torch.empty(parameter.shape, dtype=torch.float32, device=parameter.device))
+    return from_main(tensor.to(parameter.device))
 
 
 def _keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -176,7 +176,7 @@ class Trainer:
         if self.checkpoint:
             path, manifest = self.checkpoint
             step = int(manifest["step"])
-            restore(self.engine, checkpoint.load(path, manifest), step)
+            restore(self.engine, lambda: checkpoint.load(path, manifest), step)
         on_main(lambda: self.folder.start(self.config, step))
         if self.checkpoint and is_main():
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgh_ds.errors import MghError
+from mgh_ds.files import HeldError
 from mgh_ds.synthesis import worker
 from mgh_ds.synthesis.commands import STOPPED, run_command, status_command
 from mgh_ds.synthesis.config import ScriptedConfig
@@ -27,7 +28,7 @@ from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.journal import Journal
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import Plan, open_plan
-from mgh_ds.synthesis.shard import Shard, ShardHeld
+from mgh_ds.synthesis.shard import Shard
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.units import uniform
@@ -328,7 +329,7 @@ def test_a_file_system_without_locks_is_worked_on_all_the_same(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("mgh_ds.synthesis.shard.fcntl.flock", refuse)
+    monkeypatch.setattr("mgh_ds.files.fcntl.flock", refuse)
     plan = small_plan(tmp_path / "plan")
     work(plan.folder, ALL)
     assert merge(plan).counts.accepted >= 160
@@ -352,7 +353,7 @@ def test_a_shard_has_one_worker_at_a_time(tmp_path: Path) -> None:
     work(plan.folder, ALL)
     scope, tasks = open_tasks(plan)
     first = Shard(plan, "samples", scope, tasks, 2)
-    with pytest.raises(ShardHeld):
+    with pytest.raises(HeldError):
         Shard(plan, "samples", scope, tasks, 2)
     assert worker.run(plan, ALL, Silent(plan)) == [2]
     first.close()
@@ -367,7 +368,7 @@ def test_without_working_locks_two_workers_still_make_one_result(
     plan = small_plan(tmp_path / "plan")
     work(plan.folder, [])  # stage 1
     scope, tasks = open_tasks(plan)
-    monkeypatch.setattr("mgh_ds.synthesis.shard.fcntl.flock", lambda *_: None)
+    monkeypatch.setattr("mgh_ds.files.fcntl.flock", lambda *_: None)
     engine = ScriptedEngine(plan.config.engine)
     both = [Shard(plan, "samples", scope, tasks, 0) for _ in range(2)]
     while not all(shard.done for shard in both):

@@ -72,6 +72,17 @@ def train_reporting_error(config: RunConfig) -> int:
         return ExitCode.MEND
 
 
+def train_with_one_reader(config: RunConfig) -> int:
+    """Trains where rank 0 alone can read checkpoints."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("another rank than 0 reads a checkpoint")
+
+    if int(os.environ["RANK"]) > 0:
+        checkpoint.load = fail  # type: ignore[assignment]
+    return train(config)
+
+
 def train_failing_alone(config: RunConfig) -> int:
     """Rank 1 alone meets an error, in the middle of a step."""
 

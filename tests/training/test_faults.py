@@ -2,6 +2,7 @@
 nothing is trained twice: the ledger, the losses and the weights are those of a run without the fault."""
 
 import dataclasses
+import errno
 import os
 import random
 import re
@@ -116,7 +117,7 @@ def test_stopped_and_resumed_equals_never_stopped(tiny_run: Make) -> None:
         fault = Fault("forward", step, rank=step % 2, action="terminate")
         codes, outputs = start_ranks(2, run_worker.train, stopped, fault, timeout=100)
         assert codes == [ExitCode.STOPPED] * 2, outputs
-    run_ranks(2, run_worker.train, stopped)
+    run_ranks(2, run_worker.train_with_one_reader, stopped)
     assert_equal_runs(stopped, whole)
 
 
@@ -225,3 +226,14 @@ def test_a_second_start_of_the_same_run_is_refused(tiny_run: Make) -> None:
         first.send(0, signal.SIGTERM)
         assert first.wait(60) == [ExitCode.STOPPED]
     assert [entry["step"] for entry in ledger(config)] == list(range(1, len(ledger(config)) + 1))
+
+
+def test_a_disk_without_locks_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("mgh_ds.files.fcntl.flock", refuse)
+    RunFolder(tmp_path / "run").hold()
+    assert "cannot be locked: see that no second job trains in it" in capsys.readouterr().out

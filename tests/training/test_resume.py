@@ -31,7 +31,7 @@ def final_weights(config: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def ledger(config: RunConfig) -> list[dict[str, Any]]:
-    return RunFolder(config.path).ledger.entries()
+    return list(RunFolder(config.path).ledger.entries())
 
 
 def losses(config: RunConfig) -> list[tuple[int, float]]:
