@@ -1,11 +1,11 @@
 """Graded records for the ablation, derived from SNLI and MedQuAD: two stores, all levels in every record.
 
-    python -m benchmarks.ablation_data --data-dir DATA --output runs/ablation-data [--judge]
+    python -m benchmarks.ablation_data --data-dir DATA --output runs/ablation-data [--judge FILE]
 
 DATA holds SNLI/{dev,test}.jsonl and MedQuAD/{corpus,train}.jsonl, and the evaluation sets STS17-en, SICK-R
 and SciFact: a record that shares a text with one of them is left out. Nothing is graded by a model;
 docs/ablation.md says what each level is. The same files give the same stores. `--judge` shows how far
-all-MiniLM-L6-v2 agrees with the levels.
+all-MiniLM-L6-v2 agrees with the levels, and writes it to FILE as JSON.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from mgh_ds import files
 from mgh_ds.curriculum.mixing import mix64
 from mgh_ds.errors import MghError
 from mgh_ds.records.instructions import INSTRUCTIONS
@@ -42,16 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-dir", required=True, type=Path, metavar="DATA")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--judge", action="store_true", help="measure the levels with all-MiniLM-L6-v2")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="measure the levels with all-MiniLM-L6-v2")
     options = parser.parse_args(arguments)
     held_back = evaluation_texts(options.data_dir)
+    judged = {}
     for name, records in (
         ("snli", snli_records(snli_scenes(options.data_dir))),
         ("medquad", medquad_records(*medquad_rows(options.data_dir))),
     ):
         print(write(options.output / name, records, held_back))
         if options.judge:
-            print(judge(Store.open(options.output / name)))
+            judged[name] = judge(Store.open(options.output / name))
+            print(f"  all-MiniLM-L6-v2, by level: {judged[name]['levels']}")
+    if options.judge:
+        files.write_json(options.judge, judged)
 
 
 def write(path: Path, records: Iterable[Record], held_back: set[str]) -> str:
@@ -189,7 +194,7 @@ def nearest(vectors: Any, number: int, among: Sequence[int]) -> list[int]:
     return [among[place] for place in np.argsort(-closeness, kind="stable")]
 
 
-def judge(store: Store) -> str:
+def judge(store: Store) -> dict[str, Any]:
     """How far all-MiniLM-L6-v2 sets the positive above each level's negatives, over `JUDGED` records."""
     from mgh_ds.evaluation.levels import level_accuracy
     from mgh_ds.model.encoder import Encoder
@@ -197,11 +202,7 @@ def judge(store: Store) -> str:
 
     records = store.rows(np.linspace(0, len(store) - 1, min(JUDGED, len(store)), dtype=np.int64))
     scores = level_accuracy(Encoder.from_pretrained(MINILM, "mean"), records)
-    return "\n".join(
-        f"  level {level}: positive above the negative in {score['accuracy']:.1%}, "
-        f"by {score['margin']:.3f} in cosine on average"
-        for level, score in scores.items()
-    )
+    return {"records": len(records), "levels": scores}
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
