@@ -27,6 +27,7 @@ from transformers import AutoModel, MistralConfig
 from benchmarks import environment, table, timing
 from benchmarks.cases import realistic_lengths
 from benchmarks.kernel import RESULTS
+from benchmarks.scaling_model import Shapes
 from mgh_ds.model.attention import IMPLEMENTATION
 from mgh_ds.model.batches import PackedBatch
 from mgh_ds.model.config import LoraConfig, PoolingConfig, PoolingMethod
@@ -39,16 +40,9 @@ TEMPERATURE = 0.02
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Shapes):
     """The backbone and the batch; lengths are in tokens."""
 
-    hidden: int = 4096
-    layers: int = 32
-    heads: int = 32
-    kv_heads: int = 8
-    intermediate: int = 14336
-    vocabulary: int = 32000
-    rank: int = 16
     dtype: torch.dtype = torch.bfloat16
     texts: int = 64
     longest: int = 512
