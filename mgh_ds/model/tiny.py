@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -23,13 +24,14 @@ from transformers import (
     Qwen3Config,
     RobertaConfig,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mgh_ds import files
 from mgh_ds.errors import MghError
 from mgh_ds.model.hf_logging import quiet
 
 # Raise it when the models below change, so that a cached one is not taken for a new one.
-VERSION = 2
+VERSION = 3
 
 SENTENCES = [
     "The harbour master keeps a list of every boat that enters before sunrise.",
@@ -81,7 +83,7 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
         torch.manual_seed(seed)
         model, tokenizer = _chat_model() if family == CHAT else _embedding_model(family)
     with files.new_folder(folder) as temporary, quiet():
-        model.save_pretrained(temporary)
+        _save(model, temporary)
         tokenizer.save_pretrained(temporary)
 
 
@@ -97,6 +99,17 @@ def cached_tiny_model(family: str) -> Path:
         if not folder.exists():
             make_tiny_model(family, folder)
     return folder
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """What `model.save_pretrained` writes, on any rank: that writes on rank 0 alone, but whichever rank comes
+    first, on each machine, makes the model for the others."""
+    model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 def _embedding_model(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -3,6 +3,7 @@ the spot.
 """
 
 import functools
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,8 +11,12 @@ import pytest
 from mgh_ds import files
 from mgh_ds.errors import MghError
 from mgh_ds.model import tiny, weights
+from mgh_ds.model.embedder import load_model
+from mgh_ds.model.settings import Settings
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.model.weights import MINILM, resolve_model
+from mgh_ds.training.distributed import barrier, process_group, rank
+from tests.ranks import run_ranks
 
 
 @pytest.fixture
@@ -86,6 +91,20 @@ def test_ranks_that_start_together_make_one_model(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(tiny.cached_tiny_model, ["llama"] * 4))
     assert len(set(found)) == len(made) == 1
+
+
+def load_what_rank_1_makes(cache):
+    os.environ["XDG_CACHE_HOME"] = cache
+    with process_group():
+        if rank() == 1:
+            tiny.cached_tiny_model("mistral")
+        barrier()
+        load_model(tiny.cached_tiny_model("mistral"), Settings())
+
+
+def test_the_rank_that_comes_first_makes_the_model_for_all(tmp_path):
+    """transformers' own `save_pretrained` would write nothing there."""
+    run_ranks(2, load_what_rank_1_makes, str(tmp_path))
 
 
 def test_an_unknown_tiny_family_is_refused(tmp_path, monkeypatch):
