@@ -43,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-dir", required=True, type=Path, metavar="DATA")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--judge", type=Path, metavar="FILE", help="measure the levels with all-MiniLM-L6-v2")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="FILE",
+        help="measure the levels with all-MiniLM-L6-v2, into this JSON file",
+    )
     options = parser.parse_args(arguments)
     held_back = evaluation_texts(options.data_dir)
     judged = {}

@@ -100,14 +100,15 @@ class HeldError(Exception):
     """Another process holds a lock."""
 
 
-def hold(lock: Path) -> IO[str] | None:
+def hold(lock: Path, *, wait: bool = False) -> IO[str] | None:
     """Locks the file `lock`, which is made if need be, until what is returned is closed or this process ends.
 
-    None where the file system knows no locks, as some of clusters do not. Raises HeldError.
+    None where the file system knows no locks, as on some clusters. While another process holds it, this one
+    waits, or raises HeldError.
     """
     file = lock.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise HeldError(f"{lock} is held by another process") from None

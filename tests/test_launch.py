@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -90,8 +91,10 @@ def refusal(tmp_path: Path, *arguments: str) -> str:
     return finished.stderr.splitlines()[-1]
 
 
-def test_ranks_whose_launcher_was_killed_end(tmp_path: Path) -> None:
-    """DeepSpeed's launcher ends its ranks, but not when it is killed by force."""
+@pytest.mark.parametrize("killed", ["launcher", "command"])
+def test_ranks_whose_launcher_was_killed_end(killed: str, tmp_path: Path) -> None:
+    """DeepSpeed's launcher ends its ranks, but not when it, or the command that started it, is killed by
+    force."""
     settings = ["--folder", str(tmp_path), "--data.held_out", "null", "--training.steps", "1000"]
     settings += ["--training.silence_limit_s", "10", "--model.use_instructions", "false"]
     command = [*DEEPSPEED, "--master_port", str(free_port()), *TRAIN, *settings]
@@ -109,12 +112,14 @@ def test_ranks_whose_launcher_was_killed_end(tmp_path: Path) -> None:
         (launcher,) = [each for each in family if "deepspeed.launcher.launch" in each.cmdline()]
         ranks = launcher.children()
         assert len(ranks) == 2
-        launcher.kill()
+        (launcher if killed == "launcher" else started).kill()
         _, left = psutil.wait_procs(ranks, timeout=30)
+        left = [each for each in left if each.status() != psutil.STATUS_ZOMBIE]  # nobody may reap orphans
         assert not left, log.read_text()
         assert "error: the launcher is gone; start the same command again to go on" in log.read_text()
+        assert started.wait(30) == (0 if killed == "launcher" else -signal.SIGKILL)
     finally:
-        for each in family:
+        for each in [*family, *(started.children(recursive=True) if started.is_running() else ())]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
 

@@ -1,6 +1,6 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
-import fcntl
+import contextlib
 import os
 import re
 import string
@@ -94,16 +94,20 @@ def cached_tiny_model(family: str) -> Path:
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of the ranks that start together one makes it and the others wait
+    # Of the ranks that start together one makes it and the others wait.
+    with files.hold(folder.parent / f".{folder.name}.lock", wait=True) or contextlib.nullcontext():
         if not folder.exists():
-            make_tiny_model(family, folder)
+            try:
+                make_tiny_model(family, folder)
+            except MghError:
+                if not folder.exists():  # else it was made meanwhile, where the disk knows no locks
+                    raise
     return folder
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
-    """What `model.save_pretrained` writes, on any rank: that writes on rank 0 alone, but whichever rank comes
-    first, on each machine, makes the model for the others."""
+    """Writes what `model.save_pretrained` would, but on any rank: transformers writes on rank 0 alone, and
+    here the first rank of a machine to arrive makes the model for all."""
     model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
     model.config.save_pretrained(folder)
     if model.can_generate():

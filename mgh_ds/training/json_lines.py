@@ -30,11 +30,14 @@ class JsonLines:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    yield json.loads(line)
-                except ValueError as error:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
+                if not isinstance(entry, dict) or "step" not in entry:
                     raise MghError(
-                        f"{self.path}, line {number} is damaged: {error}; remove the run and train again"
-                    ) from None
+                        f"{self.path}, line {number} is damaged: repair it, or remove the run and train again"
+                    )
+                yield entry
 
     def rewind(self, step: int) -> None:
         """Forgets what was written after `step`: those steps are about to be trained again."""

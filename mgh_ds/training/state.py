@@ -6,7 +6,7 @@ them whole, and any number of ranks can go on from it.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,13 @@ def restore(engine: Any, load: Callable[[], TrainingState], step: int) -> None:
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     parameters = trainable(engine.module)
-    state: TrainingState | None = None  # on rank 0 alone
+    found: Tensors = {}  # filled on rank 0 alone
 
     def read() -> int:
-        nonlocal state
         state = load()
-        if _shapes(state.weights) != _shapes(parameters):
+        found.update(state.weights | state.moments)
+        fits = {key: (tensor.shape, tensor.dtype) for key, tensor in found.items()}
+        if fits != _wanted(parameters, state.updates):
             raise MghError(
                 "the checkpoint's weights do not fit this model: another backbone or other adapters cannot "
                 "go on from it. Choose another --name"
@@ -67,11 +68,11 @@ def restore(engine: Any, load: Callable[[], TrainingState], step: int) -> None:
     updates = on_main(read)
     _make_moments(engine, updates)
     for name, parameter in parameters.items():
-        weight = _receive(state.weights[name] if state else None, parameter)
+        weight = _receive(found.get(name), parameter)
         safe_set_full_fp32_param(parameter, weight)
         parameter.data.copy_(weight)  # the copy that the forward pass reads, in the model's precision
         for key in MOMENTS if updates else ():
-            moment = _receive(state.moments[f"{key}/{name}"] if state else None, parameter)
+            moment = _receive(found.get(f"{key}/{name}"), parameter)
             safe_set_full_optimizer_state(parameter, moment, key)
     engine.lr_scheduler.last_epoch = step - 1  # the rate is a function of the step alone
     with warnings.catch_warnings():
@@ -84,8 +85,16 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _wanted(
+    parameters: dict[str, torch.nn.Parameter], updates: int
+) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of everything that a checkpoint after so many updates holds."""
+    prefixes = ["", *(f"{key}/" for key in MOMENTS if updates)]
+    return {
+        prefix + name: (parameter.shape, torch.float32)
+        for prefix in prefixes
+        for name, parameter in parameters.items()
+    }
 
 
 def _receive(tensor: torch.Tensor | None, parameter: torch.nn.Parameter) -> torch.Tensor:

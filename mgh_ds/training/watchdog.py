@@ -63,7 +63,7 @@ class Watchdog:
         self._watched = range(world_size()) if rank() == 0 else range(1)
         self._beats: Beats = dict.fromkeys(self._watched, b"")
         self._verdict: tuple[ExitCode, str] | None = None
-        self._launcher = _deepspeed_launcher()
+        self._launchers = _deepspeed_launchers()
         self._stopping = threading.Event()
         # Two threads, since one that asks a frozen rank 0 hangs as the collectives do.
         self._talking = threading.Thread(target=self._talk, name="heartbeat", daemon=True)
@@ -132,7 +132,7 @@ class Watchdog:
     def _watch(self) -> None:
         silence = Silence(self.limit_s)
         while not self._stopping.wait(self._interval_s):
-            if self._launcher is not None and os.getppid() != self._launcher:
+            if self._launchers is not None and _deepspeed_launchers() != self._launchers:
                 _leave(ExitCode.RANK_LOST, "the launcher is gone")
             if self._verdict is not None:
                 _leave(*self._verdict, say=rank() == 0)
@@ -172,11 +172,14 @@ def _is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "by peer"))
 
 
-def _deepspeed_launcher() -> int | None:
-    """The parent's process id if that is DeepSpeed's launcher, which, killed by force, leaves its ranks
-    alone."""
-    command = Path(f"/proc/{os.getppid()}/cmdline")
+def _deepspeed_launchers() -> tuple[int, int] | None:
+    """Process ids of DeepSpeed's launcher, if that is this rank's parent, and of what started it: the
+    `deepspeed` command, or ssh's shell. Killed by force, either leaves the ranks alone."""
+    parent = os.getppid()
     try:
-        return os.getppid() if b"deepspeed" in command.read_bytes() else None
+        if b"deepspeed.launcher.launch" not in Path(f"/proc/{parent}/cmdline").read_bytes():
+            return None
+        _, _, status = Path(f"/proc/{parent}/stat").read_text().rpartition(")")
     except OSError:
         return None
+    return parent, int(status.split()[1])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from mgh_ds import files
 from mgh_ds.errors import MghError
+from mgh_ds.model.config import LoraConfig
 from mgh_ds.training import checkpoint
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
@@ -112,6 +113,16 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     assert sorted(accepted) == ["config.data.manifest", "plan"]
     assert "nonsense is no key" in refusal(dataclasses.replace(edited, accept_changes=["nonsense"]))
     run_ranks(1, run_worker.train, dataclasses.replace(edited, accept_changes=accepted))
+
+
+def test_a_checkpoint_of_another_model_is_refused_on_every_rank(tiny_run: Make) -> None:
+    """Rank 0 alone sees it."""
+    config = tiny_run(steps=3, checkpoint_every=3)
+    run_ranks(1, run_worker.train, config)
+    larger = dataclasses.replace(config.model, lora=LoraConfig(rank=8, dropout=0.1))
+    changed = dataclasses.replace(config, model=larger, accept_changes=["config.model.lora.rank"])
+    for output in run_ranks(2, run_worker.train_expecting_error, changed):
+        assert "the checkpoint's weights do not fit this model" in output
 
 
 def test_a_row_edited_in_the_store_is_found(tiny_run: Make) -> None:
