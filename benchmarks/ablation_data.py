@@ -59,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(write(options.output / name, records, held_back))
         if options.judge:
             judged[name] = judge(Store.open(options.output / name))
-            print(f"  all-MiniLM-L6-v2, by level: {judged[name]['levels']}")
+            for level, score in judged[name]["levels"].items():
+                print(
+                    f"  level {level}: positive above the negative in {score['accuracy']:.1%}, "
+                    f"by {score['margin']:.3f} in cosine on average"
+                )
     if options.judge:
         files.write_json(options.judge, judged)
 

@@ -2,7 +2,6 @@
 the spot.
 """
 
-import errno
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -94,16 +93,13 @@ def test_ranks_that_start_together_make_one_model(tmp_path, monkeypatch):
     assert len(set(found)) == len(made) == 1
 
 
+@pytest.mark.usefixtures("disk_without_locks")
 def test_a_disk_without_locks_does_for_a_tiny_model(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
     def be_late(family, folder):
         make_tiny_model(family, folder)
         raise MghError("it was made by somebody else meanwhile")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("mgh_ds.files.fcntl.flock", refuse)
     monkeypatch.setattr(tiny, "make_tiny_model", be_late)
     load_model(tiny.cached_tiny_model("llama"), Settings())
 

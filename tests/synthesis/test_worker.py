@@ -323,13 +323,8 @@ def test_a_remade_part_that_yields_more_does_not_orphan_later_rounds(
     assert len({row["unit_id"] for row in units(plan)}) == len(units(plan))
 
 
-def test_a_file_system_without_locks_is_worked_on_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("mgh_ds.files.fcntl.flock", refuse)
+@pytest.mark.usefixtures("disk_without_locks")
+def test_a_file_system_without_locks_is_worked_on_all_the_same(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan")
     work(plan.folder, ALL)
     assert merge(plan).counts.accepted >= 160

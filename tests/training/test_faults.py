@@ -2,7 +2,6 @@
 nothing is trained twice: the ledger, the losses and the weights are those of a run without the fault."""
 
 import dataclasses
-import errno
 import os
 import random
 import re
@@ -228,12 +227,7 @@ def test_a_second_start_of_the_same_run_is_refused(tiny_run: Make) -> None:
     assert [entry["step"] for entry in ledger(config)] == list(range(1, len(ledger(config)) + 1))
 
 
-def test_a_disk_without_locks_is_no_obstacle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr("mgh_ds.files.fcntl.flock", refuse)
+@pytest.mark.usefixtures("disk_without_locks")
+def test_a_disk_without_locks_is_no_obstacle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     RunFolder(tmp_path / "run").hold()
     assert "cannot be locked: see that no second job trains in it" in capsys.readouterr().out
