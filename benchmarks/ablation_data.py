@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from mgh_ds import files
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.mixing import mix64
-from mgh_ds.errors import MghError
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.schema import Negative, Record, Task
 from mgh_ds.records.store import Store, StoreWriter

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from benchmarks import environment
 from benchmarks.timing import MIB, peak_mib_in_fresh_process
-from mgh_ds import files
+from mgh_ds.common import files
 from mgh_ds.training import loss
 from mgh_ds.training.config import LossConfig
 from mgh_ds.training.pool import Slots, contrast

@@ -23,9 +23,10 @@ import torch
 
 from benchmarks import environment, page
 from benchmarks.kernel import RESULTS
-from mgh_ds import files
-from mgh_ds.config import load_config
-from mgh_ds.curriculum import Loader, Plan
+from mgh_ds.common import files
+from mgh_ds.common.config import load_config
+from mgh_ds.curriculum import Loader, TrainingPlan
+from mgh_ds.distributed.group import free_port, process_group, rank
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
@@ -34,7 +35,6 @@ from mgh_ds.records.schema import Negative, Record, Task
 from mgh_ds.records.store import Store, StoreWriter, is_store
 from mgh_ds.training import feed as feed_module
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import free_port, process_group, rank
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.feed import Feed
 from mgh_ds.training.step import train_step
@@ -123,10 +123,10 @@ def _recipe(steps: int, **training: int) -> RunConfig:
     return load_config(RunConfig, ["--config", RECIPE, *changes])
 
 
-def _plan(store: Store, config: RunConfig) -> Plan:
+def _plan(store: Store, config: RunConfig) -> TrainingPlan:
     sizes = config.training
     batches = {"global_batch": sizes.global_batch, "micro_batch": sizes.micro_batch}
-    return Plan(store.index(), config.curriculum, steps=sizes.steps, **batches, seed=config.seed)
+    return TrainingPlan(store.index(), config.curriculum, steps=sizes.steps, **batches, seed=config.seed)
 
 
 def _tokenizer(config: RunConfig) -> Tokenizer:

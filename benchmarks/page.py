@@ -7,7 +7,7 @@ from benchmarks import plot, table
 from benchmarks.plot import Panel
 from benchmarks.summary import Verdict
 from benchmarks.table import Row
-from mgh_ds import files
+from mgh_ds.common import files
 
 COLUMNS = ("", "target", "cases", "median", "worst", "met")
 

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks import environment
 from benchmarks.cases import MEDIAN, SHORTEST, SPREAD
-from mgh_ds import files
-from mgh_ds.curriculum import CurriculumConfig, Plan
+from mgh_ds.common import files
+from mgh_ds.curriculum import CurriculumConfig, TrainingPlan
 from mgh_ds.curriculum.balance import measure_balance, measure_cost
 from mgh_ds.records.store import StoreIndex
 from mgh_ds.training.config import CHARS_PER_TOKEN
@@ -71,8 +71,8 @@ def draw_index(records: int, seed: int = 0) -> StoreIndex:
     )
 
 
-def make_plan(index: StoreIndex, micro_batch: int = 8, **curriculum: Any) -> Plan:
-    return Plan(
+def make_plan(index: StoreIndex, micro_batch: int = 8, **curriculum: Any) -> TrainingPlan:
+    return TrainingPlan(
         index,
         CurriculumConfig(**curriculum),
         steps=STEPS,

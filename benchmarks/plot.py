@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from mgh_ds import files
+from mgh_ds.common import files
 
 Points = Sequence[tuple[float, float]]
 

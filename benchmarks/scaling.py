@@ -29,7 +29,7 @@ from benchmarks.scaling_projection import (
     project_checkpoint,
     project_exchanges,
 )
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from benchmarks.scaling_projection import (
     Memory,
     Step,
 )
-from mgh_ds import files
+from mgh_ds.common import files
 
 ABOUT = (
     "Written by `python -m benchmarks.scaling`. MEASURED figures are of this machine's processors, over "

@@ -7,7 +7,7 @@ import numpy as np
 
 from mgh_ds.curriculum.balance import measure_cost
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.curriculum.plan import Plan
+from mgh_ds.curriculum.plan import TrainingPlan
 from mgh_ds.records.store import StoreIndex
 
 GLOBAL_BATCH, MICRO_BATCH, RANKS = 8192, 8, 1024
@@ -20,8 +20,8 @@ def measure_plan(records: int) -> dict[str, float]:
     median of further shares of it. The order of a whole epoch is made with its first batch."""
     index = make_index(records)
 
-    def make_plan() -> Plan:
-        return Plan(
+    def make_plan() -> TrainingPlan:
+        return TrainingPlan(
             index, CurriculumConfig(), steps=STEPS, global_batch=GLOBAL_BATCH, micro_batch=MICRO_BATCH, seed=0
         )
 
@@ -56,7 +56,7 @@ def make_index(records: int, seed: int = 0) -> StoreIndex:
     )
 
 
-def _time_share(plan: Plan, rank: int) -> float:
+def _time_share(plan: TrainingPlan, rank: int) -> float:
     started = time.perf_counter()
     plan.share(1, RANKS, rank)
     return time.perf_counter() - started

@@ -18,7 +18,7 @@ from benchmarks.scaling_model import (
     checkpoint_bytes,
     state_bytes,
 )
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.training.loss import BLOCK
 
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -24,10 +24,10 @@ import torch
 from benchmarks import environment, page, table
 from benchmarks.kernel import RESULTS
 from benchmarks.synthesis_vllm import Turn, compare
-from mgh_ds import files
+from mgh_ds.common import files
 from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
-from mgh_ds.synthesis.plan import Plan, freeze_plan
+from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan
 from mgh_ds.synthesis.shard import Shard
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks
 from mgh_ds.synthesis.units import Stage, Task
@@ -107,7 +107,7 @@ def measure_steps(folder: Path, units: int) -> list[Row]:
     return rows + time_stage(plan, "samples", *open_tasks(plan))
 
 
-def time_stage(plan: Plan, stage: Stage, scope: str, tasks: Mapping[str, Task]) -> list[Row]:
+def time_stage(plan: SynthesisPlan, stage: Stage, scope: str, tasks: Mapping[str, Task]) -> list[Row]:
     """The time that a stage spends on prompts, on the script and on answers."""
     seconds = dict.fromkeys(("prompts", "script", "answers"), 0.0)
 
@@ -134,7 +134,7 @@ def time_stage(plan: Plan, stage: Stage, scope: str, tasks: Mapping[str, Task]) 
     return [Row(f"stage {stage}: {step}", units, taken, units / taken) for step, taken in seconds.items()]
 
 
-def freeze(folder: Path, units: int, *settings: str) -> Plan:
+def freeze(folder: Path, units: int, *settings: str) -> SynthesisPlan:
     """A plan with `units` units in stage 2: no answer is bad on purpose, and there is no second round."""
     goal = ["--tasks.calls", str(TASK_CALLS), "--samples.budget.samples", str(units)]
     fixed = ["--engine.scripted.invalid", "0", "--samples.max_rounds", "1"]

@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.weights import resolve_model
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines import open_engine
@@ -28,7 +28,7 @@ from mgh_ds.synthesis.engines.port import Request
 from mgh_ds.synthesis.engines.vllm_child import llm_arguments, sampling_params
 from mgh_ds.synthesis.keeper import EngineKeeper
 from mgh_ds.synthesis.live import Live
-from mgh_ds.synthesis.plan import Plan, freeze_plan, open_plan
+from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.prepare import Preparer
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks
@@ -114,7 +114,7 @@ def arguments(units: int) -> list[str]:
     return ["--config", RECIPE, *(f"--{key}={value}" for key, value in (SETTINGS | goal).items())]
 
 
-def requests_of(plan: Plan, units: int) -> tuple[Request, list[Request]]:
+def requests_of(plan: SynthesisPlan, units: int) -> tuple[Request, list[Request]]:
     """The probe of stage 2, and what the pipeline will ask: the first units of its only shard."""
     scope, tasks = open_tasks(plan)
     preparer = Preparer(plan, "samples", tasks)
@@ -122,7 +122,7 @@ def requests_of(plan: Plan, units: int) -> tuple[Request, list[Request]]:
     return preparer.probe(), [preparer.prepare(unit).request for unit in stream]
 
 
-def write_stage(plan: Plan, folder: Path, keeper: EngineKeeper) -> tuple[int, float]:
+def write_stage(plan: SynthesisPlan, folder: Path, keeper: EngineKeeper) -> tuple[int, float]:
     """Stage 2 in a copy of the plan: tokens written, and seconds from the first prompt to the last part."""
     shutil.copytree(plan.folder, folder, ignore=shutil.ignore_patterns("work"))
     copy = open_plan(folder)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mgh_ds import files
+from mgh_ds.common import files
 
 Cell = str | int | float | None
 

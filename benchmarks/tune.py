@@ -34,7 +34,7 @@ from benchmarks import environment
 from benchmarks.candidates import DTYPES, Entry, candidates, entries
 from benchmarks.cases import Case, make_inputs, padded_lengths
 from benchmarks.timing import Clock, GpuClock
-from mgh_ds import files
+from mgh_ds.common import files
 
 # A tile must be faster than one preferred to it by more than this to be chosen.
 TIE = 0.01

@@ -13,8 +13,8 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from mgh_ds.config import load_config
-from mgh_ds.errors import MghError
+from mgh_ds.common.config import load_config
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.judges import embedder_judge
 from mgh_ds.model.weights import resolve_model
 from mgh_ds.records.store import Store

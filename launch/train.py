@@ -16,9 +16,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import rich
 
-from mgh_ds import files
-from mgh_ds.config import load_config
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.config import load_config
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.exits import ExitCode
+from mgh_ds.distributed.group import on_main, process_group
+from mgh_ds.distributed.signals import StopRequest
+from mgh_ds.distributed.watchdog import Watchdog
 from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.evaluation.run import evaluate_heldout
 from mgh_ds.evaluation.tables import comparison_table
@@ -26,13 +30,9 @@ from mgh_ds.model.encoder import Encoder
 from mgh_ds.report.page import write_report
 from mgh_ds.training.anchors import anchor_weights
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import on_main, process_group
-from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.export import export_run
 from mgh_ds.training.run_folder import RunFolder
-from mgh_ds.training.signals import StopRequest
 from mgh_ds.training.trainer import Trainer
-from mgh_ds.training.watchdog import Watchdog
 
 
 def main(arguments: list[str]) -> ExitCode:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds import __version__
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -287,7 +287,7 @@ def _synth_audit(
 
 
 def _plan(config: Path, world_size: int, export: Path | None, settings: list[str]) -> None:
-    from mgh_ds.config import load_config
+    from mgh_ds.common.config import load_config
     from mgh_ds.curriculum.commands import plan_command
     from mgh_ds.records.mixture import Mixture
     from mgh_ds.records.store import open_or_convert

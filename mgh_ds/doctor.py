@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 REQUIRED = (
     "torch",

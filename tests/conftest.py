@@ -27,4 +27,4 @@ def disk_without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise OSError(request.param, os.strerror(request.param))
 
-    monkeypatch.setattr("mgh_ds.files.fcntl.flock", refuse)
+    monkeypatch.setattr("mgh_ds.common.files.fcntl.flock", refuse)

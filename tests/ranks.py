@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from mgh_ds.training.distributed import free_port
+from mgh_ds.distributed.group import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["deepspeed", "peft", "mgh_ds.training.trainer"])

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from mgh_ds import Encoder
 from mgh_ds.cli import main as cli
-from mgh_ds.training.distributed import free_port
+from mgh_ds.distributed.group import free_port
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SAMPLE = Path("mgh_ds/records/sample")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds.ablation.grid import Cell, make_grid
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import PoolingMethod
 
 # Only light imports here: what is wrong with a recipe is said before torch is loaded.

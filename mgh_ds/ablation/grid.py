@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgh_ds.config import load_config
-from mgh_ds.errors import MghError
+from mgh_ds.common.config import load_config
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import PoolingMethod
 from mgh_ds.training.config import RunConfig
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mgh_ds import files
 from mgh_ds.ablation.grid import Cell
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 
 FILE = "ablation-scores.json"
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgh_ds import files
 from mgh_ds.ablation.grid import UNTRAINED
 from mgh_ds.ablation.scores import FILE, Scores, differences
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 
 # Places in the paper's ablation, 1 is best; levels 2 and 3 are equal there, and levels 4 and 1 are named
 # together. It has no row for `all`.

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import mgh_ds
-from mgh_ds import files
 from mgh_ds.ablation.grid import Cell
 from mgh_ds.ablation.scores import Score, Scores
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.group import free_port
 from mgh_ds.evaluation.run import evaluate
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
-from mgh_ds.training.distributed import free_port
 
 TRAIN = Path(mgh_ds.__file__).parents[1] / "launch" / "train.py"
 PATIENCE_S = 60  # for a trainer that was told to stop and may be saving

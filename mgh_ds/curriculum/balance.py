@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgh_ds.curriculum.plan import EMPTY, Plan
+from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
 
 
 class Spread(NamedTuple):
@@ -48,7 +48,7 @@ class Cost:
     bytes: int
 
 
-def measure_cost(make_plan: Callable[[], Plan]) -> tuple[Plan, Cost]:
+def measure_cost(make_plan: Callable[[], TrainingPlan]) -> tuple[TrainingPlan, Cost]:
     """Makes a plan and says what that cost."""
     tracemalloc.start()
     begin, cpu_begin = time.perf_counter(), time.thread_time()
@@ -60,7 +60,9 @@ def measure_cost(make_plan: Callable[[], Plan]) -> tuple[Plan, Cost]:
     return plan, Cost(seconds, cpu_seconds, peak)
 
 
-def measure_balance(plan: Plan, unsorted: Plan, world_size: int, samples: int = 32) -> Balance:
+def measure_balance(
+    plan: TrainingPlan, unsorted: TrainingPlan, world_size: int, samples: int = 32
+) -> Balance:
     """Looks at `samples` steps spread over the plan, and over the same with `length_window: 1`.
 
     Raises MghError if the ranks are too many for it.
@@ -85,7 +87,7 @@ def measure_balance(plan: Plan, unsorted: Plan, world_size: int, samples: int = 
     )
 
 
-def _micro_batch_lengths(plan: Plan, step: int) -> np.ndarray:
+def _micro_batch_lengths(plan: TrainingPlan, step: int) -> np.ndarray:
     """By number of the micro-batch, int64 [micro-batches + 1, micro_batch]; the last row, `EMPTY`, is 0."""
     lengths = np.zeros((plan.count + 1, plan.micro_batch), dtype=np.int64)
     lengths[plan.micro_batches(step, 1, 0)] = plan.lengths(step, plan.share(step, 1, 0))
@@ -98,6 +100,6 @@ def _spread(weights: Iterable[np.ndarray]) -> Spread:
     return Spread(float(np.mean(ratios)), float(np.median(ratios)), max(ratios))
 
 
-def _padding(plan: Plan, steps: Iterable[int]) -> float:
+def _padding(plan: TrainingPlan, steps: Iterable[int]) -> float:
     lengths = np.concatenate([_micro_batch_lengths(plan, step) for step in steps])
     return 1 - float(lengths.sum() / (lengths.max(axis=1).sum() * plan.micro_batch))

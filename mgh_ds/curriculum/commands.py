@@ -11,11 +11,11 @@ import rich
 from rich.table import Table
 from tqdm import tqdm
 
-from mgh_ds import files
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.balance import Balance, Cost, measure_balance, measure_cost
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.curriculum.plan import EMPTY, Plan
-from mgh_ds.errors import MghError
+from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
 from mgh_ds.records.mixture import Mixture
 
 
@@ -31,7 +31,7 @@ def plan_command(
     Args:
         records: what would be trained on.
         config: the curriculum.
-        arguments: the other arguments of `Plan`.
+        arguments: the other arguments of `TrainingPlan`.
         world_size: number of ranks.
         export: a file for one JSON line a step and rank, or None.
 
@@ -40,8 +40,8 @@ def plan_command(
     if world_size < 1:
         raise MghError(f"--world-size must be 1 or more, found {world_size}")
     index = records.index()
-    plan, cost = measure_cost(lambda: Plan(index, config, **arguments))
-    unsorted = Plan(index, replace(config, length_window=1), **arguments)
+    plan, cost = measure_cost(lambda: TrainingPlan(index, config, **arguments))
+    unsorted = TrainingPlan(index, replace(config, length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
     rich.print(stage_table(plan))
     rich.print(facts_table(plan, world_size, balance, cost))
@@ -53,7 +53,7 @@ def plan_command(
         print(f"shares: {export}")
 
 
-def stage_table(plan: Plan) -> Table:
+def stage_table(plan: TrainingPlan) -> Table:
     """One row a stage, or two where it has two sources."""
     table = Table("stage", "from step", "steps", "records", "epochs", "lacking its levels")
     for part in plan.coverage():
@@ -68,7 +68,7 @@ def stage_table(plan: Plan) -> Table:
     return table
 
 
-def facts_table(plan: Plan, world_size: int, balance: Balance, cost: Cost) -> Table:
+def facts_table(plan: TrainingPlan, world_size: int, balance: Balance, cost: Cost) -> Table:
     """Everything else, a fact a row."""
     each = len(plan.micro_batches(0, world_size, 0))
     table = Table(show_header=False)
@@ -88,7 +88,7 @@ def facts_table(plan: Plan, world_size: int, balance: Balance, cost: Cost) -> Ta
     return table
 
 
-def export_shares(plan: Plan, records: Mixture, world_size: int, path: Path) -> None:
+def export_shares(plan: TrainingPlan, records: Mixture, world_size: int, path: Path) -> None:
     """Writes `{"stage": index, "step": …, "rank": …, "ids": […]}` for every step and rank, one a line.
 
     Both count from 0. Ids stand in the order in which the rank works on them; empty slots are left out. The

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mgh_ds.curriculum.mixing import fold_key, mix64
-from mgh_ds.curriculum.plan import EMPTY, Plan
+from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
 from mgh_ds.curriculum.stages import Stage
 from mgh_ds.records.schema import Negative, Record
 
@@ -56,7 +56,7 @@ class Slot:
 class Loader:
     """Turns a plan's row numbers into texts."""
 
-    def __init__(self, store: RecordStore, plan: Plan) -> None:
+    def __init__(self, store: RecordStore, plan: TrainingPlan) -> None:
         self.store, self.plan = store, plan
 
     def micro_batches(self, step: int, world_size: int, rank: int) -> list[MicroBatch]:

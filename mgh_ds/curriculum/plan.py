@@ -17,15 +17,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.curriculum.dealing import deal, make_micro_batches
 from mgh_ds.curriculum.layout import EMPTY, make_layout
 from mgh_ds.curriculum.mixing import fold_key
 from mgh_ds.curriculum.stages import ALL_LEVELS, SourceName, Stage, make_stages
-from mgh_ds.errors import MghError
 from mgh_ds.records.store import StoreIndex
 
-__all__ = ["EMPTY", "Coverage", "Plan"]
+__all__ = ["EMPTY", "Coverage", "TrainingPlan"]
 
 # Raised whenever the same arguments give other batches than before: runs of an older plan are then refused
 # rather than continued with other data.
@@ -51,7 +51,7 @@ class Coverage:
         return self.stage.name if self.source == "all" else f"{self.stage.name}, {self.source}"
 
 
-class Plan:
+class TrainingPlan:
     """Global batches of `global_batch` records for every step of a curriculum.
 
     Args:

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mgh_ds import files
+from mgh_ds.common import files
 from mgh_ds.curriculum.loader import RecordStore
-from mgh_ds.curriculum.plan import EMPTY, Plan
+from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
 from mgh_ds.curriculum.stages import Stage
 from mgh_ds.records.columns import RECORD_FIELDS
 from mgh_ds.records.schema import SCHEMA_VERSION
@@ -46,7 +46,7 @@ class ShardError(Exception):
 class StageShare:
     """What a rank trains on in a stage, from `first_step` to the stage's end."""
 
-    plan: Plan
+    plan: TrainingPlan
     stage: Stage
     first_step: int
     world_size: int

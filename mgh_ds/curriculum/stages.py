@@ -6,8 +6,8 @@ from fractions import Fraction
 from math import floor
 from typing import Literal
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.errors import MghError
 
 ALL_LEVELS = (1, 2, 3, 4)
 COARSE_TO_FINE = ((1,), (2, 3), (4,))

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.results import EvaluationResult, joined
 from mgh_ds.model.config import ColumnTransform, PoolingMethod
 

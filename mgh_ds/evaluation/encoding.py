@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.encoder import Encoder
 
 BATCHES_A_CALL = 4  # texts go to the encoder in groups of this many batches, so that a progress bar moves

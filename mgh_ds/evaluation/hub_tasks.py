@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub
 import mteb
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.local_tasks import LAYOUTS
 
 PATIENCE_SECONDS = 5.0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import PoolingMethod
 from mgh_ds.model.encoder import Encoder
 

@@ -19,7 +19,7 @@ from typing import Any
 import mteb
 from datasets import Dataset, DatasetDict
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.containment import contained_mteb
 from mgh_ds.evaluation.encoding import Embeddings
 from mgh_ds.evaluation.levels import level_accuracy

@@ -7,8 +7,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.attention import IMPLEMENTATION
 from mgh_ds.model.config import DType
 from mgh_ds.model.hf_logging import quiet

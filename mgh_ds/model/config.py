@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 PoolingMethod = Literal["ata", "mean", "last", "cls", "weighted_mean"]
 ColumnTransform = Literal["identity", "log1p", "visible_mean"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.attention import RECORD, AttentionRecord
 from mgh_ds.model.backbone import first_position, load_backbone, longest_input
 from mgh_ds.model.batches import TokenBatch

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import export

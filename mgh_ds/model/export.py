@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
 from mgh_ds.model.settings import write_settings

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.attention import AttentionRecord, Received
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import PoolingConfig

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import InputModule
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.batches import PaddedBatch
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import write_model

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE, PoolingConfig
 
 SETTINGS_FILE = "mgh_ds.json"

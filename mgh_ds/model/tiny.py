@@ -26,8 +26,8 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.hf_logging import quiet
 
 # Raise it when the models below change, so that a cached one is not taken for a new one.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.batches import PackedBatch, PaddedBatch, Row, TokenBatch
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.convert import REJECTED, convert, input_files
 from mgh_ds.records.reader import Progress
 from mgh_ds.records.rows import ErrorReport, OnError

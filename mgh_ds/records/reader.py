@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.rows import RAW_CHARS, ErrorReport, Row, RowRefused, describe
 from mgh_ds.records.schema import Record
 

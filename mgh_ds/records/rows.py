@@ -9,7 +9,7 @@ from typing import Any, Literal, TextIO, TypeVar
 
 from pydantic import ValidationError
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import SELF_EXPLAINING
 
 OnError = Literal["skip", "stop"]

@@ -27,8 +27,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.columns import INDEX_FIELDS, RECORD_COLUMNS, SCHEMA, from_columns, to_columns, to_numpy
 from mgh_ds.records.reader import read_records
 from mgh_ds.records.rows import ErrorReport

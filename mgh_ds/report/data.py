@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from mgh_ds.errors import MghError
-from mgh_ds.files import read_json
+from mgh_ds.common.errors import MghError
+from mgh_ds.common.files import read_json
 
 Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float that a run may not have measured: null or absent in the file is NaN here."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mgh_ds.files import write_bytes
+from mgh_ds.common.files import write_bytes
 from mgh_ds.report import anchors, comparison, plots
 from mgh_ds.report.data import Parameters, Run, Stage, load_run
 from mgh_ds.report.scales import number

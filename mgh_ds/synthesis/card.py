@@ -10,13 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mgh_ds.records.schema import Record
 from mgh_ds.synthesis.counts import Counts
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 
 
 class Card:
     """Collects counts row by row."""
 
-    def __init__(self, plan: Plan, partial: bool, short: int, dropped: Counter[str]):
+    def __init__(self, plan: SynthesisPlan, partial: bool, short: int, dropped: Counter[str]):
         """`short` is the number of shards that ended short of their goal, `dropped` counts by finding."""
         self.plan, self.partial, self.short, self.dropped = plan, partial, short, dropped
         self.engines: Counter[str] = Counter()

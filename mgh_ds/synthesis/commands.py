@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, NoReturn
 import rich
 from tqdm import tqdm
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.synthesis.counts import Counts, goal_of
 from mgh_ds.synthesis.decisions import decisions_to_drop
 from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.merge import merge
-from mgh_ds.synthesis.plan import Plan, freeze_plan, open_plan
+from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.status import status_table
 from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
 if TYPE_CHECKING:
-    from mgh_ds.synthesis.audit.inputs import Embed, ScorePairs
+    from mgh_ds.audit.inputs import Embed, ScorePairs
 
 # For schedulers: work is left and nothing is wrong, so try again later (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
@@ -98,7 +98,7 @@ def merge_command(
     print(f"next: {_synth('audit', folder)}, and training with --data.train {train}")
 
 
-def open_merged_plan(folder: Path) -> Plan:
+def open_merged_plan(folder: Path) -> SynthesisPlan:
     """Opens a frozen plan whose records are merged. Raises MghError if they are not."""
     plan = open_plan(folder)
     if not is_store(folder / "merged"):
@@ -121,9 +121,9 @@ def audit_command(
 
     Raises MghError if nothing was merged.
     """
-    from mgh_ds.synthesis.audit.composition import Cost
-    from mgh_ds.synthesis.audit.inputs import StoredRecords
-    from mgh_ds.synthesis.audit.run import audit
+    from mgh_ds.audit.composition import Cost
+    from mgh_ds.audit.inputs import StoredRecords
+    from mgh_ds.audit.run import audit
 
     plan = open_merged_plan(folder)
     store = Store.open(folder / "merged")
@@ -144,7 +144,7 @@ def audit_command(
     print(f"report: {folder / 'audit' / 'audit.html'}")
 
 
-def _print_shards_done(plan: Plan) -> None:
+def _print_shards_done(plan: SynthesisPlan) -> None:
     """How many shards of the whole plan are done, and what to do next."""
     paths = [plan.shard_folder("samples", shard) / "done.json" for shard in range(plan.config.shards)]
     done = [files.read_json(path) for path in paths if path.exists()]

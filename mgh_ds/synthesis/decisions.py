@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.merge import UNITS
 
 # What `merge --drop` takes, and when a row of decisions.parquet is meant. What was not measured is null.

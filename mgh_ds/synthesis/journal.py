@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mgh_ds import files
+from mgh_ds.common import files
 
 HEADER = struct.Struct("<I8s")
 MAX_ENTRY_BYTES = 64 * 2**20

@@ -4,7 +4,7 @@ again when it dies."""
 import time
 from collections.abc import Callable
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.engines.port import Engine, EngineDied, Request
 
 FAILED_STARTS = 3

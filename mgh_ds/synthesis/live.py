@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mgh_ds import files
+from mgh_ds.common import files
 from mgh_ds.synthesis.counts import Counts, goal_of, progress_of
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.units import Stage
 
 TERMINAL_S, LOG_S, FILE_S = 0.5, 30.0, 5.0
@@ -23,7 +23,7 @@ class Live:
     """One worker's progress. `name` is the worker's: host and process. `stop_with`, once set, is raised by
     the next `show` or `wait`."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: SynthesisPlan):
         self.plan = plan
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.counts = Counts()

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.columns import hash64
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import StoreWriter
@@ -32,7 +32,7 @@ from mgh_ds.synthesis.card import Card
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.parts import COLUMNS, read_part, read_summary
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.units import Task
 
@@ -59,7 +59,11 @@ class Merged:
 
 
 def merge(
-    plan: Plan, *, partial: bool = False, drop: dict[str, str] | None = None, progress: Progress | None = None
+    plan: SynthesisPlan,
+    *,
+    partial: bool = False,
+    drop: dict[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Merged:
     """Merges stage 2 into `merged/`, replacing an earlier one in one step.
 
@@ -99,7 +103,7 @@ def merge(
     return result
 
 
-def find_parts(plan: Plan, scope: str, partial: bool) -> tuple[list[Path], int, int]:
+def find_parts(plan: SynthesisPlan, scope: str, partial: bool) -> tuple[list[Path], int, int]:
     """The parts of stage 2, the number of their units, and of the shards that ended short of their goal.
 
     Raises MghError naming the shards that are not done or have lost a part.
@@ -153,7 +157,7 @@ def _sorted_tables(paths: list[Path], count: int, folder: Path) -> Iterator[pa.T
 class _Decider:
     """Accepts or refuses each row, in the order of ids; remembers which samples there were."""
 
-    def __init__(self, plan: Plan, tasks: dict[str, Task], drop: dict[str, str]):
+    def __init__(self, plan: SynthesisPlan, tasks: dict[str, Task], drop: dict[str, str]):
         self.plan, self.tasks, self.drop = plan, tasks, drop
         self._last = ""
         self._seen: set[int] = set()

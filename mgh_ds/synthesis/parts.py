@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts
 
 COLUMNS = pa.schema(

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from mgh_ds import __version__, files
-from mgh_ds.config import dump_config, load_config
-from mgh_ds.errors import MghError
+from mgh_ds import __version__
+from mgh_ds.common import files
+from mgh_ds.common.config import dump_config, load_config
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Subtype
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.synthesis.engines import check_engine
@@ -32,7 +33,7 @@ ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripte
 
 
 @dataclass(frozen=True)
-class Plan:
+class SynthesisPlan:
     """A frozen plan, opened. `plan_hash` is 64 hexadecimal digits."""
 
     folder: Path
@@ -51,7 +52,7 @@ class Plan:
             raise MghError(f"shard {shard}: {self.folder} has the shards 0 to {self.config.shards - 1}")
 
 
-def freeze_plan(arguments: Sequence[str], output: Path) -> Plan:
+def freeze_plan(arguments: Sequence[str], output: Path) -> SynthesisPlan:
     """Checks a configuration (`--config FILE` and overrides) and freezes it in the new folder `output`.
 
     Raises MghError for a bad key, value, slot table or template, for a model folder without a chat template,
@@ -75,7 +76,7 @@ def freeze_plan(arguments: Sequence[str], output: Path) -> Plan:
     return open_plan(output)
 
 
-def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool = False) -> Plan:
+def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool = False) -> SynthesisPlan:
     """Opens a frozen plan. `overrides` such as `--engine.max_in_flight 64` may change how the engine is
     driven, and with `new_filters` which answers are accepted (`--filters.short_chars '[4, 900]'`).
 
@@ -106,7 +107,7 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
         if difference := _difference(identity, wanted):
             raise _frozen(folder, *difference, free="filters" if new_filters else "engine")
     check_config(config)
-    return Plan(folder, config, frozen["plan_hash"], prompts, slots)
+    return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots)
 
 
 def check_config(config: SynthesisConfig) -> None:

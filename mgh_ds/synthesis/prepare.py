@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 from mgh_ds.records.schema import Subtype
 from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks
 from mgh_ds.synthesis.engines.port import Completion, Request
-from mgh_ds.synthesis.plan import Plan, stage_schema
+from mgh_ds.synthesis.plan import SynthesisPlan, stage_schema
 from mgh_ds.synthesis.units import Stage, Task, Unit, seed_of, uniform
 
 
@@ -26,7 +26,7 @@ class Prepared:
 class Preparer:
     """Prepares the units of one stage."""
 
-    def __init__(self, plan: Plan, stage: Stage, tasks: dict[str, Task]):
+    def __init__(self, plan: SynthesisPlan, stage: Stage, tasks: dict[str, Task]):
         """`tasks` is stage 1's result by id; empty in stage 1."""
         self.plan, self.stage, self.tasks = plan, stage, tasks
         self.schema = stage_schema(plan.config, stage)
@@ -64,7 +64,7 @@ class Preparer:
         return cast(Subtype, subtype)
 
 
-def reason_of(completion: Completion, prepared: Prepared, plan: Plan) -> str:
+def reason_of(completion: Completion, prepared: Prepared, plan: SynthesisPlan) -> str:
     """Why an answer is refused, or "" if it is accepted."""
     try:
         if prepared.unit.stage == "tasks":
@@ -81,7 +81,7 @@ def row_of(
     completion: Completion,
     prepared: Prepared,
     reason: str,
-    plan: Plan,
+    plan: SynthesisPlan,
     *,
     shard: int,
     round: int,

@@ -13,7 +13,7 @@ from typing import Any, Self, get_args
 from jinja2 import DictLoader, StrictUndefined, Template, TemplateNotFound, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Subtype, kind_of
 from mgh_ds.synthesis.engines.port import Messages
 from mgh_ds.synthesis.slots import SlotTable

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts, goal_of, progress_of
 from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.journal import Journal, read_journal
 from mgh_ds.synthesis.parts import PartSummary, part_path, read_part, read_summary, write_new_json, write_part
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared, Preparer, reason_of, row_of
 from mgh_ds.synthesis.units import Stage, Task, Unit, units_of_shard
 
@@ -58,7 +58,7 @@ class Shard:
     `short`).
     """
 
-    def __init__(self, plan: Plan, stage: Stage, scope: str, tasks: dict[str, Task], number: int):
+    def __init__(self, plan: SynthesisPlan, stage: Stage, scope: str, tasks: dict[str, Task], number: int):
         self.plan, self.stage, self.number = plan, stage, number
         self.folder = plan.shard_folder(stage, number)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from typing import Any, Self
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Language
 from mgh_ds.synthesis.units import STAGES, Stage, uniform
 

@@ -10,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts, goal_of, progress_of
 from mgh_ds.synthesis.journal import read_journal
 from mgh_ds.synthesis.parts import read_summary
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.tasks import open_tasks, tasks_path
 from mgh_ds.synthesis.units import STAGES, Stage
 
@@ -34,7 +34,7 @@ class StageStatus:
     counts: Counts = field(default_factory=Counts)
 
 
-def read_status(plan: Plan) -> dict[Stage, StageStatus]:
+def read_status(plan: SynthesisPlan) -> dict[Stage, StageStatus]:
     """Both stages' status. Damaged parts are named, not counted."""
     found: dict[Stage, StageStatus] = {}
     for stage in STAGES:
@@ -56,7 +56,7 @@ def read_status(plan: Plan) -> dict[Stage, StageStatus]:
     return found
 
 
-def worker_lines(plan: Plan) -> list[str]:
+def worker_lines(plan: SynthesisPlan) -> list[str]:
     """What the workers of the last day last said of themselves."""
     found = []
     for path in sorted((plan.folder / "work" / "workers").glob("*.json")):
@@ -72,7 +72,7 @@ def worker_lines(plan: Plan) -> list[str]:
     return found
 
 
-def status_table(plan: Plan) -> RenderableType:
+def status_table(plan: SynthesisPlan) -> RenderableType:
     """The status for people."""
     stages = read_status(plan)
     table = Table("", *stages, title=Text(str(plan.folder)), title_justify="left")
@@ -88,7 +88,7 @@ def status_table(plan: Plan) -> RenderableType:
     return Group(*lines)
 
 
-def _rows(plan: Plan, stage: Stage, status: StageStatus) -> dict[str, str]:
+def _rows(plan: SynthesisPlan, stage: Stage, status: StageStatus) -> dict[str, str]:
     counts = status.counts
     reached = progress_of(plan, stage, counts)
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.reasons.most_common(6))

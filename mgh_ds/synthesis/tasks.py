@@ -11,20 +11,20 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Subtype
 from mgh_ds.synthesis.answers import normalise, read_tasks
 from mgh_ds.synthesis.parts import read_part, write_new_json
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.units import Task
 
 
-def tasks_path(plan: Plan) -> Path:
+def tasks_path(plan: SynthesisPlan) -> Path:
     return plan.folder / "tasks.json"
 
 
-def freeze_tasks(plan: Plan) -> None:
+def freeze_tasks(plan: SynthesisPlan) -> None:
     """Writes `tasks.json` from the parts of stage 1, which must be complete, unless it is there.
 
     Raises MghError if there is no usable task.
@@ -38,7 +38,7 @@ def freeze_tasks(plan: Plan) -> None:
     write_new_json(tasks_path(plan), content | {"tasks": rows})
 
 
-def open_tasks(plan: Plan) -> tuple[str, dict[str, Task]]:
+def open_tasks(plan: SynthesisPlan) -> tuple[str, dict[str, Task]]:
     """The scope of stage 2 (the plan's hash and the tasks') and the frozen tasks by id, in their order.
 
     Raises MghError if they are not there yet or were changed.
@@ -89,7 +89,7 @@ def _without_near_duplicates(tasks: list[Task], threshold: float) -> list[Task]:
     return kept
 
 
-def _candidates(plan: Plan) -> list[tuple[Subtype, str, str]]:
+def _candidates(plan: SynthesisPlan) -> list[tuple[Subtype, str, str]]:
     found: list[tuple[Subtype, str, str]] = []
     for shard in range(plan.config.shards):
         for path in sorted(plan.shard_folder("tasks", shard).glob("part-*.parquet")):

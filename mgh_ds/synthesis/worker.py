@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mgh_ds.files import HeldError
+from mgh_ds.common.files import HeldError
 from mgh_ds.synthesis.counts import progress_of
 from mgh_ds.synthesis.engines import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, EngineDied
 from mgh_ds.synthesis.keeper import EngineKeeper
 from mgh_ds.synthesis.live import Live
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared
 from mgh_ds.synthesis.shard import Shard
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks, tasks_path
@@ -39,7 +39,7 @@ class InFlight:
     prepared: Prepared
 
 
-def run(plan: Plan, shards: Sequence[int], live: Live) -> list[int]:
+def run(plan: SynthesisPlan, shards: Sequence[int], live: Live) -> list[int]:
     """Works until the given shards are done. Returns those that another worker holds.
 
     Stage 1 must be complete in all shards before stage 2 can begin anywhere: a worker that has done its own
@@ -71,7 +71,13 @@ class StageRun:
     """One stage, worked through by one worker."""
 
     def __init__(
-        self, plan: Plan, stage: Stage, scope: str, tasks: dict[str, Task], keeper: EngineKeeper, live: Live
+        self,
+        plan: SynthesisPlan,
+        stage: Stage,
+        scope: str,
+        tasks: dict[str, Task],
+        keeper: EngineKeeper,
+        live: Live,
     ):
         self.plan, self.stage, self.scope, self.tasks = plan, stage, scope, tasks
         self.keeper, self.live = keeper, live

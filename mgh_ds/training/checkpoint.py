@@ -23,8 +23,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.training.state import TrainingState
 
 MANIFEST = "manifest.json"

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.errors import MghError
 from mgh_ds.model.config import ModelConfig
 
 # Of English prose. The plan weighs texts by characters; beyond `max_length` tokens a text weighs no more.
@@ -161,7 +161,7 @@ class RunConfig:
                 raise MghError(f"{key} must not be negative, found {value}")
 
     def plan_arguments(self) -> dict[str, Any]:
-        """What `Plan` must know of this run besides the records and the curriculum."""
+        """What `TrainingPlan` must know of this run besides the records and the curriculum."""
         training = self.training
         return {
             "steps": training.steps,

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.group import device
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.training.config import TrainingConfig
-from mgh_ds.training.distributed import device
 
 # Decided by the recipe (or by gradient caching); a second value in the JSON file could only contradict it.
 OWNED_KEYS = (

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mgh_ds import files
-from mgh_ds.config import load_config
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.config import load_config
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer

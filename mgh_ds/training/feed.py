@@ -21,8 +21,9 @@ from typing import Self
 
 from pydantic import ValidationError
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.loader import Loader, RecordStore
-from mgh_ds.curriculum.plan import Plan
+from mgh_ds.curriculum.plan import TrainingPlan
 from mgh_ds.curriculum.shards import (
     Rows,
     ShardError,
@@ -31,11 +32,10 @@ from mgh_ds.curriculum.shards import (
     remove_old_shards,
     remove_shard,
 )
-from mgh_ds.errors import MghError
+from mgh_ds.distributed.group import rank, world_size
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import to_records
-from mgh_ds.training.distributed import rank, world_size
 from mgh_ds.training.inputs import Inputs, tokenize
 from mgh_ds.training.reshard import Ready, make_ready, prove, say
 
@@ -65,7 +65,7 @@ class Feed:
     """
 
     def __init__(
-        self, store: RecordStore, plan: Plan, tokenizer: Tokenizer, *, folder: Path, first_step: int
+        self, store: RecordStore, plan: TrainingPlan, tokenizer: Tokenizer, *, folder: Path, first_step: int
     ) -> None:
         self.store, self.plan, self.tokenizer, self.folder = store, plan, tokenizer, folder
         self._stop = Event()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mgh_ds.training.distributed import TIMEOUT
+from mgh_ds.distributed.group import TIMEOUT
 
 # torch 2.13 renames both collectives and warns at the old names; 2.11 and 2.12 know the old ones only.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

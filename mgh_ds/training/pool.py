@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.loader import MicroBatch
-from mgh_ds.errors import MghError
+from mgh_ds.distributed.group import all_sum, device, gather_objects, rank, world_size
 from mgh_ds.training.config import LossConfig
-from mgh_ds.training.distributed import all_sum, device, gather_objects, rank, world_size
 from mgh_ds.training.gather import Ring, gather, gather_with_gradient, pool_group
 from mgh_ds.training.loss import NOBODY, Candidates, Rows, info_nce, level_statistics
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.loader import RecordStore
 from mgh_ds.curriculum.mixing import fold_key, mix64
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.curriculum.shards import Rows, ShardError, StageShare, StoreRows, open_shard, write_shard
-from mgh_ds.errors import MghError
-from mgh_ds.training.distributed import device
+from mgh_ds.distributed.group import device
 from mgh_ds.training.gather import gather, pool_group
 
 Item = TypeVar("Item")

@@ -7,11 +7,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from mgh_ds import files
-from mgh_ds.config import dump_config
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.config import dump_config
+from mgh_ds.common.errors import MghError
+from mgh_ds.common.json_lines import JsonLines
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.json_lines import JsonLines
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "mteb", "sentence-transformers")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mgh_ds.errors import MghError
-from mgh_ds.training.distributed import from_main, is_main, on_main
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.group import from_main, is_main, on_main
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

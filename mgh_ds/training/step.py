@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from mgh_ds.distributed.group import all_sum, device
 from mgh_ds.training.config import TrainingConfig
-from mgh_ds.training.distributed import all_sum, device
 from mgh_ds.training.inputs import Inputs
 from mgh_ds.training.pool import NotFiniteError, all_ids, pool_loss
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mgh_ds import files
-from mgh_ds.curriculum import Plan
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum import TrainingPlan
+from mgh_ds.distributed.group import all_sum, device, is_main, on_main, rank, world_size
+from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
@@ -21,12 +23,10 @@ from mgh_ds.training import checkpoint
 from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import all_sum, device, is_main, on_main, rank, world_size
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.feed import Feed, shards_folder
 from mgh_ds.training.pool import NotFiniteError, all_ids
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
-from mgh_ds.training.signals import StopRequest
 from mgh_ds.training.state import collect, restore
 from mgh_ds.training.step import StepResult, train_step
 
@@ -50,7 +50,7 @@ class Trainer:
         training = config.training
         self.store = Mixture([self._open(path) for path in config.data.train])
         self.held_out = self._open(config.data.held_out) if config.data.held_out else None
-        self.plan = Plan(self.store.index(), config.curriculum, **config.plan_arguments())
+        self.plan = TrainingPlan(self.store.index(), config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
         self.plan.share(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)

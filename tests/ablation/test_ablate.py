@@ -13,7 +13,7 @@ import pytest
 from mgh_ds import Encoder
 from mgh_ds.ablation.grid import make_grid
 from mgh_ds.cli import main as cli
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.local_tasks import local_tasks
 from mgh_ds.evaluation.run import evaluate
 from tests.ablation.conftest import Grid

@@ -6,7 +6,7 @@ import pytest
 
 from mgh_ds.ablation.scores import Scores, differences
 from mgh_ds.ablation.table import PAPER, check_alike, markdown, summarise
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 RECIPE = {
     "name": "x",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import ablation_data
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store
 from tests.evaluation.conftest import write_jsonl

@@ -32,7 +32,7 @@ from benchmarks.scaling_projection import (
     project_exchanges,
     project_step,
 )
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 
 GIVEN, MISTRAL = Assumptions(), Shapes()
 # Round numbers: 2 GPUs a node, 10 GB/s inside, 1 GB/s a card, 1 and 5 µs.

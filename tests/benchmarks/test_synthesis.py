@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import synthesis, synthesis_vllm, table
 from benchmarks.synthesis_vllm import Turn
-from mgh_ds.config import load_config
+from mgh_ds.common.config import load_config
 from mgh_ds.synthesis.config import SynthesisConfig
 
 

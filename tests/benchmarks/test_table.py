@@ -7,7 +7,7 @@ import pytest
 from benchmarks import plot, table
 from benchmarks.plot import Panel
 from benchmarks.table import Row
-from mgh_ds import files
+from mgh_ds.common import files
 
 ROW = Row("padded", "full", "float16", 64, "16/8", 512, 32, 16384, "forward", "ours: out")
 ENVIRONMENT = {"device": "Some chip, with a comma", "torch": "2.13.0"}

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mgh_ds.curriculum import CurriculumConfig, Plan, Stage
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum import CurriculumConfig, Stage, TrainingPlan
 from mgh_ds.curriculum.plan import EMPTY
-from mgh_ds.errors import MghError
 from mgh_ds.records.store import MANIFEST, Store, StoreIndex, StoreWriter
 from tests.effort import PLANS
 from tests.records.examples import make_records
@@ -74,16 +74,16 @@ def arguments(draw: st.DrawFn) -> tuple[StoreIndex, CurriculumConfig, dict[str, 
     return make_index(records, draw(st.integers(1, 8)), seed, ungraded, gaps), config, sizes
 
 
-def make_plan(made_from: tuple[StoreIndex, CurriculumConfig, dict[str, Any]]) -> Plan:
+def make_plan(made_from: tuple[StoreIndex, CurriculumConfig, dict[str, Any]]) -> TrainingPlan:
     index, config, sizes = made_from
-    return Plan(index, config, **sizes)
+    return TrainingPlan(index, config, **sizes)
 
 
 plans = arguments().map(make_plan)
 numbers = st.integers(0, 10**6)
 
 
-def source_rows(plan: Plan, stage: Stage, source: str) -> set[int]:
+def source_rows(plan: TrainingPlan, stage: Stage, source: str) -> set[int]:
     """The rows that a source of a stage has, found record by record."""
     found = set()
     for row, counts in enumerate(plan.index.level_counts.tolist()):
@@ -94,7 +94,7 @@ def source_rows(plan: Plan, stage: Stage, source: str) -> set[int]:
     return found
 
 
-def epochs(plan: Plan) -> dict[tuple[int, str, int], list[np.ndarray]]:
+def epochs(plan: TrainingPlan) -> dict[tuple[int, str, int], list[np.ndarray]]:
     """The batches of all steps, by stage, source and epoch."""
     found = defaultdict(list)
     for step in range(plan.steps):
@@ -103,7 +103,7 @@ def epochs(plan: Plan) -> dict[tuple[int, str, int], list[np.ndarray]]:
     return found
 
 
-def ledger(plan: Plan, step: int, world_size: int) -> dict[int, tuple[int, ...]]:
+def ledger(plan: TrainingPlan, step: int, world_size: int) -> dict[int, tuple[int, ...]]:
     """What the ranks together work on in a step: the rows of each micro-batch by its number.
 
     Fails if a number is dealt twice, if a padding micro-batch holds a record or if ranks get unequal counts.
@@ -125,7 +125,7 @@ def ledger(plan: Plan, step: int, world_size: int) -> dict[int, tuple[int, ...]]
 
 @PLANS
 @given(plans)
-def test_every_record_of_a_source_occurs_exactly_once_in_its_epoch(plan: Plan) -> None:
+def test_every_record_of_a_source_occurs_exactly_once_in_its_epoch(plan: TrainingPlan) -> None:
     for (stage_index, source, _), batches in epochs(plan).items():
         expected = source_rows(plan, plan.stages[stage_index], source)
         rows = np.concatenate(batches)
@@ -138,7 +138,7 @@ def test_every_record_of_a_source_occurs_exactly_once_in_its_epoch(plan: Plan) -
 
 @PLANS
 @given(plans)
-def test_full_homogeneous_batches_hold_one_task(plan: Plan) -> None:
+def test_full_homogeneous_batches_hold_one_task(plan: TrainingPlan) -> None:
     for (stage_index, source, _), batches in epochs(plan).items():
         rows = sorted(source_rows(plan, plan.stages[stage_index], source))
         if len(batches) < -(-len(rows) // plan.global_batch) or not plan.config.homogeneous:
@@ -154,7 +154,7 @@ def test_full_homogeneous_batches_hold_one_task(plan: Plan) -> None:
 
 @PLANS
 @given(plans)
-def test_the_share_of_ungraded_batches_is_exact_over_every_stage(plan: Plan) -> None:
+def test_the_share_of_ungraded_batches_is_exact_over_every_stage(plan: TrainingPlan) -> None:
     given = plan.config.ungraded_share
     graded = plan.index.level_counts[:, 1:].any(axis=1)
     for stage in plan.stages:
@@ -171,7 +171,9 @@ def test_the_share_of_ungraded_batches_is_exact_over_every_stage(plan: Plan) -> 
 
 @PLANS
 @given(plans, numbers, st.integers(1, 16))
-def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int, world_size: int) -> None:
+def test_ranks_share_the_same_batch_for_every_world_size(
+    plan: TrainingPlan, number: int, world_size: int
+) -> None:
     step = number % plan.steps
     world_size = min(world_size, plan.count)
     dealt = ledger(plan, step, world_size)
@@ -183,7 +185,7 @@ def test_ranks_share_the_same_batch_for_every_world_size(plan: Plan, number: int
 @PLANS
 @given(plans, numbers, st.integers(1, 16))
 def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
-    plan: Plan, number: int, world_size: int
+    plan: TrainingPlan, number: int, world_size: int
 ) -> None:
     step, count = number % plan.steps, plan.count
     world_size = min(world_size, count)
@@ -198,7 +200,7 @@ def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
 @PLANS
 @given(plans, numbers, st.integers(1, 16))
 def test_ranks_differ_by_at_most_the_longest_record_minus_the_shortest(
-    plan: Plan, number: int, world_size: int
+    plan: TrainingPlan, number: int, world_size: int
 ) -> None:
     step = number % plan.steps
     world_size = max(size for size in range(1, world_size + 1) if plan.count % size == 0)
@@ -265,7 +267,7 @@ def test_one_changed_byte_of_the_manifest_changes_the_hash_of_the_plan(store: St
         other = Store.open(changed)
     except MghError:
         return
-    plan = Plan(store.index(), CurriculumConfig(), steps=9, global_batch=4, micro_batch=2, seed=0)
+    plan = TrainingPlan(store.index(), CurriculumConfig(), steps=9, global_batch=4, micro_batch=2, seed=0)
     same = plan.fingerprint(other.manifest_hash) == plan.fingerprint(store.manifest_hash)
     assert same == (json.loads(content) == json.loads((changed / MANIFEST).read_bytes()))
 
@@ -275,7 +277,7 @@ def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
     code = (
         "import json; from tests.curriculum.test_plan import *;"
         "config = CurriculumConfig(ungraded_share=0.5);"
-        f"plan = Plan(make_index(100, ungraded=0.3), config, **{sizes!r});"
+        f"plan = TrainingPlan(make_index(100, ungraded=0.3), config, **{sizes!r});"
         "print(json.dumps([plan.share(step, 2, 1).tolist() for step in range(9)]))"
     )
     printed = [
@@ -284,27 +286,27 @@ def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
         )
         for seed in ("1", "2")
     ]
-    here = Plan(make_index(100, ungraded=0.3), CurriculumConfig(ungraded_share=0.5), **sizes)
+    here = TrainingPlan(make_index(100, ungraded=0.3), CurriculumConfig(ungraded_share=0.5), **sizes)
     assert printed[0] == printed[1] == [here.share(step, 2, 1).tolist() for step in range(9)]
 
 
 def test_the_batches_are_those_of_this_version_of_the_plan() -> None:
     """Where this fails, runs begun before would go on with other batches: raise PLAN_VERSION."""
     config = CurriculumConfig(order="random", length_window=2)
-    plan = Plan(make_index(20), config, steps=4, global_batch=8, micro_batch=2, seed=3)
+    plan = TrainingPlan(make_index(20), config, steps=4, global_batch=8, micro_batch=2, seed=3)
     assert plan.share(1, 2, 0).tolist() == [[16, 9], [14, 15]]
 
 
 def test_another_seed_gives_another_order() -> None:
     one, other = (
-        Plan(make_index(200), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=seed)
+        TrainingPlan(make_index(200), CurriculumConfig(), steps=9, global_batch=16, micro_batch=4, seed=seed)
         for seed in (1, 2)
     )
     assert not np.array_equal(one.batch(0), other.batch(0))
 
 
 def test_an_epoch_differs_from_the_one_before() -> None:
-    plan = Plan(
+    plan = TrainingPlan(
         make_index(64), CurriculumConfig(order="all"), steps=8, global_batch=16, micro_batch=4, seed=0
     )
     first, second = ([plan.batch(step).tolist() for step in steps] for steps in (range(4), range(4, 8)))
@@ -316,7 +318,7 @@ def test_the_fingerprint_follows_every_argument() -> None:
     def fingerprint(manifest: str = "m", curriculum: Any = None, **changes: int) -> str:
         sizes = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 0} | changes
         config = CurriculumConfig(**curriculum or {})
-        return Plan(make_index(100, ungraded=0.3), config, **sizes).fingerprint(manifest)
+        return TrainingPlan(make_index(100, ungraded=0.3), config, **sizes).fingerprint(manifest)
 
     prints = [
         fingerprint(),
@@ -339,7 +341,7 @@ def test_lengths_are_what_the_stage_brings_up_to_where_texts_are_cut() -> None:
     sizes = {"steps": 3, "global_batch": 2, "micro_batch": 1, "seed": 0}
     rows = np.array([0, EMPTY])
     for max_chars, lengths in ((None, [101, 420, 4100]), (50, [61, 130, 110])):
-        plan = Plan(index, CurriculumConfig(), **sizes, max_chars=max_chars)
+        plan = TrainingPlan(index, CurriculumConfig(), **sizes, max_chars=max_chars)
         assert [plan.lengths(step, rows).tolist() for step in range(3)] == [[found, 0] for found in lengths]
 
 
@@ -347,21 +349,21 @@ def test_a_level_that_no_record_has_is_refused_by_name() -> None:
     index = make_index(50)
     index.level_counts[:, 4] = 0
     with pytest.raises(MghError, match=r"stage `level 4`.*levels \[1, 2, 3\]"):
-        Plan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
+        TrainingPlan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
 
 
 def test_every_level_of_a_stage_must_occur_somewhere() -> None:
     index = make_index(50)
     index.level_counts[:, 3] = 0
     with pytest.raises(MghError, match=r"stage `levels 2, 3`.*levels \[1, 2, 4\]"):
-        Plan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
+        TrainingPlan(index, CurriculumConfig(), steps=9, global_batch=8, micro_batch=4, seed=0)
 
 
 def test_a_level_may_be_missing_in_a_stage_of_ungraded_records() -> None:
     index = make_index(50, ungraded=0.3)
     index.level_counts[:, 4] = 0
     config = CurriculumConfig(ungraded_share=[0, 0.5, 1])
-    plan = Plan(index, config, steps=9, global_batch=8, micro_batch=4, seed=0)
+    plan = TrainingPlan(index, config, steps=9, global_batch=8, micro_batch=4, seed=0)
     assert [part.name for part in plan.coverage()] == [
         "level 1, graded",
         "levels 2, 3, graded",
@@ -372,7 +374,7 @@ def test_a_level_may_be_missing_in_a_stage_of_ungraded_records() -> None:
 
 
 def test_ungraded_records_take_part_in_every_stage() -> None:
-    plan = Plan(
+    plan = TrainingPlan(
         make_index(32, ungraded=1), CurriculumConfig(), steps=9, global_batch=32, micro_batch=4, seed=0
     )
     assert [part.eligible for part in plan.coverage()] == [32, 32, 32]
@@ -386,7 +388,7 @@ def test_a_share_for_records_that_do_not_exist_is_refused(
     with pytest.raises(
         MghError, match=rf"stage `level 1` has no {missing} record.*ungraded_share is {share}"
     ):
-        Plan(
+        TrainingPlan(
             make_index(32, ungraded=ungraded),
             CurriculumConfig(ungraded_share=share),
             steps=9,
@@ -400,7 +402,7 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     index = make_index(40)
     index.level_counts[:10, 4] = 0
     config = CurriculumConfig(order="level-4", missing_level="skip")
-    plan = Plan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
+    plan = TrainingPlan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
     seen = np.concatenate([plan.batch(step) for step in range(4)])
     assert set(seen[seen != EMPTY].tolist()) == set(range(10, 40))
     assert (plan.coverage()[0].eligible, plan.coverage()[0].lacking) == (30, 10)
@@ -418,7 +420,7 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
     arguments = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 0} | sizes
     with pytest.raises(MghError, match=message):
-        Plan(make_index(50), CurriculumConfig(), **arguments)
+        TrainingPlan(make_index(50), CurriculumConfig(), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +433,7 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) 
     ],
 )
 def test_more_ranks_than_micro_batches_are_refused(world_size: int, pools: int, advice: str) -> None:
-    plan = Plan(
+    plan = TrainingPlan(
         make_index(50), CurriculumConfig(), steps=9, global_batch=16, micro_batch=8, seed=0, pools=pools
     )
     with pytest.raises(MghError, match=f"only 2 micro-batches.*{advice}"):

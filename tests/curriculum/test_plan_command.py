@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mgh_ds.cli import main
-from mgh_ds.config import load_config
-from mgh_ds.curriculum import Plan, commands
+from mgh_ds.common.config import load_config
+from mgh_ds.curriculum import TrainingPlan, commands
 from mgh_ds.curriculum.balance import measure_balance
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.records.store import Store
@@ -31,7 +31,7 @@ def test_what_is_printed_is_the_plan(
     printed = capsys.readouterr().out
     (store,) = (tmp_path / "demo" / "data").iterdir()
     config = load_config(RunConfig, arguments)
-    plan = Plan(Store.open(store).index(), config.curriculum, **config.plan_arguments())
+    plan = TrainingPlan(Store.open(store).index(), config.curriculum, **config.plan_arguments())
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
     assert ["levels 2, 3", "8", "22", "360", "1.83", "0"] in rows
     assert ["rank", "2 micro-batches a step on each of 4"] in rows
@@ -49,7 +49,7 @@ def test_every_share_is_exported(arguments: list[str], tmp_path: Path) -> None:
     (path,) = (tmp_path / "demo" / "data").iterdir()
     store = Store.open(path)
     config = load_config(RunConfig, arguments)
-    plan = Plan(store.index(), config.curriculum, **config.plan_arguments())
+    plan = TrainingPlan(store.index(), config.curriculum, **config.plan_arguments())
     assert [(line["step"], line["rank"]) for line in lines] == [
         (step, rank) for step in range(plan.steps) for rank in range(4)
     ]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgh_ds.curriculum import CurriculumConfig, Plan, shards
+from mgh_ds.curriculum import CurriculumConfig, TrainingPlan, shards
 from mgh_ds.curriculum.shards import (
     SCHEMA,
     Shard,
@@ -45,12 +45,12 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
     return Mixture(stores)
 
 
-def make_plan(mixture: Mixture, **changes: int) -> Plan:
+def make_plan(mixture: Mixture, **changes: int) -> TrainingPlan:
     sizes = {"steps": 12, "global_batch": 16, "micro_batch": 2, "seed": 0} | changes
-    return Plan(mixture.index(), CurriculumConfig(homogeneous=False), **sizes)
+    return TrainingPlan(mixture.index(), CurriculumConfig(homogeneous=False), **sizes)
 
 
-def share_of(plan: Plan, first_step: int = 0, world_size: int = 1, rank: int = 0) -> StageShare:
+def share_of(plan: TrainingPlan, first_step: int = 0, world_size: int = 1, rank: int = 0) -> StageShare:
     return StageShare(plan, plan.stage(first_step), first_step, world_size, rank)
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import CurriculumConfig, make_stages
-from mgh_ds.errors import MghError
 from tests.effort import PLANS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.commands import eval_command
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from mgh_ds import Encoder
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.encoding import Embeddings, Input
 
 

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 
 from mgh_ds import Encoder
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.levels import level_accuracy
 from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.evaluation.run import evaluate_heldout

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from mgh_ds import Encoder
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import hub_tasks as hub
 from mgh_ds.evaluation.commands import eval_command
 from mgh_ds.evaluation.run import evaluate, evaluate_heldout

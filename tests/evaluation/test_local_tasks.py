@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from mgh_ds import Encoder
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.local_tasks import LAYOUTS, local_tasks
 from mgh_ds.evaluation.results import TaskScore
 from mgh_ds.evaluation.run import evaluate

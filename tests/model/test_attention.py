@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.backbone import first_position
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model, load_model

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.model.embedder import build_model
 from tests.model.conftest import TEXTS

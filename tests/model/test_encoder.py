@@ -8,7 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mgh_ds import Encoder
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import PoolingConfig
 from mgh_ds.model.settings import SETTINGS_FILE, read_settings
 from tests.model.conftest import TEXTS

@@ -8,7 +8,7 @@ import sentence_transformers
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ModelConfig, PoolingConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder

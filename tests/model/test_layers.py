@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ModelConfig, PoolingConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder

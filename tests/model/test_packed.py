@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model import attention
 from mgh_ds.model.backbone import first_position
 from mgh_ds.model.batches import PackedBatch, PaddedBatch

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.attention import AttentionRecord, Received
 from mgh_ds.model.batches import PackedBatch, PaddedBatch
 from mgh_ds.model.config import PoolingConfig

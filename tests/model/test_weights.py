@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.group import barrier, process_group, rank
 from mgh_ds.model import tiny, weights
 from mgh_ds.model.embedder import load_model
 from mgh_ds.model.settings import Settings
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.model.weights import MINILM, resolve_model
-from mgh_ds.training.distributed import barrier, process_group, rank
 from tests.ranks import run_ranks
 
 

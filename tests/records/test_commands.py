@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.commands import convert_command, stats_command, validate_command
 from mgh_ds.records.convert import REJECTED, convert
 from mgh_ds.records.stats import stats

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records import store as store_module
 from mgh_ds.records.convert import FORMATS, REJECTED, ConversionSummary, convert
 from mgh_ds.records.convert.llm2vec import SEPARATOR

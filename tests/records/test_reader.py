@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records import reader
 from mgh_ds.records.reader import read_jsonl, read_records
 from mgh_ds.records.rows import MAX_REASONS, ErrorReport, Row, RowRefused, printable

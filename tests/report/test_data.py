@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.report.data import load_run
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.report.commands import report_command
 from mgh_ds.report.page import change, duration, write_report
 
@@ -241,7 +241,7 @@ def test_the_report_knows_no_other_room():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     ours = {name for name in modules if name.startswith("mgh_ds.") and not name.startswith("mgh_ds.report")}
-    assert ours == {"mgh_ds.errors", "mgh_ds.files"}
+    assert ours == {"mgh_ds.common.errors", "mgh_ds.common.files"}
     assert not {"torch", "transformers", "deepspeed", "mteb"} & set(modules)
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.engines import vllm_child
 from mgh_ds.synthesis.engines.port import Completion, Request
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mgh_ds.synthesis.plan import Plan, freeze_plan
+from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan
 
 SMALL = [
     *("--config", "configs/synth-scripted.yaml", "--chunk", "16", "--engine.max_in_flight", "24"),
@@ -11,7 +11,7 @@ SMALL = [
 ]
 
 
-def small_plan(folder: Path, *overrides: str) -> Plan:
+def small_plan(folder: Path, *overrides: str) -> SynthesisPlan:
     """160 accepted samples in 4 shards, in chunks of 16, with a tenth of the answers bad."""
     return freeze_plan([*SMALL, *overrides], folder)
 

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgh_ds import cli
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import judges
 from mgh_ds.records.store import Store
 from mgh_ds.synthesis import commands, live
 from mgh_ds.synthesis.commands import merge_command, run_command, status_command
 from mgh_ds.synthesis.live import Live
-from mgh_ds.synthesis.plan import Plan
+from mgh_ds.synthesis.plan import SynthesisPlan
 from tests.synthesis.kill_worker import work
 from tests.synthesis.recipes import content, small_plan
 
@@ -31,24 +31,24 @@ ALL = [0, 1, 2, 3]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SynthesisPlan:
     """A plan whose work is done; each test merges it anew."""
     plan = small_plan(tmp_path_factory.mktemp("finished") / "plan")
     work(plan.folder, ALL)
     return plan
 
 
-def frozen(plan: Plan) -> dict[str, bytes]:
+def frozen(plan: SynthesisPlan) -> dict[str, bytes]:
     """Everything but what a merge or an audit makes."""
     found = content(plan.folder)
     return {name: data for name, data in found.items() if not name.startswith(("merged/", "audit/"))}
 
 
-def units(plan: Plan) -> list[dict[str, Any]]:
+def units(plan: SynthesisPlan) -> list[dict[str, Any]]:
     return pq.read_table(plan.folder / "merged" / "units.parquet").to_pylist()
 
 
-def accepted(plan: Plan) -> set[str]:
+def accepted(plan: SynthesisPlan) -> set[str]:
     """Ids of the accepted units, which are the data set's."""
     ids = {row["unit_id"] for row in units(plan) if not row["reason"]}
     store = Store.open(plan.folder / "merged")
@@ -56,7 +56,7 @@ def accepted(plan: Plan) -> set[str]:
     return ids
 
 
-def test_a_merge_under_other_filters_judges_anew_and_leaves_the_plan(finished: Plan) -> None:
+def test_a_merge_under_other_filters_judges_anew_and_leaves_the_plan(finished: SynthesisPlan) -> None:
     before = frozen(finished)
     merge_command(finished.folder)
     first, merged = accepted(finished), content(finished.folder / "merged")
@@ -81,13 +81,13 @@ def test_wider_filters_at_a_merge_accept_what_was_refused(tmp_path: Path) -> Non
     assert not any(row["reason"].startswith("too_short") for row in units(plan))
 
 
-def test_only_filters_may_change_at_a_merge(finished: Plan) -> None:
+def test_only_filters_may_change_at_a_merge(finished: SynthesisPlan) -> None:
     with pytest.raises(MghError, match=r"samples\.budget.*frozen"):
         merge_command(finished.folder, overrides=["--samples.budget.samples", "3"])
 
 
 def test_partial_merges_what_is_there_of_an_unfinished_plan(
-    tmp_path: Path, finished: Plan, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, finished: SynthesisPlan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = small_plan(tmp_path / "plan")
     run_command(plan.folder, [0, 2, 0])
@@ -108,7 +108,7 @@ def test_partial_merges_what_is_there_of_an_unfinished_plan(
     assert content(plan.folder / "merged") == content(finished.folder / "merged")
 
 
-def write_decisions(plan: Plan, **near_duplicate_of: str) -> None:
+def write_decisions(plan: SynthesisPlan, **near_duplicate_of: str) -> None:
     """An audit that found these near duplicates and nothing else."""
     ids = sorted(accepted(plan))
     columns: dict[str, Any] = {"id": ids, "near_duplicate_of": [near_duplicate_of.get(one) for one in ids]}
@@ -121,7 +121,7 @@ def write_decisions(plan: Plan, **near_duplicate_of: str) -> None:
 
 
 def test_what_the_audit_found_is_left_out_with_its_reason(
-    finished: Plan, capsys: pytest.CaptureFixture[str]
+    finished: SynthesisPlan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merge_command(finished.folder)
     before = accepted(finished)
@@ -134,7 +134,7 @@ def test_what_the_audit_found_is_left_out_with_its_reason(
     assert "refused 3: near_duplicate" in capsys.readouterr().out
 
 
-def test_nothing_is_dropped_without_an_audit(finished: Plan) -> None:
+def test_nothing_is_dropped_without_an_audit(finished: SynthesisPlan) -> None:
     shutil.rmtree(finished.folder / "audit", ignore_errors=True)
     with pytest.raises(MghError, match=r"audit.*mgh-ds synth audit"):
         merge_command(finished.folder, ["near_duplicate"])
@@ -188,7 +188,7 @@ def test_ctrl_c_says_that_work_is_kept(
 def test_a_signal_that_was_swallowed_ends_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def deaf(_plan: Plan, _shards: list[int], shown: Live) -> list[int]:
+    def deaf(_plan: SynthesisPlan, _shards: list[int], shown: Live) -> list[int]:
         with contextlib.suppress(BaseException):  # as a finaliser or C code does
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
@@ -204,7 +204,7 @@ def test_a_signal_that_was_swallowed_ends_the_next_step(
 
 
 def test_the_live_line_fits_the_terminal(
-    finished: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: SynthesisPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(live.sys.stderr, "isatty", lambda: True)

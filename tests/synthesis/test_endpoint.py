@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EndpointConfig, EngineConfig, Sampling
 from mgh_ds.synthesis.engines.endpoint import HOPELESS, EndpointEngine, check_endpoint
 from mgh_ds.synthesis.engines.port import Completion, Request

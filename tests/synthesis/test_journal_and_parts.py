@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.journal import Journal, read_journal
 from mgh_ds.synthesis.parts import COLUMNS, PartSummary, read_part, read_summary, write_part

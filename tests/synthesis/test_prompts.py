@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import SYMMETRIC_SUBTYPES, Subtype
 from mgh_ds.synthesis.engines.port import Messages
 from mgh_ds.synthesis.prompts import NAMES_OF, Prompts
@@ -193,7 +193,10 @@ def test_a_fault_in_an_included_file_is_named_there(tmp_path: Path) -> None:
         ("{% include '../x' %}", "uses '../x'; a template may use the files of its folder only"),
         ("{% include '../' ~ 'x' %}", "there is no file ../x in its folder"),
         ("{% include '/etc/hostname' %}", "uses '/etc/hostname'; a template may use"),
-        ("{% import 'mgh_ds/files.py' as files %}", "uses 'mgh_ds/files.py'; a template may use"),
+        (
+            "{% import 'mgh_ds/common/files.py' as files %}",
+            "uses 'mgh_ds/common/files.py'; a template may use",
+        ),
         ("{{ range(10) }}", "`range` is no slot"),
         ("{{ cycler.__init__ }}", "`cycler` is no slot"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, Slot, SlotTable
 
 SMALL = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mgh_ds.synthesis.merge import merge
-from mgh_ds.synthesis.plan import Plan, freeze_plan, open_plan
+from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.status import read_status
 
 SCRIPT = Path("launch/slurm/synthesize.sbatch")
@@ -72,16 +72,16 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         process.communicate()
 
 
-def plan_in(folder: Path, *settings: str) -> Plan:
+def plan_in(folder: Path, *settings: str) -> SynthesisPlan:
     few = ["--samples.budget.samples", "200", "--chunk", "32", "--tasks.calls", "8"]
     return freeze_plan(["--config", "configs/synth-scripted.yaml", *few, *settings], folder)
 
 
-def logs(plan: Plan) -> str:
+def logs(plan: SynthesisPlan) -> str:
     return "".join(path.read_text() for path in sorted((plan.folder / "logs").glob("slurm-*.log")))
 
 
-def contents(plan: Plan) -> dict[Path, bytes]:
+def contents(plan: SynthesisPlan) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in (plan.folder / "work").rglob("*.*") if path.is_file()}
 
 
@@ -123,7 +123,7 @@ def test_a_task_that_is_told_to_stop_is_requeued_and_goes_on(cluster: Cluster, t
     assert merge(plan).counts.accepted >= 200
 
 
-def wait_for_work(plan: Plan) -> None:
+def wait_for_work(plan: SynthesisPlan) -> None:
     """Until a worker has made another journal."""
     before = set((plan.folder / "work").rglob("*.journal"))
     until = time.monotonic() + 60

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig, Sampling
 from mgh_ds.synthesis.engines import vllm_process
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder

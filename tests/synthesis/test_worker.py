@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mgh_ds.errors import MghError
-from mgh_ds.files import HeldError
+from mgh_ds.common.errors import MghError
+from mgh_ds.common.files import HeldError
 from mgh_ds.synthesis import worker
 from mgh_ds.synthesis.commands import STOPPED, run_command, status_command
 from mgh_ds.synthesis.config import ScriptedConfig
@@ -27,7 +27,7 @@ from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.journal import Journal
 from mgh_ds.synthesis.merge import merge
-from mgh_ds.synthesis.plan import Plan, open_plan
+from mgh_ds.synthesis.plan import SynthesisPlan, open_plan
 from mgh_ds.synthesis.shard import Shard
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import open_tasks
@@ -39,11 +39,11 @@ ALL = [0, 1, 2, 3]
 SERVER = multiprocessing.get_context("forkserver")
 
 
-def units(plan: Plan) -> list[dict[str, Any]]:
+def units(plan: SynthesisPlan) -> list[dict[str, Any]]:
     return pq.read_table(plan.folder / "merged" / "units.parquet").to_pylist()
 
 
-def samples_folder(plan: Plan, shard: int) -> Path:
+def samples_folder(plan: SynthesisPlan, shard: int) -> Path:
     return plan.shard_folder("samples", shard)
 
 
@@ -96,7 +96,7 @@ class Dying(ScriptedEngine):
             raise EngineDied("a unit of the test killed it")
 
 
-def guilty_units(plan: Plan, share: float) -> set[str]:
+def guilty_units(plan: SynthesisPlan, share: float) -> set[str]:
     """Units that an undisturbed run of the plan has, drawn by their id."""
     work(plan.folder, ALL)
     merge(plan)
@@ -363,7 +363,7 @@ def test_without_working_locks_two_workers_still_make_one_result(
     plan = small_plan(tmp_path / "plan")
     work(plan.folder, [])  # stage 1
     scope, tasks = open_tasks(plan)
-    monkeypatch.setattr("mgh_ds.files.fcntl.flock", lambda *_: None)
+    monkeypatch.setattr("mgh_ds.common.files.fcntl.flock", lambda *_: None)
     engine = ScriptedEngine(plan.config.engine)
     both = [Shard(plan, "samples", scope, tasks, 0) for _ in range(2)]
     while not all(shard.done for shard in both):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds.training.distributed import free_port
+from mgh_ds.distributed.group import free_port
 from tests.system.machines import Machines, training_environment
 from tests.system.packages import need_namespaces, need_packages
 from tests.system.runs import CONFIG, SETTINGS, run_in

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.synthesis.config import EngineConfig, Sampling, VllmConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.gather import received_bytes
+from mgh_ds.distributed.group import all_sum, process_group, rank, world_size
 from mgh_ds.training import gather
 from mgh_ds.training.config import LossConfig
-from mgh_ds.training.distributed import all_sum, process_group, rank, world_size
 from mgh_ds.training.gather import pool_group
 from mgh_ds.training.pool import Slots, contrast
 from tests.training.brute_force import mean_loss

@@ -2,7 +2,7 @@
 
 import torch
 
-from mgh_ds.curriculum import CurriculumConfig, Plan
+from mgh_ds.curriculum import CurriculumConfig, TrainingPlan
 from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.tokens import Tokenizer
@@ -49,5 +49,5 @@ def make_model(config: RunConfig) -> tuple[EmbeddingModel, Tokenizer]:
     return model, tokenizer
 
 
-def make_plan(store: Store, config: RunConfig) -> Plan:
-    return Plan(store.index(), config.curriculum, **config.plan_arguments())
+def make_plan(store: Store, config: RunConfig) -> TrainingPlan:
+    return TrainingPlan(store.index(), config.curriculum, **config.plan_arguments())

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from mgh_ds.curriculum import Loader
+from mgh_ds.distributed.group import process_group, rank, world_size
 from mgh_ds.records.store import Store
 from mgh_ds.training.config import TrainingConfig
-from mgh_ds.training.distributed import process_group, rank, world_size
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.step import accumulate_gradient

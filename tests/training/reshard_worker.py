@@ -7,11 +7,11 @@ from unittest import mock
 
 import pyarrow as pa
 
-from mgh_ds.curriculum import CurriculumConfig, Plan
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum import CurriculumConfig, TrainingPlan
 from mgh_ds.curriculum.shards import StageShare, StoreRows
-from mgh_ds.errors import MghError
+from mgh_ds.distributed.group import process_group, rank, world_size
 from mgh_ds.records.store import Store
-from mgh_ds.training.distributed import process_group, rank, world_size
 from mgh_ds.training.reshard import make_ready, prove
 
 FIRST_STEP = 1  # stage 0 has the steps 0 to 5
@@ -42,12 +42,12 @@ def shortened(rows: pa.RecordBatch, _: pa.RecordBatch) -> pa.RecordBatch:
 CHEATS = {cheat.__name__: cheat for cheat in (swapped, missing, doubled, in_place_of_another, shortened)}
 
 
-def make_plan(store: Store, seed: int = 0) -> Plan:
+def make_plan(store: Store, seed: int = 0) -> TrainingPlan:
     config = CurriculumConfig(homogeneous=False)
-    return Plan(store.index(), config, steps=18, global_batch=16, micro_batch=2, seed=seed)
+    return TrainingPlan(store.index(), config, steps=18, global_batch=16, micro_batch=2, seed=seed)
 
 
-def stage_share(plan: Plan) -> StageShare:
+def stage_share(plan: TrainingPlan) -> StageShare:
     return StageShare(plan, plan.stage(FIRST_STEP), FIRST_STEP, world_size(), rank())
 
 
@@ -67,7 +67,7 @@ def prove_all(store_path: Path, folder: Path) -> None:
             report("unreadable", store, make_plan(store), folder / "unreadable")
 
 
-def report(name: str, store: Store, plan: Plan, folder: Path) -> None:
+def report(name: str, store: Store, plan: TrainingPlan, folder: Path) -> None:
     share = stage_share(plan)
     try:
         try:

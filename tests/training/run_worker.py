@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import Loader
-from mgh_ds.curriculum.plan import EMPTY, Plan
-from mgh_ds.errors import MghError
+from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
+from mgh_ds.distributed.exits import ExitCode
+from mgh_ds.distributed.group import is_main, process_group, rank, world_size
+from mgh_ds.distributed.signals import StopRequest
+from mgh_ds.distributed.watchdog import Watchdog
 from mgh_ds.training import checkpoint, feed, reshard, step, trainer
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.distributed import is_main, process_group, rank, world_size
-from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.inputs import Inputs, tokenize
 from mgh_ds.training.run_folder import RunFolder
-from mgh_ds.training.signals import StopRequest
 from mgh_ds.training.state import trainable
-from mgh_ds.training.watchdog import Watchdog
 
 RANK_PHASES = ("load", "shard", "boundary", "forward", "gather", "reduce", "update", "copy")
 WRITER_PHASES = ("write", "digest", "commit", "prune")  # of rank 0's thread: before each of these
@@ -108,7 +108,7 @@ def train_with_poison(config: RunConfig, word: str) -> None:
 
 def train_on_empty_batches(config: RunConfig) -> None:
     """Trains on a plan whose batches hold no record."""
-    Plan.batch = lambda plan, _: np.full(plan.global_batch, EMPTY)  # type: ignore[method-assign]
+    TrainingPlan.batch = lambda plan, _: np.full(plan.global_batch, EMPTY)  # type: ignore[method-assign]
     train_expecting_error(config)
 
 

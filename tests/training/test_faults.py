@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from mgh_ds import files
+from mgh_ds.common import files
+from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.run_folder import RunFolder
 from tests.effort import KILLS
 from tests.ranks import Ranks, run_ranks, start_ranks

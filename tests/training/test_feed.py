@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgh_ds.curriculum import CurriculumConfig, Loader, MicroBatch, Plan
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum import CurriculumConfig, Loader, MicroBatch, TrainingPlan
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
@@ -25,9 +25,9 @@ STEPS = 18  # three stages of 6
 
 
 @pytest.fixture(scope="module")
-def plan(store: Store) -> Plan:
+def plan(store: Store) -> TrainingPlan:
     config = CurriculumConfig(homogeneous=False)
-    return Plan(store.index(), config, steps=STEPS, global_batch=16, micro_batch=2, pools=2, seed=0)
+    return TrainingPlan(store.index(), config, steps=STEPS, global_batch=16, micro_batch=2, pools=2, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def make_feed(store: Store, plan: Plan, tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Feed]:
+def make_feed(store: Store, plan: TrainingPlan, tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Feed]:
     def make(first_step: int = 0, store: Store = store) -> Feed:
         return Feed(store, plan, tokenizer, folder=tmp_path / "shards", first_step=first_step)
 
@@ -69,7 +69,7 @@ def test_every_step_is_what_the_store_gives(
     make_feed: Callable[..., Feed],
     as_rank: Callable[[int, int], None],
     store: Store,
-    plan: Plan,
+    plan: TrainingPlan,
     tokenizer: Tokenizer,
     world_size: int,
     rank: int,
@@ -83,7 +83,7 @@ def test_every_step_is_what_the_store_gives(
             assert waited >= 0
 
 
-def take_all(feed: Feed, plan: Plan, tokenizer: Tokenizer, first: int = 0, end: int = STEPS) -> None:
+def take_all(feed: Feed, plan: TrainingPlan, tokenizer: Tokenizer, first: int = 0, end: int = STEPS) -> None:
     loader = Loader(feed.store, plan)
     for step in range(first, end):
         assert_same(feed.take(step)[0], loader.micro_batches(step, 1, 0), tokenizer)
@@ -106,7 +106,7 @@ def test_shards_are_written_a_stage_ahead_and_deleted_behind(
 @pytest.mark.parametrize("first_step", [1, 5, 6, 17, 18])
 def test_a_run_goes_on_in_the_middle_and_uses_the_shard_it_finds(
     make_feed: Callable[..., Feed],
-    plan: Plan,
+    plan: TrainingPlan,
     tokenizer: Tokenizer,
     first_step: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -145,7 +145,7 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
 def test_a_shard_that_fails_in_use_is_written_anew_while_training_goes_on(
     make_feed: Callable[..., Feed],
-    plan: Plan,
+    plan: TrainingPlan,
     tokenizer: Tokenizer,
     capsys: pytest.CaptureFixture[str],
     harm: Callable[[Path], object],
@@ -182,7 +182,10 @@ def test_a_rewritten_shard_is_used(make_feed: Callable[..., Feed]) -> None:
 
 
 def test_other_records_than_planned_are_not_trained_on(
-    make_feed: Callable[..., Feed], plan: Plan, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+    make_feed: Callable[..., Feed],
+    plan: TrainingPlan,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As totals would not show it: a step's own records in another order."""
     with make_feed() as feed:
@@ -200,7 +203,7 @@ def test_other_records_than_planned_are_not_trained_on(
 
 def test_without_a_disk_training_goes_on_from_the_store(
     make_feed: Callable[..., Feed],
-    plan: Plan,
+    plan: TrainingPlan,
     tokenizer: Tokenizer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -8,9 +8,9 @@ from threading import Event
 import numpy as np
 import pytest
 
-from mgh_ds import files
+from mgh_ds.common import files
 from mgh_ds.curriculum import shards
-from mgh_ds.curriculum.plan import Plan
+from mgh_ds.curriculum.plan import TrainingPlan
 from mgh_ds.curriculum.shards import Shard, StageShare, StoreRows
 from mgh_ds.records.store import Store, to_records
 from mgh_ds.training.reshard import (
@@ -28,12 +28,12 @@ from tests.training import reshard_worker
 
 
 @pytest.fixture
-def plan(store: Store) -> Plan:
+def plan(store: Store) -> TrainingPlan:
     return reshard_worker.make_plan(store)
 
 
 @pytest.fixture
-def share(plan: Plan) -> StageShare:
+def share(plan: TrainingPlan) -> StageShare:
     return StageShare(plan, plan.stage(1), 1, 2, 1)
 
 
@@ -67,7 +67,7 @@ def test_honest_ranks_go_on_and_a_cheating_one_is_named_by_all(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_the_ranks_shares_add_up_to_the_whole(world_size: int, store: Store, plan: Plan) -> None:
+def test_the_ranks_shares_add_up_to_the_whole(world_size: int, store: Store, plan: TrainingPlan) -> None:
     shares = [StageShare(plan, plan.stage(6), 8, world_size, rank) for rank in range(world_size)]
     totals = [planned(share) for share in shares]
     assert totals == [count(StoreRows(store, share).batches()) for share in shares]

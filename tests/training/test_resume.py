@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.model.config import LoraConfig
 from mgh_ds.training import checkpoint
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.exits import ExitCode
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import TrainingState
 from tests.ranks import run_ranks, start_ranks

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mgh_ds import files
-from mgh_ds.curriculum import Loader, Plan
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import open_or_convert
@@ -46,7 +46,7 @@ def test_dropout_is_the_same_for_every_world_size(tiny_run: Make, tmp_path: Path
 def test_a_micro_batch_is_one_pack_or_two_padded_batches(tiny_run: Make, tmp_path: Path) -> None:
     config = tiny_run()
     store = open_or_convert(config.data.train[0], tmp_path)
-    plan = Plan(store.index(), config.curriculum, steps=3, global_batch=8, micro_batch=8, seed=0)
+    plan = TrainingPlan(store.index(), config.curriculum, steps=3, global_batch=8, micro_batch=8, seed=0)
     (batch,) = Loader(store, plan).micro_batches(0, 1, 0)
     model, tokenizer = build_model(config.model)
     packed = tokenize(batch, tokenizer)

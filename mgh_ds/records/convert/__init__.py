@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.convert import flagembedding, llm2vec, mgh, nli, sentence_transformers, sts
 from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.reader import Progress, read_rows

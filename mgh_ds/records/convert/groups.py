@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.reader import parse_record, parse_rows
 from mgh_ds.records.rows import ErrorReport, Row

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EndpointConfig, EngineConfig
 from mgh_ds.synthesis.engines.port import Completion, FinishReason, Request
 

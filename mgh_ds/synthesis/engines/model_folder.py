@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mgh_ds import files
-from mgh_ds.errors import MghError
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 
 PATH_STARTS = ("/", "./", "../", "~")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")

@@ -29,7 +29,7 @@ import time
 import traceback
 from typing import Any
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.engines.port import Completion, Messages, Request, Sampling
 from mgh_ds.synthesis.engines.wire import Inbox, Message, pack, request_from_json
 

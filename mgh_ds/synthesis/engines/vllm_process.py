@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgh_ds.errors import MghError
+from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request

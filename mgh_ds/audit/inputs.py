@@ -1,0 +1,78 @@
+"""What the audit reads: records with four graded negatives, from a list or straight from a store."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mgh_ds.common.errors import MghError
+from mgh_ds.records.schema import Record
+from mgh_ds.records.store import Store
+
+LEVELS = (1, 2, 3, 4)  # easiest to hardest; the order of every array's axis of levels
+EXCERPT_CHARS = 300
+
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# A list of n texts to float32 [n, dim], rows of unit length.
+Embed = Callable[[list[str]], Float32s]
+# A list of n pairs (query, document) to n probabilities of relevance, float [n].
+ScorePairs = Callable[[list[tuple[str, str]]], npt.NDArray[np.floating]]
+# Told the name of the check, the records done and the records in all.
+Progress = Callable[[str, int, int], object]
+
+
+class StoredRecords(Sequence[Record]):
+    """A store as a sequence: records are read when asked for, so memory does not grow with their number."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._store)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        positions = range(len(self))[index]
+        return self._store.rows([positions])[0] if isinstance(positions, int) else self._store.rows(positions)
+
+
+def graded_negatives(record: Record) -> list[str]:
+    """The record's four negatives, level 1 first. Raises MghError unless it has one of each level."""
+    texts = {negative.level: negative.text for negative in record.negatives}
+    if len(record.negatives) != len(LEVELS) or texts.keys() != set(LEVELS):
+        found = [negative.level for negative in record.negatives]
+        raise MghError(
+            f"record '{record.id}' has negatives of levels {found}: the audit needs exactly one of each "
+            f"level 1 to {len(LEVELS)}; leave other records out"
+        )
+    return [texts[level] for level in LEVELS]
+
+
+def texts_of(record: Record) -> list[str]:
+    """Query, positive and the negatives of levels 1 to 4: six texts."""
+    return [record.query, record.positive, *graded_negatives(record)]
+
+
+def excerpt(text: str) -> str:
+    """The text's beginning, for an example on the page."""
+    return text if len(text) <= EXCERPT_CHARS else text[: EXCERPT_CHARS - 1] + "…"
+
+
+def told(records: Sequence[Record], check: str, progress: Progress) -> Iterator[Record]:
+    """The records one by one, with a word to `progress` now and then and at the end."""
+    for done, record in enumerate(records):
+        if done % 1024 == 0:
+            progress(check, done, len(records))
+        yield record
+    progress(check, len(records), len(records))

@@ -1,0 +1,63 @@
+"""The audit for people: the figures of `audit.json` as one HTML page that fetches nothing, and as Markdown.
+
+Texts, ids and names come from a language model or from whoever wrote the slots. They are data: the HTML
+escapes every value, the Markdown every value too.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mgh_ds.audit import charts
+from mgh_ds.audit.statistics import Estimate
+
+_MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
+
+
+def html(figures: Mapping[str, Any]) -> str:
+    """The page, self-contained; colours follow the reader's light or dark theme."""
+    hardness, suspects = figures["hardness"], figures["false_negatives"]
+    targets = () if hardness["too_few"] else ("positive", "query")
+    similarity = {target: charts.similarity_chart(hardness, target) for target in targets}
+    bars = None if suspects["too_few"] else charts.false_negative_chart(suspects["by_level"])
+    template = _environment(autoescape=True).get_template("audit.html.jinja")
+    return template.render(audit=figures, similarity_charts=similarity, false_negative_chart=bars)
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The same figures as tables, without the examples."""
+    environment = _environment(autoescape=False, finalize=_markdown_text)
+    return environment.get_template("audit.md.jinja").render(audit=figures)
+
+
+def interval(figure: Estimate) -> str:
+    """A figure with its interval: 0.62 (0.60 to 0.64)."""
+    text = f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return text.replace("-", "−")
+
+
+def percent(figure: Estimate) -> str:
+    """A share with its interval, in percent: 62.1 % (60.4 to 63.8)."""
+    return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+
+
+def _markdown_text(value: object) -> object:
+    """A value of any origin as one line that Markdown takes literally."""
+    return _MARKDOWN_SYNTAX.sub(r"\\\1", " ".join(value.split())) if isinstance(value, str) else value
+
+
+def _environment(*, autoescape: bool, finalize: Callable[[object], object] | None = None) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=autoescape,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"interval": interval, "percent": percent, "count": lambda value: f"{value:,}"}
+    return environment

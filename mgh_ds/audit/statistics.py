@@ -1,0 +1,54 @@
+"""Figures with intervals, and the refusal to give one that rests on too few records."""
+
+import math
+from typing import TypedDict
+
+import numpy as np
+
+from mgh_ds.audit.inputs import Floats
+
+MIN_RECORDS = 30
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+Z = 1.959964  # the normal quantile of a two-sided 95 % interval
+
+
+class Estimate(TypedDict):
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def too_few(records: int) -> str | None:
+    """Why a figure over so many records would mean nothing; None if there are enough."""
+    if records >= MIN_RECORDS:
+        return None
+    return f"{records} records are too few for a figure: {MIN_RECORDS} are needed"
+
+
+def bootstrap_means(values: Floats, rng: np.random.Generator) -> list[Estimate]:
+    """The mean of each column of `values` [records, k] with its percentile interval over 1,000 resamples of
+    records."""
+    records = len(values)
+    means = np.empty((RESAMPLES, values.shape[1]))
+    for resample in range(RESAMPLES):
+        drawn = rng.integers(records, size=records)
+        means[resample] = np.bincount(drawn, minlength=records) @ values / records
+    tail = 50 * (1 - CONFIDENCE)
+    lows, highs = np.percentile(means, [tail, 100 - tail], axis=0)
+    return [estimate(*figures) for figures in zip(values.mean(axis=0), lows, highs, strict=True)]
+
+
+def wilson(hits: int, total: int) -> Estimate:
+    """The share hits / total with its Wilson score interval; total > 0."""
+    share = hits / total
+    centre = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
+    half = Z * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2)) / (1 + Z**2 / total)
+    return estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    """Rounded to six decimals, so that files do not change with the last bit of a sum."""
+    return {"value": round(float(value), 6), "low": round(float(low), 6), "high": round(float(high), 6)}

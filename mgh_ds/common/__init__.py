@@ -1,0 +1,1 @@
+"""What every room may use: files, configuration, errors. It knows no room."""

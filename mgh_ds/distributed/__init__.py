@@ -1,0 +1,1 @@
+"""The process group and what keeps it honest: collectives, watchdog, stop signals, exit codes, SLURM."""

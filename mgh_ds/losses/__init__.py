@@ -1,0 +1,1 @@
+"""Losses, one a file; the trainer knows the interface in `base` alone."""

@@ -1,0 +1,380 @@
+"""The audit on records of known structure: what was planted is found where it was, and nothing else."""
+
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mgh_ds import Encoder
+from mgh_ds.audit import false_negatives
+from mgh_ds.audit.composition import Cost, cost_figures
+from mgh_ds.audit.hardness import hardness
+from mgh_ds.audit.inputs import StoredRecords, graded_negatives
+from mgh_ds.audit.lengths import lengths
+from mgh_ds.audit.run import audit
+from mgh_ds.audit.shortcut import shortcut
+from mgh_ds.audit.similarity import Relevance, Similarities, judge, measure
+from mgh_ds.common.errors import MghError
+from mgh_ds.records.reader import read_records
+from mgh_ds.records.schema import Negative, Record, Task
+from mgh_ds.records.store import Store, StoreWriter
+
+SAMPLE = Path("mgh_ds/records/sample/train.jsonl")
+TASK = Task(kind="asymmetric", subtype="short-short", instruction="Find the answer")
+COST = Cost(accepted=80, rejected={"not_json": 15, "too_short": 5}, tokens_in=8000, tokens_out=4000)
+WORDS = 12  # in every text
+SCRIPT = "<script>alert(1)</script>"
+
+
+def quiet(_check: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def embed(texts: list[str]) -> np.ndarray:
+    """A bag of words, hashed to 1,024 dimensions."""
+    vectors = np.zeros((len(texts), 1024), np.float32)
+    for row, text in enumerate(texts):
+        for word in re.findall(r"\w+", text):
+            vectors[row, zlib.crc32(word.encode()) % 1024] += 1
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def graded_record(number: int, rng: np.random.Generator) -> Record:
+    """Twelve words a text, all of six letters; the negative of level n shares 2 n of them with the positive,
+    the query ten."""
+    pool = iter(["".join(letters) for letters in rng.choice(list("aeiourstln"), (80, 6))])
+
+    def text(shared: int) -> str:
+        return " ".join(rng.permutation([*positive[:shared], *(next(pool) for _ in range(WORDS - shared))]))
+
+    positive: list[str] = [next(pool) for _ in range(WORDS)]
+    return Record(
+        id=f"r{number:04}",
+        task=TASK,
+        language="en",
+        query=text(10),
+        positive=" ".join(positive),
+        negatives=[Negative(text=text(2 * level), level=level) for level in (4, 3, 2, 1)],
+        source={"dataset": "made", "domain": f"domain {number % 3}"},
+    )
+
+
+def graded_records(count: int) -> list[Record]:
+    rng = np.random.default_rng(5)
+    return [graded_record(number, rng) for number in range(count)]
+
+
+def with_negatives(record: Record, change: Callable[[int, str], str]) -> Record:
+    """The record with each negative's text changed, knowing its level."""
+    changed = [n.model_copy(update={"text": change(n.level or 0, n.text)}) for n in record.negatives]
+    return record.model_copy(update={"negatives": changed})
+
+
+def shuffled(record: Record, rng: np.random.Generator) -> Record:
+    """The record with its levels dealt to its negatives at random."""
+    dealt = rng.permutation(4).tolist()
+    texts = graded_negatives(record)
+    return with_negatives(record, lambda level, _text: texts[dealt[level - 1]])
+
+
+def similarities(records: Sequence[Record]) -> Similarities:
+    return measure(records, np.arange(len(records)), embed, quiet)
+
+
+def measured_hardness(records: Sequence[Record]) -> dict[str, Any]:
+    return hardness(similarities(records), np.random.default_rng(0))
+
+
+def probed(records: Sequence[Record]) -> dict[str, Any]:
+    return shortcut(records, np.random.default_rng(0), quiet)
+
+
+def holds(figure: dict[str, float], value: float) -> bool:
+    return figure["low"] <= value <= figure["high"]
+
+
+def test_graded_negatives_are_found_in_order_and_the_control_is_at_chance() -> None:
+    found = measured_hardness(graded_records(200))
+    for target in ("positive", "query"):
+        asked, permuted = found[target]["asked"], found[target]["permuted"]
+        means = list(asked["mean"].values())
+        for lower, higher in itertools.pairwise(means):
+            assert lower["high"] < higher["low"]
+        assert asked["tau"]["low"] > 0.8
+        assert asked["pair_accuracy"]["low"] > 0.9
+        assert asked["ordered"]["low"] > 0.6
+        for name, chance in found["chance"].items():
+            assert holds(permuted[name], chance), (target, name)
+    diagonal = [found["confusion"][level][level] for level in range(4)]
+    assert min(diagonal) > 80
+    assert np.sum(found["confusion"], axis=1) == pytest.approx([100] * 4, abs=1e-4)
+
+
+def test_levels_dealt_at_random_have_no_order() -> None:
+    rng = np.random.default_rng(3)
+    found = measured_hardness([shuffled(record, rng) for record in graded_records(300)])
+    assert holds(found["positive"]["asked"]["tau"], 0)
+    assert holds(found["positive"]["asked"]["pair_accuracy"], 0.5)
+    assert np.array(found["confusion"]) == pytest.approx(np.full((4, 4), 25), abs=8)
+
+
+def test_an_embedder_that_tells_nothing_apart_is_at_chance() -> None:
+    """Ties must not count as success, whichever level they favour."""
+    same = np.ones((400, 4), np.float32)
+    found = hardness(Similarities(np.arange(400), same[:, 0], same, same), np.random.default_rng(0))
+    assert found["positive"]["asked"]["tau"] == {"value": 0, "low": 0, "high": 0}
+    assert found["positive"]["asked"]["ordered"]["value"] == 0
+    assert np.array(found["confusion"]) == pytest.approx(np.full((4, 4), 25), abs=8)
+
+
+def test_the_sample_is_graded_in_the_eyes_of_minilm() -> None:
+    subtypes = ("short-short", "sts")
+    records = [record for record in read_records(SAMPLE) if record.task.subtype in subtypes]
+    encoder = Encoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2", pooling="mean")
+    found = hardness(
+        measure(records, np.arange(0, len(records), 3), encoder.encode, quiet), np.random.default_rng(0)
+    )
+    mean = found["positive"]["asked"]["mean"]
+    assert mean["1"]["high"] < min(mean["2"]["low"], mean["3"]["low"])
+    assert max(mean["2"]["high"], mean["3"]["high"]) < mean["4"]["low"]
+    assert found["positive"]["asked"]["tau"]["low"] > 0.6
+    assert holds(found["positive"]["permuted"]["tau"], 0)
+
+
+@pytest.mark.parametrize("planted", [1, 2, 3, 4])
+def test_a_planted_false_negative_is_counted_at_its_level(planted: int) -> None:
+    records = graded_records(40)
+    records[7] = with_negatives(
+        records[7], lambda level, text: records[7].query if level == planted else text
+    )
+    found = similarities(records)
+    relevance = Relevance(found.query_positive, found.to_query)
+    suspected = false_negatives.suspects(relevance, alpha=0.95)
+    assert np.argwhere(suspected).tolist() == [[7, planted - 1]]
+    figures = false_negatives.false_negatives(suspected)["by_level"]
+    assert [figures[str(level)]["value"] for level in range(1, 5)] == [
+        1 / 40 if level == planted else 0 for level in range(1, 5)
+    ]
+    [example] = false_negatives.examples(records, found.rows, relevance, alpha=0.95)
+    assert (example["id"], example["level"]) == ("r0007", planted)
+
+
+def test_a_negative_score_of_the_positive_does_not_turn_the_bar_round() -> None:
+    found = Relevance(np.float32([-0.2]), np.float32([[-0.3, -0.2, -0.195, 0.1]]))
+    assert false_negatives.suspects(found, alpha=0.9).tolist() == [[False, True, True, True]]
+
+
+def test_a_cross_encoder_judges_pairs_of_query_and_text() -> None:
+    records = graded_records(30)
+    wanted = {records[3].query: graded_negatives(records[3])[1]}
+
+    def score_pairs(pairs: list[tuple[str, str]]) -> np.ndarray:
+        positives = {record.query: record.positive for record in records}
+        return np.array([0.9 if text in (positives[q], wanted.get(q)) else 0.1 for q, text in pairs])
+
+    relevance = judge(records, np.arange(30), score_pairs, quiet)
+    assert np.argwhere(false_negatives.suspects(relevance, 0.95)).tolist() == [[3, 1]]
+
+
+def test_a_word_that_marks_a_level_is_found_but_not_by_lengths() -> None:
+    mark = {1: "anchor", 2: "basalt", 3: "copper", 4: "dagger"}  # as long as each other
+    records = [with_negatives(r, lambda level, text: f"{text} {mark[level]}") for r in graded_records(80)]
+    found = probed(records)
+    assert found["text"]["asked"]["low"] > 0.9
+    assert holds(found["text"]["permuted"], 0.25)
+    assert holds(found["lengths"]["asked"], 0.25)
+    for level, word in mark.items():
+        assert found["telling_words"][str(level)][0] == word
+
+
+def test_a_level_that_is_longer_is_found_by_lengths() -> None:
+    records = [
+        with_negatives(r, lambda level, text: f"{text} {text}" if level == 4 else text)
+        for r in graded_records(80)
+    ]
+    found = probed(records)["lengths"]
+    # Level 4 is always told, and the other three look alike: 1/4 + 3/4 · 1/3.
+    assert found["asked"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert found["permuted"]["high"] < 0.35
+    sizes = lengths(records, quiet)["by_text"]
+    assert sizes["level 4"]["chars"]["median"] == 2 * sizes["level 3"]["chars"]["median"] + 1
+    assert sizes["level 4"]["words"] == {"p5": 2 * WORDS, "median": 2 * WORDS, "p95": 2 * WORDS}
+
+
+def test_nothing_planted_nothing_found() -> None:
+    found = probed(graded_records(80))
+    assert found["text"]["asked"]["value"] == pytest.approx(0.25, abs=0.06)
+    assert found["lengths"]["asked"]["value"] == pytest.approx(0.25, abs=0.06)
+
+
+def test_negatives_without_words_can_be_probed() -> None:
+    found = probed([with_negatives(r, lambda level, _text: "🙂" * level) for r in graded_records(40)])
+    assert found["text"]["asked"]["value"] == 1
+
+
+@pytest.fixture(scope="module")
+def planted() -> list[Record]:
+    """Sixty records: one with markup and a false negative of level 4, one that repeats another, and names
+    that mean something to Markdown."""
+    records = graded_records(60)
+    odd = records[8].model_copy(
+        update={"query": f"{SCRIPT} {records[8].query}", "source": {"dataset": f"a|b {SCRIPT}"}}
+    )
+    records[8] = with_negatives(odd, lambda level, text: odd.query if level == 4 else text)
+    records[20] = records[4].model_copy(update={"id": "r0020"})
+    return records
+
+
+@pytest.fixture(scope="module")
+def audited(planted: list[Record], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("audit") / "audit"
+    return folder, audit(planted, COST, embed, "bag of words", folder)
+
+
+class Tags(HTMLParser):
+    """Collects the names of all tags and the addresses that they would fetch."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.names: set[str] = set()
+        self.addresses: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href")]
+
+
+def test_the_folder_holds_the_figures_as_files(audited: tuple[Path, dict[str, Any]]) -> None:
+    folder, figures = audited
+    names = ["audit.html", "audit.json", "audit.md", "decisions.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert json.loads((folder / "audit.json").read_text()) == figures
+    assert figures["composition"]["domains"] == {
+        "domain 0": 20,
+        "domain 1": 21,
+        "domain 2": 18,
+        "not stated": 1,
+    }
+    assert figures["duplicates"]["near"] == 1
+    assert figures["false_negatives"]["by_level"]["4"]["value"] == pytest.approx(1 / 60, abs=1e-6)
+
+
+def test_model_text_stays_text_on_the_page(audited: tuple[Path, dict[str, Any]]) -> None:
+    page = (audited[0] / "audit.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    tags = Tags(page)
+    assert "script" not in tags.names
+    assert tags.addresses == ["data:,"]
+    assert "which is the weaker check" in page
+    markdown = (audited[0] / "audit.md").read_text()
+    assert r"a\|b \<script\>alert(1)\</script\>" in markdown
+    assert "<script" not in markdown.replace(r"\<", "")
+
+
+def test_decisions_name_each_record(planted: list[Record], audited: tuple[Path, dict[str, Any]]) -> None:
+    rows = {row["id"]: row for row in pq.read_table(audited[0] / "decisions.parquet").to_pylist()}
+    assert list(rows) == [record.id for record in planted]
+    assert [key for key, row in rows.items() if row["false_negative_4"]] == ["r0008"]
+    duplicate = rows["r0020"]
+    assert [duplicate[name] for name in ("same_query_as", "same_positive_as", "near_duplicate_of")] == [
+        "r0004"
+    ] * 3
+    assert {row["near_duplicate_of"] for key, row in rows.items() if key != "r0020"} == {None}
+    found = similarities(planted)
+    for at, row in enumerate(rows.values()):
+        levels = [row[f"similarity_{level}"] for level in (1, 2, 3, 4)]
+        assert levels == found.to_positive[at].tolist()
+        assert row["similarity_query_positive"] == found.query_positive[at]
+        assert row["ordered"] == (levels == sorted(set(levels)))
+
+
+def test_a_second_audit_writes_the_same_bytes(
+    planted: list[Record], audited: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        for record in planted:
+            writer.add(record)
+    stored = StoredRecords(Store.open(tmp_path / "store"))
+    assert list(stored) == planted
+    assert (stored[-1], stored[3:5]) == (planted[-1], planted[3:5])
+    audit(stored, COST, embed, "bag of words", tmp_path / "audit")
+    for path in audited[0].iterdir():
+        assert (tmp_path / "audit" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_sample_is_said_and_leaves_the_rest_null(planted: list[Record], tmp_path: Path) -> None:
+    figures = audit(planted, COST, embed, "bag of words", tmp_path / "audit", sample=12)
+    assert (figures["records"], figures["embedded"]) == (60, 12)
+    assert "measured on 12 records" in (tmp_path / "audit" / "audit.html").read_text()
+    table = pq.read_table(tmp_path / "audit" / "decisions.parquet")
+    for name in ("similarity_1", "ordered", "false_negative_2"):
+        assert table[name].null_count == 48
+    assert table["language_found"].null_count == 0
+    # Twelve are too few for similarities; sixty are enough for texts.
+    assert "12 records are too few" in figures["hardness"]["too_few"]
+    assert figures["shortcut"]["too_few"] is None
+
+
+def test_figures_on_too_few_records_are_refused(tmp_path: Path) -> None:
+    figures = audit(graded_records(12), COST, embed, "bag of words", tmp_path / "audit")
+    for check in ("hardness", "false_negatives", "shortcut", "lengths"):
+        assert "12 records are too few for a figure: 30 are needed" in figures[check]["too_few"]
+    for name in ("audit.html", "audit.md"):
+        page = (tmp_path / "audit" / name).read_text()
+        assert page.count("No figure: 12 records are too few") == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "complaint"),
+    [
+        (lambda _: [], {}, "no records to audit"),
+        (lambda records: records + records[:1], {}, "id 'r0000' occurs twice"),
+        (
+            lambda records: [r.model_copy(update={"negatives": r.negatives[:3]}) for r in records],
+            {},
+            r"record 'r0000' has negatives of levels \[4, 3, 2\]",
+        ),
+        (list, {"embed": lambda texts: 2 * embed(texts)}, "unit length"),
+        (list, {"embed": lambda texts: np.nan * embed(texts)}, "unit length"),
+        (list, {"embed": lambda texts: embed(texts)[1:]}, r"array of shape \(191, 1024\) for 192 texts"),
+        (
+            list,
+            {"score_pairs": lambda pairs: np.full(len(pairs), 7.0), "scorer_name": "logits"},
+            "between 0 and 1",
+        ),
+        (list, {"score_pairs": lambda pairs: np.ones(len(pairs))}, "needs a name"),
+        (list, {"alpha": 0.0}, "alpha should be above 0"),
+        (list, {"sample": 0}, "at least one record"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused_and_the_old_audit_stays(
+    change: Callable[[list[Record]], list[Record]],
+    options: dict[str, Any],
+    complaint: str,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "audit.json").write_text("old")
+    chosen = {"embed": embed, **options}
+    with pytest.raises(MghError, match=complaint):
+        audit(change(graded_records(32)), COST, embedder_name="bag", output=tmp_path / "audit", **chosen)
+    assert (tmp_path / "audit" / "audit.json").read_text() == "old"
+
+
+def test_cost_is_counted_by_accepted_sample() -> None:
+    found = cost_figures(COST)
+    assert found["acceptance"]["value"] == 0.8
+    assert found["rejected"] == {"not_json": 15, "too_short": 5}
+    assert (found["tokens_in_per_accepted"], found["tokens_out_per_accepted"]) == (100, 50)
+    nothing = cost_figures(Cost(0, {}, 0, 0))
+    assert nothing["acceptance"] is None
+    assert nothing["tokens_in_per_accepted"] is None
