@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from mgh_ds.audit.duplicates import Duplicates
 from mgh_ds.audit.hardness import in_order
-from mgh_ds.audit.inputs import LEVELS, Bools, Float32s, Int64s
+from mgh_ds.audit.inputs import Bools, Float32s, Int64s
 from mgh_ds.audit.languages import Languages
 from mgh_ds.audit.similarity import Similarities
+from mgh_ds.records.levels import LEVELS
 
 ROW_GROUP = 65_536
 

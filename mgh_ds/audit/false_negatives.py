@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mgh_ds.audit.inputs import LEVELS, Bools, Int64s, excerpt, graded_negatives
+from mgh_ds.audit.inputs import Bools, Int64s, excerpt, graded_negatives
 from mgh_ds.audit.similarity import Relevance
 from mgh_ds.audit.statistics import too_few, wilson
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 EXAMPLES = 6

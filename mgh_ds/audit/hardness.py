@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mgh_ds.audit.inputs import LEVELS, Bools, Float32s, Floats
+from mgh_ds.audit.inputs import Bools, Float32s, Floats
 from mgh_ds.audit.similarity import Similarities
 from mgh_ds.audit.statistics import bootstrap_means, too_few
+from mgh_ds.records.levels import LEVELS
 
 PAIRS = np.array(list(itertools.combinations(range(len(LEVELS)), 2)))  # (lower level, higher level)
 CHANCE = {"pair_accuracy": 0.5, "tau": 0.0, "ordered": 1 / 24}

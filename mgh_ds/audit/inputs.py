@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store
 
-LEVELS = (1, 2, 3, 4)  # easiest to hardest; the order of every array's axis of levels
 EXCERPT_CHARS = 300
 
 Floats = npt.NDArray[np.float64]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mgh_ds.audit.inputs import LEVELS, Progress, texts_of, told
+from mgh_ds.audit.inputs import Progress, texts_of, told
 from mgh_ds.audit.statistics import too_few
 from mgh_ds.audit.words import words
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 TEXTS = ("query", "positive", *(f"level {level}" for level in LEVELS))

@@ -15,9 +15,10 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from mgh_ds.audit.inputs import LEVELS, Floats, Int64s, Progress, graded_negatives
+from mgh_ds.audit.inputs import Floats, Int64s, Progress, graded_negatives
 from mgh_ds.audit.statistics import Estimate, bootstrap_means, too_few
 from mgh_ds.audit.words import normalised, words
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 MOST_RECORDS = 3000  # 12,000 texts: an interval of about ± 0.8 points

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mgh_ds.audit.inputs import (
-    LEVELS,
     Embed,
     Float32s,
     Int64s,
@@ -16,6 +15,7 @@ from mgh_ds.audit.inputs import (
     texts_of,
 )
 from mgh_ds.common.errors import MghError
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 CHUNK = 256  # records embedded in one call

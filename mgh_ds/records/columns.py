@@ -6,7 +6,8 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
-from mgh_ds.records.schema import MAX_LEVEL, Record
+from mgh_ds.records.levels import LEVELS
+from mgh_ds.records.schema import Record
 
 RECORD_FIELDS = [
     pa.field("id", pa.string(), nullable=False),
@@ -25,8 +26,8 @@ INDEX_FIELDS = [
     pa.field("task_hash", pa.uint64(), nullable=False),
     pa.field("query_chars", pa.int32(), nullable=False),
     pa.field("positive_chars", pa.int32(), nullable=False),
-    pa.field("level_chars", pa.list_(pa.int32(), MAX_LEVEL + 1), nullable=False),
-    pa.field("level_counts", pa.list_(pa.uint8(), MAX_LEVEL + 1), nullable=False),
+    pa.field("level_chars", pa.list_(pa.int32(), 1 + len(LEVELS)), nullable=False),
+    pa.field("level_counts", pa.list_(pa.uint8(), 1 + len(LEVELS)), nullable=False),
 ]
 SCHEMA = pa.schema([*RECORD_FIELDS, *INDEX_FIELDS])
 RECORD_COLUMNS = [field.name for field in RECORD_FIELDS]
@@ -39,7 +40,7 @@ def hash64(*texts: str) -> int:
 
 def to_columns(record: Record) -> dict[str, Any]:
     """One record as the store's columns."""
-    level_chars, level_counts = [0] * (MAX_LEVEL + 1), [0] * (MAX_LEVEL + 1)
+    level_chars, level_counts = [0] * (1 + len(LEVELS)), [0] * (1 + len(LEVELS))
     for negative in record.negatives:
         column = negative.level or 0
         level_chars[column] = max(level_chars[column], len(negative.text))

@@ -18,11 +18,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mgh_ds.records.levels import LEVELS
+
 SCHEMA_VERSION = 1
 MAX_TEXT_CHARS = 100_000
 MAX_NEGATIVES = 64
 MAX_ID_CHARS = 200
-MAX_LEVEL = 4
+
 
 Subtype = Literal["long-long", "long-short", "short-long", "short-short", "paraphrase", "sts"]
 SYMMETRIC_SUBTYPES = frozenset({"paraphrase", "sts"})
@@ -55,7 +57,7 @@ Text = Annotated[str, _text(MAX_TEXT_CHARS), AfterValidator(_without_nul)]
 Id = Annotated[str, _text(MAX_ID_CHARS), AfterValidator(_without_nul)]
 Note = Annotated[str, _text(2_000), AfterValidator(_without_nul)]
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$")]
-Level = Annotated[int, Field(ge=1, le=MAX_LEVEL)]
+Level = Annotated[int, Field(ge=1, le=LEVELS[-1])]
 
 
 class _Strict(BaseModel):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mgh_ds.records.schema import MAX_LEVEL
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.synthesis.schemas import LEVEL_OF, sample_schema, task_schema
 
 SCHEMAS = {"tasks": task_schema(10), "samples": sample_schema()}
@@ -29,7 +29,7 @@ def test_a_sample_is_written_in_the_stated_order() -> None:
 
 def test_the_levels_go_from_the_hardest_to_the_easiest() -> None:
     assert list(LEVEL_OF) == KEYS[2:]
-    assert list(LEVEL_OF.values()) == list(range(MAX_LEVEL, 0, -1))
+    assert list(LEVEL_OF.values()) == list(reversed(LEVELS))
 
 
 def test_a_task_list_has_exactly_as_many_as_asked() -> None:
