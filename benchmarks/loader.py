@@ -33,10 +33,10 @@ from mgh_ds.model.weights import resolve_model
 from mgh_ds.records import store as store_module
 from mgh_ds.records.schema import Negative, Record, Task
 from mgh_ds.records.store import Store, StoreWriter, is_store
-from mgh_ds.training import feed as feed_module
+from mgh_ds.training import prefetch as prefetch_module
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.feed import Feed
+from mgh_ds.training.prefetch import Prefetcher
 from mgh_ds.training.step import train_step
 
 RANKS = 2
@@ -140,10 +140,10 @@ def _tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
-    """Takes every step from a feed, and looks at the memory; times the writing of shards."""
+    """Takes every step from a prefetch, and looks at the memory; times the writing of shards."""
     config = _recipe(steps, global_batch=256, micro_batch=64)
     plan, tokenizer = _plan(store, config), _tokenizer(config)
-    shards, original = [], feed_module.make_ready
+    shards, original = [], prefetch_module.prepare
 
     def timed(store: Any, share: Any, *arguments: Any) -> Any:
         begin = time.perf_counter()
@@ -153,9 +153,9 @@ def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
         shards.append(written | {"seconds": time.perf_counter() - begin})
         return ready
 
-    feed_module.make_ready = timed  # type: ignore[assignment]
-    with Feed(store, plan, tokenizer, folder=folder / "shards", first_step=0) as feed:
-        memory = list(_watch(steps, feed.take))
+    prefetch_module.prepare = timed  # type: ignore[assignment]
+    with Prefetcher(store, plan, tokenizer, folder=folder / "shards", first_step=0) as prefetcher:
+        memory = list(_watch(steps, prefetcher.take))
     return {"memory": memory, "shards": shards}
 
 
@@ -183,10 +183,10 @@ def train(store: Store, folder: Path, steps: int) -> dict[str, Any]:
     model, tokenizer = build_model(config.model, seed=config.seed)
     engine = make_engine(model, config.model, config.training)
     seconds, waited = [], []
-    with Feed(store, plan, tokenizer, folder=folder / "shards", first_step=0) as feed:
+    with Prefetcher(store, plan, tokenizer, folder=folder / "shards", first_step=0) as prefetcher:
         for step in range(steps):
             begin = time.perf_counter()
-            inputs, wait = feed.take(step)
+            inputs, wait = prefetcher.take(step)
             train_step(engine, inputs, config.training)
             seconds.append(time.perf_counter() - begin)
             waited.append(wait)

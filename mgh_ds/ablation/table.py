@@ -104,7 +104,7 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, Any
         rows.setdefault(cell.row, []).append(cell)
     values = {row: _values(found, common) for row, found in rows.items()}
     untrained = {name: by_seed[None] for name, by_seed in values.pop(UNTRAINED, {}).items()}
-    orders = {row: rows[row][0].recipe["curriculum"]["order"] for row in values}
+    orders = {row: _order(rows[row][0].recipe) for row in values}
     reference = next((values[row].get(MEAN, {}) for row in values if orders[row] == REFERENCE), {})
     entries = [
         {
@@ -124,6 +124,11 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, Any
         [entry["scores"][MEAN]["mean"] for entry in placed], [entry["paper"] for entry in placed]
     )
     return {"untrained": untrained, "rows": entries, "agreement": _plain(found)}
+
+
+def _order(recipe: dict[str, Any]) -> str:
+    stages = recipe["curriculum"]["stages"]
+    return stages if isinstance(stages, str) else "its own stages"
 
 
 def _values(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, dict[Any, float]]:

@@ -150,3 +150,10 @@ def _dataclass_in(hint: Any) -> type | None:
     if typing.get_origin(hint) is dict:
         return dict
     return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+
+from pydantic import BaseModel, ConfigDict  # noqa: E402
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

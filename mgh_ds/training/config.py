@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import CurriculumConfig
+from mgh_ds.losses import AnyLossSettings, InfoNCESettings
 from mgh_ds.model.config import ModelConfig
 
 # Of English prose. The plan weighs texts by characters; beyond `max_length` tokens a text weighs no more.
@@ -29,39 +30,19 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """InfoNCE over the pool of the whole global batch (paper, section 3.2).
-
-    Attributes:
-        temperature: divides the cosines; 0.02 is a cosine scale of 50.
-        own_negatives_only: a query sees its own record's graded negatives and every positive, but not the
-            graded negatives of other records.
-        symmetric: records of symmetric tasks are also trained from the positive back to the query.
-        false_negative_margin: candidates whose cosine exceeds the positive's by more than this are masked as
-            probable positives; None masks identical texts only.
-        gather: how a rank meets the candidates of the others: "whole" holds all of them at once, "ring" lets
-            them come by rank after rank. The loss is the same.
-    """
-
-    temperature: float = 0.02
-    own_negatives_only: bool = False
-    symmetric: bool = False
-    false_negative_margin: float | None = None
-    gather: Literal["whole", "ring"] = "whole"
-
-
-@dataclass(frozen=True)
 class TrainingConfig:
     """The optimisation.
 
     Attributes:
         steps: optimiser steps.
-        global_batch: records a step and size of the pool of negatives, whatever the number of ranks.
+        global_batch: records a step, whose documents are negatives to each other's queries.
         micro_batch: records a forward pass, the knob for memory. It does not change the gradient but for the
-            dropout masks, which are drawn for each micro-batch, and for who shares a pool where there are
-            several.
-        pools: the global batch is cut into so many pools of negatives; a query meets its own pool's documents
-            alone. 1 makes the whole global batch the pool; more save memory and communication.
+            dropout masks, which are drawn for each micro-batch, and for who is in which negative group where
+            there are several.
+        negative_groups: the global batch is cut into so many groups; a query meets its own group's documents
+            alone. 1 is the whole global batch; more save memory and communication.
+        gather: how a rank meets the candidates of the others: "whole" holds all of them at once, "ring" lets
+            them come by rank after rank. The loss is the same.
         learning_rate: peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0.
         warmup_steps: steps from 0 to the peak.
         weight_decay: AdamW's.
@@ -78,7 +59,7 @@ class TrainingConfig:
     steps: int
     global_batch: int
     micro_batch: int
-    pools: int = 1
+    negative_groups: int = 1
     learning_rate: float = 2e-4
     warmup_steps: int = 0
     weight_decay: float = 0.0
@@ -88,7 +69,8 @@ class TrainingConfig:
     bad_steps_limit: int = 3
     silence_limit_s: float = 120.0
     deepspeed: str = "configs/deepspeed/zero2.json"
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: AnyLossSettings = field(default_factory=InfoNCESettings)
+    gather: Literal["whole", "ring"] = "whole"
 
 
 @dataclass(frozen=True)
@@ -140,7 +122,6 @@ class RunConfig:
             raise MghError("data: every path must name a store or file; data.train needs at least one")
         positive = {
             "training.learning_rate": training.learning_rate,
-            "training.loss.temperature": training.loss.temperature,
             "training.checkpoint_every": training.checkpoint_every,
             "training.keep_checkpoints": training.keep_checkpoints,
             "training.bad_steps_limit": training.bad_steps_limit,
@@ -167,7 +148,7 @@ class RunConfig:
             "steps": training.steps,
             "global_batch": training.global_batch,
             "micro_batch": training.micro_batch,
-            "pools": training.pools,
+            "negative_groups": training.negative_groups,
             "seed": self.seed,
             "max_chars": CHARS_PER_TOKEN * self.model.max_length,
         }

@@ -66,7 +66,7 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling,",
         f"trained by mgh-ds for {step} of {training.steps} steps",
         f"with global batches of {training.global_batch} records,",
-        f"curriculum `{config.curriculum.order}`, temperature {training.loss.temperature}.",
+        f"curriculum {_curriculum(config)}, loss {_loss(config)}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
@@ -80,6 +80,18 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         *_score_lines(run),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _curriculum(config: RunConfig) -> str:
+    stages = config.curriculum.stages
+    if isinstance(stages, str):
+        return f"`{stages}`"
+    return "of levels " + ", then ".join(" and ".join(map(str, stage.levels)) for stage in stages)
+
+
+def _loss(config: RunConfig) -> str:
+    values = config.training.loss.model_dump(exclude={"name"})
+    return f"`{config.training.loss.name}` ({', '.join(f'{key} {value}' for key, value in values.items())})"
 
 
 def _score_lines(run: Path) -> list[str]:

@@ -20,7 +20,7 @@ RECIPE = {
 
 
 def scores(order: str, seed: int | None, pooling: str = "ata", **tasks: float) -> Scores:
-    recipe = RECIPE | {"curriculum": {"order": order}, "seed": seed, "name": f"{order}-{seed}"}
+    recipe = RECIPE | {"curriculum": {"stages": order}, "seed": seed, "name": f"{order}-{seed}"}
     found: Any = {
         task.replace("_", "-"): {"metric": "cosine_spearman", "score": score, "revision": "1"}
         for task, score in tasks.items()

@@ -5,8 +5,8 @@ import json
 
 from benchmarks import gather
 from benchmarks.timing import MIB
+from mgh_ds.losses.info_nce import BLOCK
 from mgh_ds.training.config import LossConfig
-from mgh_ds.training.loss import BLOCK
 
 
 def test_real_ranks_are_measured():

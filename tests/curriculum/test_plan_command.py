@@ -56,7 +56,7 @@ def test_every_share_is_exported(arguments: list[str], tmp_path: Path) -> None:
     assert any(len(line["ids"]) < 8 for line in lines), "no batch is short: nothing is left out here"
     for line in lines:
         assert list(line) == ["stage", "step", "rank", "ids"]
-        share = plan.share(line["step"], 4, line["rank"])
+        share = plan.local_batch(line["step"], 4, line["rank"])
         assert line["ids"] == store.ids(share[share != EMPTY])
         assert line["stage"] == plan.stage(line["step"]).index
 
@@ -97,7 +97,7 @@ def test_a_number_of_ranks_that_does_not_fit_is_refused(
 def test_keys_of_the_recipe_may_be_overridden_and_others_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(arguments, "--world-size", "1", "--curriculum.order", "fine_to_coarse")
+    command(arguments, "--world-size", "1", "--curriculum.stages", "fine_to_coarse")
     printed = capsys.readouterr().out
     assert printed.index("level 4") < printed.index("levels 2, 3") < printed.index("level 1")
     with pytest.raises(SystemExit, match="did you mean"):

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from mgh_ds.curriculum import Loader
 from mgh_ds.distributed.group import process_group, rank, world_size
+from mgh_ds.losses import Exchange, make_loss
 from mgh_ds.records.store import Store
+from mgh_ds.training.batch import make_batch
 from mgh_ds.training.config import TrainingConfig
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.step import accumulate_gradient
 from tests.training.gradient_setup import STEP, make_config, make_model, make_plan
 
@@ -33,8 +34,9 @@ def main(store_path: Path, out: Path, ways: Mapping[str, TrainingConfig]) -> Non
         engine = make_engine(model, make_config(first).model, dataclasses.replace(first, learning_rate=0.0))
         for way, training in ways.items():
             plan = make_plan(store, make_config(training))
-            batches = Loader(store, plan).micro_batches(STEP, world_size(), rank())
-            result = accumulate_gradient(engine, [tokenize(batch, tokenizer) for batch in batches], training)
+            texts = Loader(store, plan).micro_batches(STEP, world_size(), rank())
+            loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
+            result = accumulate_gradient(engine, [make_batch(one, tokenizer) for one in texts], loss)
             gradients = {
                 name: safe_get_full_grad(parameter).clone().contiguous()
                 for name, parameter in model.named_parameters()

@@ -15,9 +15,9 @@ from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import open_or_convert
+from mgh_ds.training.batch import make_batch
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import check_precision
-from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.step import embed
 from tests.ranks import run_ranks
 from tests.training import run_worker
@@ -49,12 +49,12 @@ def test_a_micro_batch_is_one_pack_or_two_padded_batches(tiny_run: Make, tmp_pat
     plan = TrainingPlan(store.index(), config.curriculum, steps=3, global_batch=8, micro_batch=8, seed=0)
     (batch,) = Loader(store, plan).micro_batches(0, 1, 0)
     model, tokenizer = build_model(config.model)
-    packed = tokenize(batch, tokenizer)
+    packed = make_batch(batch, tokenizer)
     tokenizer.padding_free = False
-    padded = tokenize(batch, tokenizer)
-    assert (len(packed.parts), len(padded.parts)) == (1, 2)
-    assert (packed.texts, packed.tokens) == (padded.texts, padded.tokens)
-    assert packed.texts == len(batch.queries) + len(batch.documents)
+    padded = make_batch(batch, tokenizer)
+    assert (len(packed.tokens), len(padded.tokens)) == (1, 2)
+    assert (packed.text_count, packed.token_count) == (padded.text_count, padded.token_count)
+    assert packed.text_count == len(batch.queries) + len(batch.documents)
     torch.testing.assert_close(embed(model, packed), embed(model, padded), atol=1e-5, rtol=0)
 
 

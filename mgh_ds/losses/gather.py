@@ -1,4 +1,4 @@
-"""How embeddings reach other ranks, with a gradient: all at once, or round a ring.
+"""How embeddings reach the other ranks of a negative group, with a gradient: all at once, or round a ring.
 
 With the loss taken over the local rows and gradients averaged over the ranks (which DeepSpeed does), a gather
 whose backward is a reduce-scatter, or a ring in which the gradient travels home with its vectors, gives
@@ -7,7 +7,8 @@ exactly the gradient of one process that holds the whole batch.
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,23 +20,24 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-def pool_group(pools: int) -> dist.ProcessGroup | None:
+def ranks_of_group(negative_groups: int) -> dist.ProcessGroup | None:
     """The ranks that this one exchanges embeddings with; None for a process on its own.
 
-    Where `pools` divides the number of ranks, they are those that work on the same pool, rank r on pool
-    r % pools; otherwise all of them. Ranks must make their first call with a number of pools together.
+    Where the number of negative groups divides that of the ranks, they are those that work on the same one,
+    rank r on group r % negative_groups; otherwise all of them. Ranks must make their first call with a number
+    of groups together.
     """
     world = dist.group.WORLD
-    if world is None or pools == 1 or world.size() % pools:
+    if world is None or negative_groups == 1 or world.size() % negative_groups:
         return world
-    return _pool_group(world, pools)
+    return _ranks_of_group(world, negative_groups)
 
 
 @functools.cache
-def _pool_group(world: dist.ProcessGroup, pools: int) -> dist.ProcessGroup:
-    ranks = [list(range(pool, world.size(), pools)) for pool in range(pools)]
-    group, _ = dist.new_subgroups_by_enumeration(ranks, timeout=TIMEOUT)
-    return group
+def _ranks_of_group(world: dist.ProcessGroup, negative_groups: int) -> dist.ProcessGroup:
+    ranks = [list(range(group, world.size(), negative_groups)) for group in range(negative_groups)]
+    own, _ = dist.new_subgroups_by_enumeration(ranks, timeout=TIMEOUT)
+    return own
 
 
 class _Gather(torch.autograd.Function):
@@ -108,3 +110,38 @@ def _wait(requests: list[dist.Work]) -> None:
 
 
 ALONE = Ring()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What queries are scored against: c texts for all of them, or c for each alone.
+
+    The keys of a text are its hash, the hash of its partner (a positive's query, a query's positive; of a
+    negative, its own again) and its negative group.
+    """
+
+    vectors: torch.Tensor  # float32 [c, d] or [n, c, d], unit length
+    keys: torch.Tensor  # int64 [c, 3] or [n, c, 3]
+    ring: Ring = ALONE  # the ranks whose queries they visit
+
+
+class Exchange:
+    """How a rank's candidates meet the queries of the other ranks of its negative group.
+
+    Args:
+        way: "whole" holds every rank's candidates at once, "ring" lets them come by rank after rank. The loss
+            is the same.
+        negative_groups: into how many groups the global batch is cut.
+
+    All ranks make theirs together.
+    """
+
+    def __init__(self, way: Literal["whole", "ring"] = "whole", negative_groups: int = 1) -> None:
+        self.way, self.negative_groups = way, negative_groups
+        self.ranks = ranks_of_group(negative_groups)
+
+    def candidates(self, vectors: torch.Tensor, keys: torch.Tensor) -> Candidates:
+        """Of all ranks, from this rank's: float32 [c, d] and int64 [c, 3], the same shapes on every rank."""
+        if self.way == "ring":
+            return Candidates(vectors, keys, Ring(self.ranks))
+        return Candidates(gather_with_gradient(vectors, self.ranks), gather(keys, self.ranks))

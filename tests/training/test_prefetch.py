@@ -1,4 +1,4 @@
-"""The feed gives every step what the plan says, ahead of time, whatever becomes of the shards."""
+"""The prefetcher gives every step what the plan says, ahead of time, whatever becomes of the shards."""
 
 import dataclasses
 import re
@@ -17,9 +17,9 @@ from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.records.store import Store
-from mgh_ds.training import feed as feed_module
-from mgh_ds.training.feed import DEPTH, Feed, shards_folder
-from mgh_ds.training.inputs import Inputs, tokenize
+from mgh_ds.training import prefetch as prefetch_module
+from mgh_ds.training.batch import Batch, make_batch
+from mgh_ds.training.prefetch import DEPTH, Prefetcher, shards_folder
 
 STEPS = 18  # three stages of 6
 
@@ -27,7 +27,9 @@ STEPS = 18  # three stages of 6
 @pytest.fixture(scope="module")
 def plan(store: Store) -> TrainingPlan:
     config = CurriculumConfig(homogeneous=False)
-    return TrainingPlan(store.index(), config, steps=STEPS, global_batch=16, micro_batch=2, pools=2, seed=0)
+    return TrainingPlan(
+        store.index(), config, steps=STEPS, global_batch=16, micro_batch=2, negative_groups=2, seed=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,11 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def make_feed(store: Store, plan: TrainingPlan, tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Feed]:
-    def make(first_step: int = 0, store: Store = store) -> Feed:
-        return Feed(store, plan, tokenizer, folder=tmp_path / "shards", first_step=first_step)
+def make_prefetcher(
+    store: Store, plan: TrainingPlan, tokenizer: Tokenizer, tmp_path: Path
+) -> Callable[..., Prefetcher]:
+    def make(first_step: int = 0, store: Store = store) -> Prefetcher:
+        return Prefetcher(store, plan, tokenizer, folder=tmp_path / "shards", first_step=first_step)
 
     return make
 
@@ -48,25 +52,25 @@ def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Makes this process rank r of W. Alone it cannot prove what all ranks have: that is left out."""
 
     def become(world_size: int, rank: int) -> None:
-        monkeypatch.setattr(feed_module, "world_size", lambda: world_size)
-        monkeypatch.setattr(feed_module, "rank", lambda: rank)
-        monkeypatch.setattr(feed_module, "prove", lambda _share, _manifest, found: found)
+        monkeypatch.setattr(prefetch_module, "world_size", lambda: world_size)
+        monkeypatch.setattr(prefetch_module, "rank", lambda: rank)
+        monkeypatch.setattr(prefetch_module, "verify", lambda _share, _manifest, found: found)
 
     return become
 
 
-def assert_same(found: list[Inputs], expected: list[MicroBatch], tokenizer: Tokenizer) -> None:
+def assert_same(found: list[Batch], expected: list[MicroBatch], tokenizer: Tokenizer) -> None:
     assert len(found) == len(expected)
     for inputs, batch in zip(found, expected, strict=True):
         for field in dataclasses.fields(MicroBatch):
             np.testing.assert_array_equal(getattr(inputs.batch, field.name), getattr(batch, field.name))
-        for part, wanted in zip(inputs.parts, tokenize(batch, tokenizer).parts, strict=True):
+        for part, wanted in zip(inputs.parts, make_batch(batch, tokenizer).parts, strict=True):
             assert all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(part, wanted, strict=True))
 
 
 @pytest.mark.parametrize(("world_size", "rank"), [(1, 0), (2, 1), (3, 0), (3, 2), (8, 5)])
 def test_every_step_is_what_the_store_gives(
-    make_feed: Callable[..., Feed],
+    make_prefetcher: Callable[..., Prefetcher],
     as_rank: Callable[[int, int], None],
     store: Store,
     plan: TrainingPlan,
@@ -76,57 +80,59 @@ def test_every_step_is_what_the_store_gives(
 ) -> None:
     as_rank(world_size, rank)
     loader = Loader(store, plan)
-    with make_feed() as feed:
+    with make_prefetcher() as prefetcher:
         for step in range(STEPS):
-            inputs, waited = feed.take(step)
+            inputs, waited = prefetcher.take(step)
             assert_same(inputs, loader.micro_batches(step, world_size, rank), tokenizer)
             assert waited >= 0
 
 
-def take_all(feed: Feed, plan: TrainingPlan, tokenizer: Tokenizer, first: int = 0, end: int = STEPS) -> None:
-    loader = Loader(feed.store, plan)
+def take_all(
+    prefetcher: Prefetcher, plan: TrainingPlan, tokenizer: Tokenizer, first: int = 0, end: int = STEPS
+) -> None:
+    loader = Loader(prefetcher.store, plan)
     for step in range(first, end):
-        assert_same(feed.take(step)[0], loader.micro_batches(step, 1, 0), tokenizer)
+        assert_same(prefetcher.take(step)[0], loader.micro_batches(step, 1, 0), tokenizer)
 
 
 def test_shards_are_written_a_stage_ahead_and_deleted_behind(
-    make_feed: Callable[..., Feed],
+    make_prefetcher: Callable[..., Prefetcher],
 ) -> None:
-    with make_feed() as feed:
+    with make_prefetcher() as prefetcher:
         for step in range(STEPS):
-            feed.take(step)
+            prefetcher.take(step)
             if step % 6 == 3:
-                assert feed._coming is not None
-                feed._coming.result()
-                stages = sorted(int(path.name.split("-")[1]) for path in feed.folder.glob("*.arrow"))
+                assert prefetcher._coming is not None
+                prefetcher._coming.result()
+                stages = sorted(int(path.name.split("-")[1]) for path in prefetcher.folder.glob("*.arrow"))
                 assert stages == [step // 6, step // 6 + 1][: 3 - step // 6]
-    assert not feed.folder.exists(), "a finished run leaves none"
+    assert not prefetcher.folder.exists(), "a finished run leaves none"
 
 
 @pytest.mark.parametrize("first_step", [1, 5, 6, 17, 18])
 def test_a_run_goes_on_in_the_middle_and_uses_the_shard_it_finds(
-    make_feed: Callable[..., Feed],
+    make_prefetcher: Callable[..., Prefetcher],
     plan: TrainingPlan,
     tokenizer: Tokenizer,
     first_step: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with make_feed() as feed:
-        take_all(feed, plan, tokenizer, end=first_step)
+    with make_prefetcher() as prefetcher:
+        take_all(prefetcher, plan, tokenizer, end=first_step)
     written = []
-    original = feed_module.make_ready
+    original = prefetch_module.prepare
 
-    def watched(store, share, *arguments):  # type: ignore[no-untyped-def]
-        path = feed.folder / f"{share.name}.arrow"
+    def watched(store, local, *arguments):  # type: ignore[no-untyped-def]
+        path = prefetcher.folder / f"{local.name}.arrow"
         before = path.stat().st_mtime_ns if path.exists() else None
-        ready = original(store, share, *arguments)
+        ready = original(store, local, *arguments)
         if before != path.stat().st_mtime_ns:
-            written.append(share.stage.index)
+            written.append(local.stage.index)
         return ready
 
-    monkeypatch.setattr(feed_module, "make_ready", watched)
-    with make_feed(first_step) as feed:
-        take_all(feed, plan, tokenizer, first=first_step)
+    monkeypatch.setattr(prefetch_module, "prepare", watched)
+    with make_prefetcher(first_step) as prefetcher:
+        take_all(prefetcher, plan, tokenizer, first=first_step)
     # The stage that was under way has its shard; that of the next may have been interrupted.
     assert (first_step // 6 in written) is (first_step == 6 and 1 in written)
 
@@ -144,36 +150,36 @@ def truncate(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
 def test_a_shard_that_fails_in_use_is_written_anew_while_training_goes_on(
-    make_feed: Callable[..., Feed],
+    make_prefetcher: Callable[..., Prefetcher],
     plan: TrainingPlan,
     tokenizer: Tokenizer,
     capsys: pytest.CaptureFixture[str],
     harm: Callable[[Path], object],
 ) -> None:
-    with make_feed() as feed:
-        take_all(feed, plan, tokenizer, end=1)
-        path = feed.folder / "stage-0-rank-0-of-1.arrow"
+    with make_prefetcher() as prefetcher:
+        take_all(prefetcher, plan, tokenizer, end=1)
+        path = prefetcher.folder / "stage-0-rank-0-of-1.arrow"
         harm(path)
-        take_all(feed, plan, tokenizer, first=1, end=4)
+        take_all(prefetcher, plan, tokenizer, first=1, end=4)
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 1
         assert re.search(r"level 1`, rank 0: .*written anew, and the store itself read meanwhile", lines[0])
-        assert feed._rows is not None
-        if feed._rows._rewritten is not None:
-            feed._rows._rewritten.result()
+        assert prefetcher._rows is not None
+        if prefetcher._rows._rewritten is not None:
+            prefetcher._rows._rewritten.result()
         assert path.exists()
-        take_all(feed, plan, tokenizer, first=4)
+        take_all(prefetcher, plan, tokenizer, first=4)
     assert capsys.readouterr().out == ""
 
 
-def test_a_rewritten_shard_is_used(make_feed: Callable[..., Feed]) -> None:
-    with make_feed() as feed:
-        feed.take(0)
-        assert feed._rows is not None
-        for future in feed._ahead:
+def test_a_rewritten_shard_is_used(make_prefetcher: Callable[..., Prefetcher]) -> None:
+    with make_prefetcher() as prefetcher:
+        prefetcher.take(0)
+        assert prefetcher._rows is not None
+        for future in prefetcher._ahead:
             future.result()
-        (feed.folder / "stage-0-rank-0-of-1.arrow").unlink()
-        rows = feed._rows
+        (prefetcher.folder / "stage-0-rank-0-of-1.arrow").unlink()
+        rows = prefetcher._rows
         rows.records(3)
         assert rows._rewritten is not None
         rewritten = rows._rewritten.result().rows
@@ -182,102 +188,102 @@ def test_a_rewritten_shard_is_used(make_feed: Callable[..., Feed]) -> None:
 
 
 def test_other_records_than_planned_are_not_trained_on(
-    make_feed: Callable[..., Feed],
+    make_prefetcher: Callable[..., Prefetcher],
     plan: TrainingPlan,
     tokenizer: Tokenizer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As totals would not show it: a step's own records in another order."""
-    with make_feed() as feed:
-        feed.take(0)
-        assert feed._rows is not None
-        for future in feed._ahead:
+    with make_prefetcher() as prefetcher:
+        prefetcher.take(0)
+        assert prefetcher._rows is not None
+        for future in prefetcher._ahead:
             future.result()
-        shard = feed._rows._rows
+        shard = prefetcher._rows._rows
         original = shard.read
         shard.read = lambda step: original(step).take(list(range(16))[::-1])  # type: ignore[method-assign]
-        take_all(feed, plan, tokenizer, first=1)
+        take_all(prefetcher, plan, tokenizer, first=1)
     (line,) = capsys.readouterr().out.splitlines()
     assert "other records than the plan says for step 3" in line  # two steps had been read
 
 
 def test_without_a_disk_training_goes_on_from_the_store(
-    make_feed: Callable[..., Feed],
+    make_prefetcher: Callable[..., Prefetcher],
     plan: TrainingPlan,
     tokenizer: Tokenizer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "shards").write_text("a file where the folder should be")
-    with make_feed() as feed:
-        take_all(feed, plan, tokenizer)
+    with make_prefetcher() as prefetcher:
+        take_all(prefetcher, plan, tokenizer)
     said = [line for line in capsys.readouterr().out.splitlines() if "no shard" in line]
     assert len(said) == 3, "one line a stage"
     assert (tmp_path / "shards").is_file()
 
 
-def test_steps_are_read_ahead_but_never_beyond_the_stage_that_was_proved(
-    make_feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
+def test_steps_are_read_ahead_but_never_beyond_the_stage_that_was_verified(
+    make_prefetcher: Callable[..., Prefetcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    proved: list[int] = []
-    original, prove = Feed._inputs, feed_module.prove
+    verified: list[int] = []
+    original, verify = Prefetcher._batches, prefetch_module.verify
 
-    def reading(feed: Feed, rows: feed_module.StageRows, step: int) -> list[Inputs]:
-        assert proved[-1] <= step < proved[-1] + 6
+    def reading(prefetcher: Prefetcher, rows: prefetch_module.StageReader, step: int) -> list[Batch]:
+        assert verified[-1] <= step < verified[-1] + 6
         read.append(step)
-        return original(feed, rows, step)
+        return original(prefetcher, rows, step)
 
-    def proving(share, manifest, found):  # type: ignore[no-untyped-def]
+    def verifying(local, manifest, found):  # type: ignore[no-untyped-def]
         assert threading.current_thread() is threading.main_thread()
-        proved.append(share.first_step)
-        return prove(share, manifest, found)
+        verified.append(local.first_step)
+        return verify(local, manifest, found)
 
-    monkeypatch.setattr(Feed, "_inputs", reading)
-    monkeypatch.setattr(feed_module, "prove", proving)
-    with make_feed() as feed:
+    monkeypatch.setattr(Prefetcher, "_batches", reading)
+    monkeypatch.setattr(prefetch_module, "verify", verifying)
+    with make_prefetcher() as prefetcher:
         for step in range(STEPS):
-            feed.take(step)
-            for future in feed._ahead:
+            prefetcher.take(step)
+            for future in prefetcher._ahead:
                 future.result()
-            assert read == list(range(min(step + 1 + DEPTH, proved[-1] + 6)))
-    assert proved == [0, 6, 12]
+            assert read == list(range(min(step + 1 + DEPTH, verified[-1] + 6)))
+    assert verified == [0, 6, 12]
 
 
-def test_steps_are_taken_in_order(make_feed: Callable[..., Feed]) -> None:
-    with make_feed(3) as feed:
+def test_steps_are_taken_in_order(make_prefetcher: Callable[..., Prefetcher]) -> None:
+    with make_prefetcher(3) as prefetcher:
         for wrong in (0, 4):
             with pytest.raises(ValueError, match="3 is the next"):
-                feed.take(wrong)
-        feed.take(3)
+                prefetcher.take(wrong)
+        prefetcher.take(3)
 
 
 def test_an_error_in_the_background_reaches_the_step_it_belongs_to(
-    make_feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
+    make_prefetcher: Callable[..., Prefetcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
-    def failing(batch: MicroBatch, tokenizer: Tokenizer) -> Inputs:
+    def failing(batch: MicroBatch, tokenizer: Tokenizer) -> Batch:
         calls.append(batch)
         if len(calls) == 8 * 2 + 1:
             raise MghError("max_length leaves no room")
-        return tokenize(batch, tokenizer)
+        return make_batch(batch, tokenizer)
 
-    monkeypatch.setattr(feed_module, "tokenize", failing)
-    with pytest.raises(MghError, match="leaves no room"), make_feed() as feed:  # noqa: PT012
-        feed.take(0)
-        feed.take(1)
-        feed.take(2)
-    assert feed._next == 2
+    monkeypatch.setattr(prefetch_module, "make_batch", failing)
+    with pytest.raises(MghError, match="leaves no room"), make_prefetcher() as prefetcher:  # noqa: PT012
+        prefetcher.take(0)
+        prefetcher.take(1)
+        prefetcher.take(2)
+    assert prefetcher._next == 2
     assert_no_threads()
 
 
 def test_a_damaged_store_is_told_at_the_boundary(
-    make_feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
+    make_prefetcher: Callable[..., Prefetcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed_module, "make_ready", raising(MghError("the store is damaged")))
-    with pytest.raises(MghError, match="the store is damaged"), make_feed() as feed:
-        feed.take(0)
+    monkeypatch.setattr(prefetch_module, "prepare", raising(MghError("the store is damaged")))
+    with pytest.raises(MghError, match="the store is damaged"), make_prefetcher() as prefetcher:
+        prefetcher.take(0)
     assert_no_threads()
 
 
@@ -289,27 +295,27 @@ def raising(error: Exception) -> Callable[..., object]:
 
 
 def assert_no_threads() -> None:
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("feed-")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch-")]
 
 
 def test_leaving_ends_the_threads_and_leaves_the_shards(
-    make_feed: Callable[..., Feed], monkeypatch: pytest.MonkeyPatch
+    make_prefetcher: Callable[..., Prefetcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writing, original = Event(), feed_module.make_ready
+    writing, original = Event(), prefetch_module.prepare
 
-    def endless(store, share, folder, stop):  # type: ignore[no-untyped-def]
-        if share.stage.index == 1:
+    def endless(store, local, folder, stop):  # type: ignore[no-untyped-def]
+        if local.stage.index == 1:
             writing.set()
             assert stop.wait(60)
-        return original(store, share, folder, stop)
+        return original(store, local, folder, stop)
 
-    monkeypatch.setattr(feed_module, "make_ready", endless)
-    with pytest.raises(KeyboardInterrupt), make_feed() as feed:  # noqa: PT012
-        feed.take(0)
+    monkeypatch.setattr(prefetch_module, "prepare", endless)
+    with pytest.raises(KeyboardInterrupt), make_prefetcher() as prefetcher:  # noqa: PT012
+        prefetcher.take(0)
         assert writing.wait(60)
         raise KeyboardInterrupt
     assert_no_threads()
-    assert sorted(path.name for path in feed.folder.iterdir()) == [
+    assert sorted(path.name for path in prefetcher.folder.iterdir()) == [
         "stage-0-rank-0-of-1.arrow",
         "stage-0-rank-0-of-1.json",
     ]

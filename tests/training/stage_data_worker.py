@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import CurriculumConfig, TrainingPlan
-from mgh_ds.curriculum.shards import StageShare, StoreRows
+from mgh_ds.curriculum.shards import LocalStage, StoreRecords
 from mgh_ds.distributed.group import process_group, rank, world_size
 from mgh_ds.records.store import Store
-from mgh_ds.training.reshard import make_ready, prove
+from mgh_ds.training.stage_data import prepare, verify
 
 FIRST_STEP = 1  # stage 0 has the steps 0 to 5
 CHEATED_STEP = 3
@@ -47,8 +47,8 @@ def make_plan(store: Store, seed: int = 0) -> TrainingPlan:
     return TrainingPlan(store.index(), config, steps=18, global_batch=16, micro_batch=2, seed=seed)
 
 
-def stage_share(plan: TrainingPlan) -> StageShare:
-    return StageShare(plan, plan.stage(FIRST_STEP), FIRST_STEP, world_size(), rank())
+def stage_share(plan: TrainingPlan) -> LocalStage:
+    return LocalStage(plan, plan.stage(FIRST_STEP), FIRST_STEP, world_size(), rank())
 
 
 def prove_all(store_path: Path, folder: Path) -> None:
@@ -59,7 +59,9 @@ def prove_all(store_path: Path, folder: Path) -> None:
         cheats = rank() == world_size() - 1
         report("honest", store, make_plan(store), folder / "honest")
         for name in CHEATS:
-            with mock.patch.object(StoreRows, "batches", cheating(name) if cheats else StoreRows.batches):
+            with mock.patch.object(
+                StoreRecords, "batches", cheating(name) if cheats else StoreRecords.batches
+            ):
                 report(name, store, make_plan(store), folder / name)
         if world_size() > 1:
             report("seed", store, make_plan(store, seed=int(cheats)), folder / "seed")
@@ -68,13 +70,13 @@ def prove_all(store_path: Path, folder: Path) -> None:
 
 
 def report(name: str, store: Store, plan: TrainingPlan, folder: Path) -> None:
-    share = stage_share(plan)
+    local = stage_share(plan)
     try:
         try:
-            found = make_ready(store, share, folder, Event())
+            found = prepare(store, local, folder, Event())
         except MghError as error:
             found = error
-        ready = prove(share, store.manifest_hash, found)
+        ready = verify(local, store.manifest_hash, found)
     except MghError as error:
         print(f"{name}: {error}")
     else:
@@ -86,9 +88,9 @@ def failing(*_: object) -> pa.RecordBatch:
 
 
 def cheating(name: str):  # type: ignore[no-untyped-def]
-    honest = StoreRows.batches
+    honest = StoreRecords.batches
 
-    def batches(rows: StoreRows) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def batches(rows: StoreRecords) -> Iterator[tuple[int, pa.RecordBatch]]:
         others = rows.read(CHEATED_STEP + 1)
         for step, batch in honest(rows):
             yield step, CHEATS[name](batch, others) if step == CHEATED_STEP else batch

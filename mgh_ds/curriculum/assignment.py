@@ -1,8 +1,8 @@
-"""Dealing records to micro-batches and micro-batches to ranks, so that all carry about the same.
+"""Assigns records to micro-batches and micro-batches to ranks, so that all carry about the same.
 
-Things sorted by weight are dealt in rounds, one to each place, so that the weights of a round lie between
-those of the round before and those of the round after. What any two places were dealt then differs by at most
-the heaviest minus the lightest, in either of the two ways used here:
+Things sorted by weight are assigned in rounds, one to each place, so that the weights of a round lie between
+those of the round before and those of the round after. What any two places got then differs by at most the
+heaviest minus the lightest, in either of the two ways used here:
 
 - Records go to micro-batches, each round's heaviest to the micro-batch that has least so far. After any round
   two of them differ by no more than before, or by no more than the round's heaviest and lightest.
@@ -23,11 +23,13 @@ def snake(values: np.ndarray, width: int) -> np.ndarray:
     return rounds
 
 
-def make_micro_batches(batch: np.ndarray, lengths: np.ndarray, micro_batch: int, pools: int) -> np.ndarray:
+def make_micro_batches(
+    batch: np.ndarray, lengths: np.ndarray, micro_batch: int, negative_groups: int
+) -> np.ndarray:
     """The global batch as numbered micro-batches.
 
-    They are numbered from the heaviest to the lightest, and snake over the pools (micro-batch i belongs to
-    pool i % `pools`), so that pools weigh the same too.
+    They are numbered from the heaviest to the lightest, and snake over the negative groups (micro-batch i
+    belongs to group i % `negative_groups`), so that these weigh the same too.
 
     Args:
         batch: rows, int64 [global_batch].
@@ -36,32 +38,33 @@ def make_micro_batches(batch: np.ndarray, lengths: np.ndarray, micro_batch: int,
     Returns int64 [global_batch / micro_batch, micro_batch].
     """
     order = _heaviest_first(lengths)
-    rounds, dealt = (values[order].reshape(micro_batch, -1) for values in (batch, lengths))
+    rounds, added = (values[order].reshape(micro_batch, -1) for values in (batch, lengths))
     weights = np.zeros(rounds.shape[1], dtype=np.int64)
     members = np.empty_like(rounds)
     for number in range(micro_batch):
         lightest_first = np.argsort(weights, kind="stable")
         members[number, lightest_first] = rounds[number]
-        weights[lightest_first] += dealt[number]
-    numbered = snake(_heaviest_first(weights), pools).ravel()
+        weights[lightest_first] += added[number]
+    numbered = snake(_heaviest_first(weights), negative_groups).ravel()
     return members.T[numbered]
 
 
-def deal(count: int, pools: int, world_size: int, rank: int) -> np.ndarray:
+def assign(count: int, negative_groups: int, world_size: int, rank: int) -> np.ndarray:
     """The numbers of a rank's micro-batches, int64 [ceil(count / world_size)], the heaviest first.
 
-    Rank r keeps to pool r % `pools` where the pools divide the ranks; otherwise it takes from all pools.
+    Rank r keeps to negative group r % `negative_groups` where these divide the ranks; otherwise it takes from
+    all of them.
     `EMPTY` stands where there are too few for all ranks.
     """
-    if world_size % pools == 0:
-        numbers = np.arange(rank % pools, count, pools)
-        place, ranks = rank // pools, world_size // pools
+    if world_size % negative_groups == 0:
+        numbers = np.arange(rank % negative_groups, count, negative_groups)
+        place, ranks = rank // negative_groups, world_size // negative_groups
     else:
-        numbers = snake(np.arange(count), pools).ravel()  # by weight again
+        numbers = snake(np.arange(count), negative_groups).ravel()  # by weight again
         place, ranks = rank, world_size
-    dealt = np.full(-(-count // world_size) * ranks, EMPTY)
-    dealt[: len(numbers)] = numbers
-    return snake(dealt, ranks)[:, place]
+    padded = np.full(-(-count // world_size) * ranks, EMPTY)
+    padded[: len(numbers)] = numbers
+    return snake(padded, ranks)[:, place]
 
 
 def _heaviest_first(weights: np.ndarray) -> np.ndarray:

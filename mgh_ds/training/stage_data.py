@@ -1,7 +1,7 @@
-"""Makes a stage's records ready on every rank, and proves at the stage's boundary that together they are what
-the plan says.
+"""Prepares a stage's records on every rank, and verifies at its boundary that together they are what the plan
+says.
 
-Making ready happens in the background and on each rank alone. The proof is one message of constant size from
+They are prepared in the background, on each rank alone. What is verified is one message of constant size from
 each rank: which plan and store it has, and what it counted in the records as it will read them. Every rank
 sees all messages and comes to the same verdict, so all go on or all stop.
 """
@@ -23,9 +23,16 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.loader import RecordStore
 from mgh_ds.curriculum.mixing import fold_key, mix64
 from mgh_ds.curriculum.plan import EMPTY
-from mgh_ds.curriculum.shards import Rows, ShardError, StageShare, StoreRows, open_shard, write_shard
+from mgh_ds.curriculum.shards import (
+    LocalStage,
+    ShardError,
+    StageRecords,
+    StoreRecords,
+    open_shard,
+    write_shard,
+)
 from mgh_ds.distributed.group import device
-from mgh_ds.training.gather import gather, pool_group
+from mgh_ds.losses.gather import gather, ranks_of_group
 
 Item = TypeVar("Item")
 LAYOUT = struct.Struct("<32s32s15Q")  # of a message, see there
@@ -44,46 +51,46 @@ NOTHING = Totals(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A share whose records can be read."""
+class Prepared:
+    """A rank's part of a stage whose records can be read."""
 
-    share: StageShare
-    rows: Rows
+    local: LocalStage
+    rows: StageRecords
     counted: Totals  # in the rows, as they are read
-    planned: Totals  # of the share
-    planned_by_all: Totals  # of all ranks' shares together
+    planned: Totals  # for this rank
+    planned_by_all: Totals  # for all ranks together
 
 
-def make_ready(store: RecordStore, share: StageShare, folder: Path, stop: Event) -> Ready:
-    """Finds or writes the share's shard and counts what it holds.
+def prepare(store: RecordStore, local: LocalStage, folder: Path, stop: Event) -> Prepared:
+    """Finds or writes the shard and counts what it holds.
 
     A shard that cannot be used is written anew. Where none can be written, for want of space for one, the
     store itself is read: that is slower, but training need not end for a cache. Both are said in a line.
     Raises CancelledError soon after `stop` is set, and MghError for a damaged store.
     """
-    rows, counted = _rows(store, share, folder, stop)
-    return Ready(share, rows, counted, planned(share), planned_by_all(share))
+    rows, counted = _rows(store, local, folder, stop)
+    return Prepared(local, rows, counted, planned(local), planned_by_all(local))
 
 
-def _rows(store: RecordStore, share: StageShare, folder: Path, stop: Event) -> tuple[Rows, Totals]:
-    manifest_hash, in_store = store.manifest_hash, StoreRows(store, share)
+def _rows(store: RecordStore, local: LocalStage, folder: Path, stop: Event) -> tuple[StageRecords, Totals]:
+    manifest_hash, in_store = store.manifest_hash, StoreRecords(store, local)
     try:
-        shard = open_shard(folder, share, manifest_hash)
+        shard = open_shard(folder, local, manifest_hash)
         if shard is not None:
             return shard, count(_until(stop, shard.batches()))
     except (OSError, ShardError) as error:
-        say(share, f"{error}: it is written anew")
+        log_line(local, f"{error}: it is written anew")
     try:
-        shard = write_shard(folder, share, manifest_hash, _until(stop, in_store.batches()))
+        shard = write_shard(folder, local, manifest_hash, _until(stop, in_store.batches()))
         return shard, count(_until(stop, shard.batches()))
     except (OSError, ShardError) as error:
-        say(share, f"{error}: no shard, the store itself is read instead, which may be slower")
+        log_line(local, f"{error}: no shard, the store itself is read instead, which may be slower")
     return in_store, count(_until(stop, in_store.batches()))
 
 
-def say(share: StageShare, text: str) -> None:
-    """Prints a line about a share."""
-    print(f"stage `{share.stage.name}`, rank {share.rank}: {text}", flush=True)
+def log_line(local: LocalStage, text: str) -> None:
+    """Prints a line about a local."""
+    print(f"stage `{local.stage.name}`, rank {local.rank}: {text}", flush=True)
 
 
 def _until(stop: Event, items: Iterable[Item]) -> Iterator[Item]:
@@ -98,19 +105,19 @@ def count(batches: Iterable[tuple[int, pa.RecordBatch]]) -> Totals:
     return _totals((step, rows["id_hash"].to_numpy(), _characters(rows)) for step, rows in batches)
 
 
-def planned(share: StageShare) -> Totals:
-    """What the plan says of a share."""
-    return _planned(share, ((step, share.rows(step)) for step in share.steps))
+def planned(local: LocalStage) -> Totals:
+    """What the plan gives this rank."""
+    return _planned(local, ((step, local.rows(step)) for step in local.steps))
 
 
-def planned_by_all(share: StageShare) -> Totals:
-    """What the plan says of the same steps' shares of all ranks together."""
-    batches = ((step, share.plan.batch(step)) for step in share.steps)
-    return _planned(share, ((step, batch[batch != EMPTY]) for step, batch in batches))
+def planned_by_all(local: LocalStage) -> Totals:
+    """What the plan gives all ranks together in the same steps."""
+    batches = ((step, local.plan.batch(step)) for step in local.steps)
+    return _planned(local, ((step, batch[batch != EMPTY]) for step, batch in batches))
 
 
-def _planned(share: StageShare, pieces: Iterable[tuple[int, np.ndarray]]) -> Totals:
-    index = share.plan.index
+def _planned(local: LocalStage, pieces: Iterable[tuple[int, np.ndarray]]) -> Totals:
+    index = local.plan.index
     return _totals(
         (
             step,
@@ -145,7 +152,7 @@ class Message:
     manifest: bytes  # hash
     stage: int
     first_step: int
-    failed: int  # 1 if the rank could not make its records ready
+    failed: int  # 1 if the rank could not prepare its records
     counted: Totals = NOTHING
     planned: Totals = NOTHING
     planned_by_all: Totals = NOTHING
@@ -163,25 +170,25 @@ class Message:
         return cls(plan, manifest, stage, step, failed, *totals)
 
 
-def prove(share: StageShare, manifest_hash: str, found: Ready | Exception) -> Ready:
-    """What this rank made ready, if all ranks together have what the plan says; every rank must call it.
+def verify(local: LocalStage, manifest_hash: str, found: Prepared | Exception) -> Prepared:
+    """What this rank prepared, if all ranks together have what the plan says; every rank must call it.
 
-    `found` is the error of a rank that could make nothing ready; it is raised there. Raises MghError on every
+    `found` is the error of a rank that could prepare nothing; it is raised there. Raises MghError on every
     other rank then, and on all ranks when something differs, naming rank, stage and difference.
     """
-    plan, manifest = bytes.fromhex(share.plan.fingerprint(manifest_hash)), bytes.fromhex(manifest_hash)
+    plan, manifest = bytes.fromhex(local.plan.fingerprint(manifest_hash)), bytes.fromhex(manifest_hash)
     if isinstance(found, Exception):
-        own = Message(plan, manifest, share.stage.index, share.first_step, failed=1)
+        own = Message(plan, manifest, local.stage.index, local.first_step, failed=1)
     else:
         totals = found.counted, found.planned, found.planned_by_all
-        own = Message(plan, manifest, share.stage.index, share.first_step, 0, *totals)
+        own = Message(plan, manifest, local.stage.index, local.first_step, 0, *totals)
     numbers = torch.from_numpy(own.pack())
-    everyone = gather(numbers[None].to(device()), pool_group(1)).cpu().numpy()
+    everyone = gather(numbers[None].to(device()), ranks_of_group(1)).cpu().numpy()
     difference = find_difference([Message.unpack(numbers) for numbers in everyone])
     if isinstance(found, Exception):
         raise found
     if difference:
-        raise MghError(f"stage `{share.stage.name}` cannot begin at step {share.first_step}: {difference}")
+        raise MghError(f"stage `{local.stage.name}` cannot begin at step {local.first_step}: {difference}")
     return found
 
 
@@ -209,7 +216,7 @@ def find_difference(messages: Sequence[Message]) -> str | None:
         sum(message.counted.characters for message in messages),
     )
     if whole != first.planned_by_all:
-        return f"the ranks' shares do not add up to the plan ({_differing(whole, first.planned_by_all)})"
+        return f"the ranks' records do not add up to the plan ({_differing(whole, first.planned_by_all)})"
     return None
 
 

@@ -11,37 +11,37 @@ import pytest
 from mgh_ds.common import files
 from mgh_ds.curriculum import shards
 from mgh_ds.curriculum.plan import TrainingPlan
-from mgh_ds.curriculum.shards import Shard, StageShare, StoreRows
+from mgh_ds.curriculum.shards import LocalStage, StageShard, StoreRecords
 from mgh_ds.records.store import Store, to_records
-from mgh_ds.training.reshard import (
+from mgh_ds.training.stage_data import (
     CancelledError,
     Message,
     Totals,
     count,
     find_difference,
-    make_ready,
     planned,
     planned_by_all,
+    prepare,
 )
 from tests.ranks import run_ranks
-from tests.training import reshard_worker
+from tests.training import stage_data_worker
 
 
 @pytest.fixture
 def plan(store: Store) -> TrainingPlan:
-    return reshard_worker.make_plan(store)
+    return stage_data_worker.make_plan(store)
 
 
 @pytest.fixture
-def share(plan: TrainingPlan) -> StageShare:
-    return StageShare(plan, plan.stage(1), 1, 2, 1)
+def share(plan: TrainingPlan) -> LocalStage:
+    return LocalStage(plan, plan.stage(1), 1, 2, 1)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_honest_ranks_go_on_and_a_cheating_one_is_named_by_all(
     world_size: int, store: Store, tmp_path: Path
 ) -> None:
-    outputs = run_ranks(world_size, reshard_worker.prove_all, store.path, tmp_path)
+    outputs = run_ranks(world_size, stage_data_worker.prove_all, store.path, tmp_path)
     last, stage = world_size - 1, r"stage `level 1` cannot begin at step 1: "
     cheated = rf"{stage}rank {last} has other records than the plan gives it \({{}}, planned .*"
     expected = {
@@ -67,22 +67,22 @@ def test_honest_ranks_go_on_and_a_cheating_one_is_named_by_all(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_the_ranks_shares_add_up_to_the_whole(world_size: int, store: Store, plan: TrainingPlan) -> None:
-    shares = [StageShare(plan, plan.stage(6), 8, world_size, rank) for rank in range(world_size)]
-    totals = [planned(share) for share in shares]
-    assert totals == [count(StoreRows(store, share).batches()) for share in shares]
-    whole = planned_by_all(shares[0])
+def test_the_ranks_parts_add_up_to_the_whole(world_size: int, store: Store, plan: TrainingPlan) -> None:
+    locals_ = [LocalStage(plan, plan.stage(6), 8, world_size, rank) for rank in range(world_size)]
+    totals = [planned(local) for local in locals_]
+    assert totals == [count(StoreRecords(store, local).batches()) for local in locals_]
+    whole = planned_by_all(locals_[0])
     assert sum(one.records for one in totals) == whole.records > 0
     assert sum(one.id_sum for one in totals) % 2**64 == whole.id_sum
     assert np.bitwise_xor.reduce(np.array([one.id_xor for one in totals], dtype=np.uint64)) == whole.id_xor
     assert sum(one.characters for one in totals) == whole.characters
 
 
-def test_a_record_moved_to_another_step_is_noticed(store: Store, share: StageShare) -> None:
-    batches = [batch for _, batch in StoreRows(store, share).batches()]
-    assert count(zip(share.steps, batches, strict=True)) == planned(share)
+def test_a_record_moved_to_another_step_is_noticed(store: Store, local: LocalStage) -> None:
+    batches = [batch for _, batch in StoreRecords(store, local).batches()]
+    assert count(zip(local.steps, batches, strict=True)) == planned(local)
     batches[0], batches[1] = batches[1], batches[0]
-    assert count(zip(share.steps, batches, strict=True)) != planned(share)
+    assert count(zip(local.steps, batches, strict=True)) != planned(local)
 
 
 def message(**changes: object) -> Message:
@@ -119,20 +119,20 @@ def test_every_difference_is_named(change: dict[str, object], words: str | None)
     assert found == words if words is None else re.search(words, str(found))
 
 
-def make(store: Store, share: StageShare, folder: Path):  # type: ignore[no-untyped-def]
-    ready = make_ready(store, share, folder, Event())
-    assert ready.counted == ready.planned == planned(share)
-    for step in share.steps:
-        assert to_records(ready.rows.read(step)) == store.rows(share.rows(step))
+def make(store: Store, local: LocalStage, folder: Path):  # type: ignore[no-untyped-def]
+    ready = prepare(store, local, folder, Event())
+    assert ready.counted == ready.planned == planned(local)
+    for step in local.steps:
+        assert to_records(ready.rows.read(step)) == store.rows(local.rows(step))
     return ready.rows
 
 
 def test_a_good_shard_is_not_written_again(
-    store: Store, share: StageShare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, local: LocalStage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = make(store, share, tmp_path)
+    first = make(store, local, tmp_path)
     before = first.path.stat().st_mtime_ns
-    assert isinstance(make(store, share, tmp_path), Shard)
+    assert isinstance(make(store, local, tmp_path), StageShard)
     assert first.path.stat().st_mtime_ns == before
     assert capsys.readouterr().out == ""
 
@@ -154,21 +154,21 @@ def flip(path: Path) -> None:
 )
 def test_a_bad_shard_is_written_anew_and_that_is_said_in_one_line(
     store: Store,
-    share: StageShare,
+    local: LocalStage,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     harm: Callable[[Path], object],
     message: str,
 ) -> None:
-    harm(make(store, share, tmp_path).path)
-    assert isinstance(make(store, share, tmp_path), Shard)
+    harm(make(store, local, tmp_path).path)
+    assert isinstance(make(store, local, tmp_path), StageShard)
     (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"stage `level 1`, rank 1: .*{message}.*: it is written anew", line)
 
 
 def test_a_full_disk_costs_the_shard_and_not_the_run(
     store: Store,
-    share: StageShare,
+    local: LocalStage,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -177,22 +177,22 @@ def test_a_full_disk_costs_the_shard_and_not_the_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    assert isinstance(make(store, share, tmp_path), StoreRows)
+    assert isinstance(make(store, local, tmp_path), StoreRecords)
     (line,) = capsys.readouterr().out.splitlines()
     assert "No space left on device: no shard, the store itself is read instead" in line
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_costs_the_shard_and_not_the_run(
-    store: Store, share: StageShare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, local: LocalStage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert isinstance(make(store, share, tmp_path / "file" / "shards"), StoreRows)
+    assert isinstance(make(store, local, tmp_path / "file" / "shards"), StoreRecords)
     assert capsys.readouterr().out.splitlines()[-1].endswith("which may be slower")
 
 
 def test_a_disk_that_does_not_keep_what_it_was_given_is_not_trusted(
-    store: Store, share: StageShare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, local: LocalStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = shards.write_shard
 
@@ -201,13 +201,13 @@ def test_a_disk_that_does_not_keep_what_it_was_given_is_not_trusted(
         flip(shard.path)
         return shard
 
-    monkeypatch.setattr("mgh_ds.training.reshard.write_shard", forgetful)
-    assert isinstance(make(store, share, tmp_path), StoreRows)
+    monkeypatch.setattr("mgh_ds.training.stage_data.write_shard", forgetful)
+    assert isinstance(make(store, local, tmp_path), StoreRecords)
 
 
-def test_writing_ends_soon_after_it_was_told_to(store: Store, share: StageShare, tmp_path: Path) -> None:
+def test_writing_ends_soon_after_it_was_told_to(store: Store, local: LocalStage, tmp_path: Path) -> None:
     stop = Event()
     stop.set()
     with pytest.raises(CancelledError):
-        make_ready(store, share, tmp_path, stop)
+        prepare(store, local, tmp_path, stop)
     assert list(tmp_path.iterdir()) == []

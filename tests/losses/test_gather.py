@@ -3,8 +3,8 @@ process, and receive the bytes that the arithmetic says and no more."""
 
 import pytest
 
+from tests.losses import gather_worker
 from tests.ranks import run_ranks
-from tests.training import gather_worker
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
