@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -159,7 +159,7 @@ class TrainingPlan:
         """SHA-256 over everything that the batches depend on: two runs with the same one train on the same
         batches."""
         sizes = [self.steps, self.global_batch, self.micro_batch, self.pools, self.seed, self.max_chars]
-        parts = [PLAN_VERSION, asdict(self.config), sizes, manifest_hash]
+        parts = [PLAN_VERSION, self.config.model_dump(), sizes, manifest_hash]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def coverage(self) -> list[Coverage]:

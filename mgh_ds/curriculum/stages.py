@@ -56,11 +56,8 @@ class Stage:
 def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
     """Lays the stages of `config` over `steps` optimiser steps.
 
-    Raises MghError when shares do not fit the stages, do not sum to 1, lie outside 0 … 1, or leave a stage
-    without a step.
+    Raises MghError when shares do not fit the stages, do not sum to 1, or leave a stage without a step.
     """
-    if config.negatives < 0 or config.length_window < 1:
-        raise MghError("curriculum: `negatives` must be 0 or more and `length_window` 1 or more")
     groups = _level_groups(config)
     shares = config.shares if config.shares is not None else [1 / len(groups)] * len(groups)
     if len(shares) != len(groups):
@@ -96,8 +93,6 @@ def _ungraded_shares(config: CurriculumConfig, stages: int) -> Sequence[Fraction
             f"curriculum.ungraded_share has {len(shares)} numbers, but order `{config.order}` has "
             f"{stages} stages"
         )
-    if not all(0 <= share <= 1 for share in shares):
-        raise MghError(f"curriculum.ungraded_share must lie between 0 and 1, found {given}")
     return [Fraction(share).limit_denominator(1_000_000) for share in shares]
 
 

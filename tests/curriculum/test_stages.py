@@ -1,6 +1,7 @@
 """Stages cover the steps without gap or overlap, in the order that the recipe names."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -67,18 +68,19 @@ def test_the_ungraded_share_may_differ_by_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "steps", "message"),
+    ("settings", "steps", "message"),
     [
-        (CurriculumConfig(shares=[0.5, 0.5]), 10, "3 stages"),
-        (CurriculumConfig(shares=[0.5, 0.3, 0.3]), 10, "sum to 1"),
-        (CurriculumConfig(shares=[1.2, -0.1, -0.1]), 10, "positive"),
-        (CurriculumConfig(), 2, "none of the 2 steps"),
-        (CurriculumConfig(negatives=-1), 10, "negatives"),
-        (CurriculumConfig(ungraded_share=[0.5, 0.5]), 10, "ungraded_share has 2 numbers.*3 stages"),
-        (CurriculumConfig(ungraded_share=1.5), 10, "between 0 and 1"),
-        (CurriculumConfig(ungraded_share=[0, float("nan"), 0]), 10, "between 0 and 1"),
+        ({"shares": [0.5, 0.5]}, 10, "3 stages"),
+        ({"shares": [0.5, 0.3, 0.3]}, 10, "sum to 1"),
+        ({"shares": [1.2, -0.1, -0.1]}, 10, "positive"),
+        ({}, 2, "none of the 2 steps"),
+        ({"negatives": -1}, 10, "negatives must not be negative, found -1"),
+        ({"length_window": 0}, 10, "length_window must be 1 or more, found 0"),
+        ({"ungraded_share": [0.5, 0.5]}, 10, "ungraded_share has 2 numbers.*3 stages"),
+        ({"ungraded_share": 1.5}, 10, "ungraded_share must lie between 0 and 1, found 1.5"),
+        ({"ungraded_share": [0, float("nan"), 0]}, 10, "between 0 and 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(config: CurriculumConfig, steps: int, message: str) -> None:
+def test_what_does_not_fit_is_refused(settings: dict[str, Any], steps: int, message: str) -> None:
     with pytest.raises(MghError, match=message):
-        make_stages(config, steps)
+        make_stages(CurriculumConfig(**settings), steps)

@@ -30,11 +30,13 @@ def main() -> None:
         torch.set_num_threads(1)  # for tensors this small, threads would only wait for each other
         for seed, (own, symmetric, pools, (texts, margin)) in enumerate(CASES):
             everything = make_slots(seed, SLOTS, NEGATIVES, texts, pools)
-            config = LossConfig(0.05, own, symmetric, margin)
+            config = LossConfig(
+                temperature=0.05, own_negatives_only=own, symmetric=symmetric, false_negative_margin=margin
+            )
             loss = mean_loss(everything, config)
             (gradient,) = torch.autograd.grad(loss, everything.embeddings)
             for way in ("whole", "ring"):
-                config = dataclasses.replace(config, gather=way)
+                config = config.replace(gather=way)
                 try:
                     check(everything, config, pools, loss.detach(), gradient)
                 except AssertionError as error:

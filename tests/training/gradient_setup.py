@@ -20,7 +20,13 @@ WAYS = {
         micro_batch=4,
         pools=pools,
         gradient_clipping=0.0,
-        loss=LossConfig(0.05, own, True, 0.1 if own == (pools == 1) else None, gather),
+        loss=LossConfig(
+            temperature=0.05,
+            own_negatives_only=own,
+            symmetric=True,
+            false_negative_margin=0.1 if own == (pools == 1) else None,
+            gather=gather,
+        ),
     )
     for gather in ("whole", "ring")
     for own in (False, True)
@@ -31,7 +37,9 @@ WAYS = {
 def make_config(training: TrainingConfig) -> RunConfig:
     return RunConfig(
         name="gradients",
-        model=ModelConfig("tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96),
+        model=ModelConfig(
+            name_or_path="tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96
+        ),
         data=DataConfig(train=["unused"]),
         training=training,
         curriculum=CurriculumConfig(order="all", homogeneous=False),
