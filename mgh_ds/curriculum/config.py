@@ -23,7 +23,7 @@ class CurriculumConfig(Settings):
     """A stage keeps the levels of the stages before it."""
     shares: list[float] | None = None
     """Each stage's share of the steps, summing to 1; null shares them equally."""
-    negatives: int = Field(1, ge=0)
+    negatives: int = Field(default=1, ge=0)
     """How many of its own negatives a query brings to the batch; where its record has more at the stage's
     levels, some are drawn anew each epoch. `order: all` always brings one a level."""
     missing_level: Literal["nearest", "in_batch", "skip"] = "nearest"
@@ -35,5 +35,5 @@ class CurriculumConfig(Settings):
     come."""
     homogeneous: bool = True
     """Global batches hold one task each where a task has enough records; what is left over is mixed."""
-    length_window: int = Field(16, ge=1)
+    length_window: int = Field(default=16, ge=1)
     """So many global batches are sorted by length together before they are cut, which saves padding."""

@@ -24,7 +24,7 @@ class PoolingConfig(Settings):
     """For ata, what is applied to each head's column sums before the heads are added: identity (the plain
     sums), log1p (tames a first token that swallows the attention), or visible_mean (divides by the number of
     queries that can see the token, which matters where attention is causal)."""
-    layers: list[int] = Field([-1], min_length=1)
+    layers: list[int] = Field(default=[-1], min_length=1)
     """For ata, the layers whose attention counts, added up before the weights are normalised. Negative ones
     count from the end: [-1] is the last layer, the paper's choice."""
     include_bos: bool = True
@@ -53,11 +53,11 @@ class PoolingConfig(Settings):
 class LoraConfig(Settings):
     """Low-rank adapters."""
 
-    rank: int = Field(16, gt=0)
+    rank: int = Field(default=16, gt=0)
     """Rank of each adapter."""
-    alpha: int = Field(32, gt=0)
+    alpha: int = Field(default=32, gt=0)
     """The adapter's output is scaled by alpha / rank."""
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input, in training."""
     target_modules: list[str] | None = None
     """Names of the linear layers to adapt; null adapts every linear layer of the transformer blocks."""
@@ -69,7 +69,7 @@ class ModelConfig(Settings):
     name_or_path: str
     """A folder, a Hugging Face name, or `tiny-random/<family>` (bert, roberta, llama, mistral, qwen2, qwen3):
     a very small model with random weights, made on the spot."""
-    num_layers: int | None = Field(None, gt=0)
+    num_layers: int | None = Field(default=None, gt=0)
     """Keep the first so many of the backbone's layers and leave the rest out; null keeps all."""
     pooling: PoolingConfig = PoolingConfig()
     """How token states become one vector."""
@@ -78,7 +78,7 @@ class ModelConfig(Settings):
     bidirectional: bool = True
     """Let every token of a decoder see the whole text; false keeps its attention causal. Encoders such as
     BERT are bidirectional in any case."""
-    max_length: int = Field(512, gt=0)
+    max_length: int = Field(default=512, gt=0)
     """Longest input in tokens, instruction and special tokens included."""
     dtype: DType = "float32"
     """Precision of the backbone's weights."""

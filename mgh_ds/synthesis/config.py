@@ -14,13 +14,13 @@ Subtypes = dict[Subtype, Share]
 class Sampling(Settings):
     """How the engine draws tokens."""
 
-    max_tokens: int = Field(2048, gt=0)
+    max_tokens: int = Field(default=2048, gt=0)
     """Longest answer in tokens."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Divides the logits; 0 always takes the likeliest token."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from the likeliest tokens that together have this probability."""
-    top_k: int | None = Field(None, gt=0)
+    top_k: int | None = Field(default=None, gt=0)
     """Draw from so many of the likeliest tokens; null: all."""
     repetition_stop: bool = True
     """vLLM ends an answer that goes in circles."""
@@ -38,12 +38,12 @@ class PromptConfig(Settings):
 class TaskConfig(Settings):
     """Stage 1, the brainstorming of tasks."""
 
-    calls: int = Field(200, ge=1, le=10**9)
+    calls: int = Field(default=200, ge=1, le=10**9)
     """Accepted answers over all shards."""
-    per_call: int = Field(10, ge=1, le=100)
+    per_call: int = Field(default=10, ge=1, le=100)
     """Tasks asked for in one call."""
     subtypes: Subtypes = Field(
-        {
+        default={
             "long-long": 0.2,
             "long-short": 0.2,
             "short-long": 0.2,
@@ -53,7 +53,7 @@ class TaskConfig(Settings):
         }
     )
     """Probability of each shape of the texts."""
-    near_duplicate: float = Field(0.7, gt=0, le=1)
+    near_duplicate: float = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity of word 2-grams from which a task repeats another."""
     sampling: Sampling = Sampling(max_tokens=1024)
     """How the engine draws tokens."""
@@ -69,9 +69,9 @@ class TaskConfig(Settings):
 class BudgetConfig(Settings):
     """When there is enough: exactly one of accepted samples or tokens of accepted samples."""
 
-    samples: int | None = Field(None, ge=1, le=10**13)
+    samples: int | None = Field(default=None, ge=1, le=10**13)
     """Accepted samples over all shards; null: tokens decide."""
-    tokens: int | None = Field(None, ge=1, le=10**13)
+    tokens: int | None = Field(default=None, ge=1, le=10**13)
     """Tokens of accepted samples over all shards; null: samples decide."""
     count_prompt: bool = False
     """Whether prompt tokens count towards `tokens`."""
@@ -88,7 +88,7 @@ class SampleConfig(Settings):
 
     budget: BudgetConfig
     """When there is enough."""
-    max_rounds: int = Field(8, ge=1, le=1_000)
+    max_rounds: int = Field(default=8, ge=1, le=1_000)
     """Rounds of top-up after which a shard ends short of its budget."""
     sampling: Sampling = Sampling()
     """How the engine draws tokens."""
@@ -97,11 +97,11 @@ class SampleConfig(Settings):
 class FilterConfig(Settings):
     """Bounds that an answer must keep, in characters: [least, most]."""
 
-    short_chars: list[int] = Field([4, 500])
+    short_chars: list[int] = Field(default=[4, 500])
     """Of the short texts of asymmetric tasks."""
-    long_chars: list[int] = Field([120, 12_000])
+    long_chars: list[int] = Field(default=[120, 12_000])
     """Of the long texts of asymmetric tasks."""
-    sentence_chars: list[int] = Field([8, 800])
+    sentence_chars: list[int] = Field(default=[8, 800])
     """Of both texts of symmetric tasks."""
 
     @field_validator("*")
@@ -115,7 +115,7 @@ class FilterConfig(Settings):
 class ScriptedConfig(Settings):
     """The scripted engine: pseudo-text, drawn from the unit's id, for tests and dry runs."""
 
-    delay_s: float = Field(0.0, ge=0)
+    delay_s: float = Field(default=0.0, ge=0)
     """Seconds from submission to answer, on average."""
     invalid: Share = 0.0
     """Share of units whose answers are cut, not JSON, or break a rule."""
@@ -132,9 +132,9 @@ class EndpointConfig(Settings):
     """The server's address."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0)
     """Seconds for one answer."""
-    max_retries: int = Field(6, ge=0)
+    max_retries: int = Field(default=6, ge=0)
     """How often 429, 5xx and lost connections are tried again, with exponential back-off."""
 
 
@@ -143,19 +143,19 @@ class VllmConfig(Settings):
 
     dtype: str = "auto"
     """Precision of the weights, in vLLM's words."""
-    max_model_len: int = Field(8192, gt=0)
+    max_model_len: int = Field(default=8192, gt=0)
     """Tokens of prompt and answer together."""
-    max_num_seqs: int = Field(256, gt=0)
+    max_num_seqs: int = Field(default=256, gt=0)
     """Sequences in a batch: vLLM's own default depends on how it is used."""
-    max_num_batched_tokens: int = Field(8192, gt=0)
+    max_num_batched_tokens: int = Field(default=8192, gt=0)
     """Tokens in a step."""
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of the GPU's memory that weights and KV cache may take."""
-    tensor_parallel_size: int = Field(1, gt=0)
+    tensor_parallel_size: int = Field(default=1, gt=0)
     """GPUs an engine."""
     enforce_eager: bool = False
     """Skips compilation and CUDA graphs."""
-    kv_cache_gib: float | None = Field(None, gt=0)
+    kv_cache_gib: float | None = Field(default=None, gt=0)
     """Size of the KV cache in GiB; null: what gpu_memory_utilization leaves."""
     trust_remote_code: bool = False
     """Runs Python code that comes with the model."""
@@ -171,13 +171,13 @@ class EngineConfig(Settings):
     """A Hugging Face name or a folder; for an endpoint, the name under which the server offers it."""
     revision: str | None = None
     """A commit of the model; null: the newest."""
-    chat_template_kwargs: dict[str, Any] = Field({})
+    chat_template_kwargs: dict[str, Any] = Field(default={})
     """What the model's chat template is told, such as enable_thinking: false."""
-    max_in_flight: int = Field(512, ge=1, le=10**6)
+    max_in_flight: int = Field(default=512, ge=1, le=10**6)
     """Calls submitted and not yet answered."""
-    watchdog_s: float = Field(600.0, gt=0)
+    watchdog_s: float = Field(default=600.0, gt=0)
     """An engine without a sign of life for so many seconds is ended and started again."""
-    start_s: float = Field(1800.0, gt=0)
+    start_s: float = Field(default=1800.0, gt=0)
     """An engine that is not ready after so many seconds has failed."""
     scripted: ScriptedConfig = ScriptedConfig()
     """The scripted engine."""
@@ -206,7 +206,7 @@ class SynthesisConfig(Settings):
     """Where the words of the prompts come from."""
     filters: FilterConfig = FilterConfig()
     """Bounds that an answer must keep."""
-    chunk: int = Field(256, ge=1, le=65_536)
+    chunk: int = Field(default=256, ge=1, le=65_536)
     """Units in one Parquet part."""
 
     @field_validator("name")

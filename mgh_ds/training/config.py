@@ -34,14 +34,14 @@ class DataConfig(Settings):
 class LossConfig(Settings):
     """InfoNCE over the pool of the whole global batch (paper, section 3.2)."""
 
-    temperature: float = Field(0.02, gt=0)
+    temperature: float = Field(default=0.02, gt=0)
     """Divides the cosines; 0.02 is a cosine scale of 50."""
     own_negatives_only: bool = False
     """A query sees its own record's graded negatives and every positive, but not the graded negatives of
     other records."""
     symmetric: bool = False
     """Records of symmetric tasks are also trained from the positive back to the query."""
-    false_negative_margin: float | None = Field(None, ge=-2, le=2)
+    false_negative_margin: float | None = Field(default=None, ge=-2, le=2)
     """Candidates whose cosine exceeds the positive's by more than this are masked as probable positives; null
     masks identical texts only."""
     gather: Literal["whole", "ring"] = "whole"
@@ -59,25 +59,25 @@ class TrainingConfig(Settings):
     micro_batch: int = Field(gt=0)
     """Records a forward pass, the knob for memory. It does not change the gradient but for the dropout masks,
     which are drawn for each micro-batch, and for who shares a pool where there are several."""
-    pools: int = Field(1, gt=0)
+    pools: int = Field(default=1, gt=0)
     """The global batch is cut into so many pools of negatives; a query meets its own pool's documents alone.
     1 makes the whole global batch the pool; more save memory and communication."""
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     """Peak of AdamW's rate, reached after `warmup_steps` and then lowered linearly to 0."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps from 0 to the peak."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's."""
-    gradient_clipping: float = Field(1.0, ge=0)
+    gradient_clipping: float = Field(default=1.0, ge=0)
     """Greatest norm of the gradient; 0 leaves it as it is."""
-    checkpoint_every: int = Field(100, gt=0)
+    checkpoint_every: int = Field(default=100, gt=0)
     """Steps between checkpoints; the last step always makes one."""
-    keep_checkpoints: int = Field(2, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
     """How many of the newest checkpoints stay."""
-    bad_steps_limit: int = Field(3, gt=0)
+    bad_steps_limit: int = Field(default=3, gt=0)
     """A step whose loss or gradient is not finite changes nothing and is skipped; so many in a row end the
     run."""
-    silence_limit_s: float = Field(120.0, gt=0)
+    silence_limit_s: float = Field(default=120.0, gt=0)
     """Seconds without a sign of life from a rank after which the job ends with its name."""
     deepspeed: str = "configs/deepspeed/zero2.json"
     """JSON file with the engine's settings; what the recipe decides may not stand in it."""
@@ -88,9 +88,9 @@ class TrainingConfig(Settings):
 class EvaluationConfig(Settings):
     """Scoring of the held-out records."""
 
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(default=64, gt=0)
     """Texts a forward pass."""
-    anchor_texts: int = Field(6, gt=0)
+    anchor_texts: int = Field(default=6, gt=0)
     """For how many held-out texts the token weights are kept for the report's heat map."""
 
 
@@ -112,9 +112,9 @@ class RunConfig(Settings):
     """Scoring of the held-out records."""
     folder: str = "runs"
     """Parent of all runs."""
-    seed: int = Field(0, ge=-(2**63), lt=2**63)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Fixes adapter initialisation, order of the data and dropout."""
-    accept_changes: list[str] = Field([])
+    accept_changes: list[str] = Field(default=[])
     """What may differ between a checkpoint and the run that goes on from it, as the refusal names it; such as
     `config.training.learning_rate`."""
 
