@@ -5,7 +5,6 @@ Both sides have an engine of their own with the same settings, started before an
 every other round in reverse order. The bare side is handed all prompts at once and keeps nothing on disk.
 """
 
-import dataclasses
 import itertools
 import json
 import os
@@ -160,7 +159,7 @@ def _open_bare(config: EngineConfig, cache: Path) -> None:
     }
     import vllm
 
-    _llm = vllm.LLM(**llm_arguments(dataclasses.asdict(config)))
+    _llm = vllm.LLM(**llm_arguments(config.model_dump()))
 
 
 def _write_bare(requests: Sequence[Request]) -> tuple[int, float]:

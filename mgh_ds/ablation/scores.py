@@ -37,7 +37,7 @@ class Scores:
     @classmethod
     def of(cls, cell: Cell, data: str) -> "Scores":
         """A cell's scores before any task."""
-        return cls(cell.row, cell.pooling, cell.seed, dataclasses.asdict(cell.config), data)
+        return cls(cell.row, cell.pooling, cell.seed, cell.config.model_dump(), data)
 
     @classmethod
     def read(cls, run: Path) -> "Scores | None":

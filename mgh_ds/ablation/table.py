@@ -106,7 +106,7 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, Any
     untrained = {name: by_seed[None] for name, by_seed in values.pop(UNTRAINED, {}).items()}
     orders = {row: _order(rows[row][0].recipe) for row in values}
     reference = next((values[row].get(MEAN, {}) for row in values if orders[row] == REFERENCE), {})
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "row": row,
             "order": orders[row],

@@ -1,7 +1,6 @@
 """Runs one cell: training in a process of its own, then every task that it has no score for."""
 
 import contextlib
-import dataclasses
 import signal
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def train(cell: Cell, ranks: int) -> None:
     """Trains and exports a cell; started again it goes on from its newest checkpoint. The untrained model is
     exported as it is."""
     if cell.seed is None:
-        untrained = dataclasses.replace(cell.config.model, lora=None)
+        untrained = cell.config.model.replace(lora=None)
         if not (cell.path / "export").exists():
             Encoder(*build_model(untrained), untrained.name_or_path).save(cell.path / "export")
         return

@@ -40,7 +40,7 @@ def plan_command(
         raise MghError(f"--world-size must be 1 or more, found {world_size}")
     index = records.index()
     plan, cost = measure_cost(lambda: TrainingPlan(index, config, **arguments))
-    unsorted = TrainingPlan(index, config.model_copy(update={"length_window": 1}), **arguments)
+    unsorted = TrainingPlan(index, config.replace(length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
     rich.print(stage_table(plan))
     rich.print(summary_table(plan, world_size, balance, cost))

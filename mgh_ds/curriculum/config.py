@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from mgh_ds.common.config import Settings
+from mgh_ds.common.settings import Settings
 from mgh_ds.records.levels import LEVELS
 
 Level = Annotated[int, Field(ge=LEVELS[0], le=LEVELS[-1])]
@@ -21,7 +21,7 @@ class StageConfig(Settings):
     """The levels that its negatives come from."""
     share: Share | None = None
     """Of all steps; the shares of all stages sum to 1. null in every stage: all are equally long."""
-    negatives: int | None = Field(None, ge=0)
+    negatives: int | None = Field(default=None, ge=0)
     """How many of its own negatives a query brings; null: as many as `curriculum.negatives`."""
     ungraded_share: Share | None = None
     """Share of the stage's batches that is made of records without a graded negative; null: as
@@ -63,7 +63,7 @@ class CurriculumConfig(Settings):
     """The stages one after another, each with its levels, or the name of an order: `coarse_to_fine` (the
     paper's best), `fine_to_coarse`, `random` (one stage, one negative of any level), `all` (one stage, one
     negative of each level) or `level-k` (level k alone)."""
-    negatives: int = Field(1, ge=0)
+    negatives: int = Field(default=1, ge=0)
     """How many of its own negatives a query brings to the batch, where a stage does not say; where its record
     has more at the stage's levels, some are drawn anew each epoch."""
     missing_level: Literal["nearest", "in_batch", "skip"] = "nearest"
@@ -75,7 +75,7 @@ class CurriculumConfig(Settings):
     come."""
     homogeneous: bool = True
     """Global batches hold one task each where a task has enough records; what is left over is mixed."""
-    length_window: int = Field(16, ge=1)
+    length_window: int = Field(default=16, ge=1)
     """So many global batches are sorted by length together before they are cut, which saves padding."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mgh_ds.common.config import Settings
+from mgh_ds.common.settings import Settings
 from mgh_ds.losses.gather import Exchange
 
 

@@ -32,16 +32,18 @@ _OWN = ("nd,ncd->nc", "nc,ncd->nd", "nc,nd->ncd")
 
 
 class InfoNCESettings(LossSettings):
+    """`training.loss` for InfoNCE."""
+
     name: Literal["info_nce"] = "info_nce"
     """Cross-entropy of a query's positive among all that the query sees."""
-    temperature: float = Field(0.02, gt=0)
+    temperature: float = Field(default=0.02, gt=0)
     """Divides the cosines; 0.02 is a cosine scale of 50."""
     own_negatives_only: bool = False
     """A query sees its own record's graded negatives and every positive, but not the graded negatives of
     other records."""
     symmetric: bool = False
     """Records of symmetric tasks are also trained from the positive back to the query."""
-    false_negative_margin: float | None = None
+    false_negative_margin: float | None = Field(default=None, ge=-2, le=2)
     """Candidates whose cosine exceeds the positive's by more than this are masked as probable positives; null
     masks identical texts only."""
 

@@ -2,7 +2,6 @@
 cost."""
 
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class Card:
             "partial": self.partial,
             "short_shards": self.short,
             "dropped": dict(sorted(self.dropped.items())),
-            "filters": asdict(self.plan.config.filters),
+            "filters": self.plan.config.filters.model_dump(),
             "counts": counts.as_json(),
         }
 
@@ -60,7 +59,7 @@ class Card:
             partial=self.partial,
             short=self.short,
             dropped=dict(sorted(self.dropped.items())),
-            filters=asdict(config.filters),
+            filters=config.filters.model_dump(),
             noise=config.engine.kind == "scripted" or "tiny-random" in config.engine.model,
             engines=sorted(self.engines),
             counts=counts,

@@ -12,7 +12,7 @@ DIR/
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +20,6 @@ from mgh_ds import __version__
 from mgh_ds.common import files
 from mgh_ds.common.config import dump_config, load_config
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.schema import Subtype
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.synthesis.engines import check_engine
 from mgh_ds.synthesis.prompts import Prompts
@@ -59,7 +58,6 @@ def freeze_plan(arguments: Sequence[str], output: Path) -> SynthesisPlan:
     and if `output` exists.
     """
     config = load_config(SynthesisConfig, arguments)
-    check_config(config)
     check_engine(config.engine)
     slots_file = Path(config.prompts.slots) if config.prompts.slots else PACKAGED_SLOTS
     slots = SlotTable.load(slots_file)
@@ -106,50 +104,7 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
             wanted["config"]["filters"] = identity["config"]["filters"]
         if difference := _difference(identity, wanted):
             raise _frozen(folder, *difference, free="filters" if new_filters else "engine")
-    check_config(config)
     return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots)
-
-
-def check_config(config: SynthesisConfig) -> None:
-    """Raises MghError naming the first key whose value cannot be worked with. Says nothing of the engine."""
-    if not config.name.strip():
-        raise MghError("name is empty: records name it as their data set")
-    budget = config.samples.budget
-    if (budget.samples is None) == (budget.tokens is None):
-        raise MghError("samples.budget: set exactly one of `samples` and `tokens`")
-    for key, number, most in [
-        ("shards", config.shards, 100_000),
-        ("chunk", config.chunk, 65_536),
-        ("tasks.calls", config.tasks.calls, 10**9),
-        ("tasks.per_call", config.tasks.per_call, 100),
-        ("samples.max_rounds", config.samples.max_rounds, 1_000),
-        ("samples.budget", budget.samples or budget.tokens or 0, 10**13),
-        ("engine.max_in_flight", config.engine.max_in_flight, 10**6),
-    ]:
-        if not 1 <= number <= most:
-            raise MghError(f"{key} is {number}: it must lie between 1 and {most:,}")
-    subtypes = config.tasks.subtypes
-    if unknown := sorted(subtypes.keys() - set(get_args(Subtype))):
-        raise MghError(f"tasks.subtypes: unknown {unknown[0]!r}; there are {', '.join(get_args(Subtype))}")
-    if any(share < 0 for share in subtypes.values()) or abs(sum(subtypes.values()) - 1) > 1e-6:
-        raise MghError(
-            f"tasks.subtypes are probabilities: they sum to {sum(subtypes.values()):.6g}, not to 1"
-        )
-    if not 0 < config.tasks.near_duplicate <= 1:
-        raise MghError(f"tasks.near_duplicate is {config.tasks.near_duplicate}: it must lie in (0, 1]")
-    for name, bounds in asdict(config.filters).items():
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
-            raise MghError(f"filters.{name} is {bounds}: give [least, most] characters, 0 < least <= most")
-    for stage, sampling in (("tasks", config.tasks.sampling), ("samples", config.samples.sampling)):
-        if (
-            sampling.max_tokens < 1
-            or sampling.temperature < 0
-            or not 0 < sampling.top_p <= 1
-            or (sampling.top_k or 1) < 1
-        ):
-            raise MghError(
-                f"{stage}.sampling: max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 1 are needed"
-            )
 
 
 def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:
@@ -159,7 +114,7 @@ def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:
 
 def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> dict[str, Any]:
     """Everything that decides what is asked and what is kept, as plain JSON values."""
-    values = asdict(config)
+    values = config.model_dump()
     del values["prompts"]  # their content counts, not where it lay
     values["engine"] = {name: values["engine"][name] for name in ENGINE_IDENTITY}
     texts = {f"templates/{name}": _sha256(text.encode()) for name, text in sorted(prompts.files().items())}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from mgh_ds.records.schema import Subtype
@@ -31,7 +31,7 @@ class Preparer:
         self.plan, self.stage, self.tasks = plan, stage, tasks
         self.schema = stage_schema(plan.config, stage)
         self.sampling = plan.config.tasks.sampling if stage == "tasks" else plan.config.samples.sampling
-        self._constant = json.dumps([self.schema, asdict(self.sampling)], sort_keys=True)
+        self._constant = json.dumps([self.schema, self.sampling.model_dump()], sort_keys=True)
 
     def prepare(self, unit: Unit) -> Prepared:
         """The unit's slots, prompt and request. The same unit gives the same everywhere."""

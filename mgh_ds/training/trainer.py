@@ -167,7 +167,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that goes on from it must have in common."""
-        config = dataclasses.asdict(self.config)
+        config = self.config.model_dump()
         for name in FREE_SECTIONS:
             del config[name]
         for name in FREE_TRAINING_KEYS:

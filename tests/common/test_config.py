@@ -2,7 +2,6 @@
 name."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -102,9 +101,9 @@ def test_the_ablation_recipes_differ_in_their_order_alone() -> None:
     found = [load(path) for path in RECIPES if path.stem.startswith("ablation-")]
     assert {config.curriculum.order for config in found} == set(get_args(Order))
     for config in found:
-        order = replace(config.curriculum, order="all")
+        order = config.curriculum.replace(order="all")
         assert config.name == f"ablation-{config.curriculum.order}"
-        assert replace(config, name="ablation-all", curriculum=order) == load(
+        assert config.replace(name="ablation-all", curriculum=order) == load(
             Path("configs/ablation-all.yaml")
         )
 
@@ -126,12 +125,12 @@ def test_a_recipe_lays_its_keys_over_those_that_it_extends(tmp_path: Path) -> No
     )
     config, base = load(top), load(demo)
     assert (config.name, config.seed, config.data.train) == ("top", 5, ["x"])
-    assert config.model.lora == replace(base.model.lora, rank=4, alpha=7)
-    lora = replace(config.model.lora, rank=base.model.lora.rank, alpha=base.model.lora.alpha)
-    restored = replace(config, name="demo", seed=0, model=replace(config.model, lora=lora))
-    assert replace(restored, data=base.data) == base, "all other keys are the demo's"
+    assert config.model.lora == base.model.lora.replace(rank=4, alpha=7)
+    lora = config.model.lora.replace(rank=base.model.lora.rank, alpha=base.model.lora.alpha)
+    restored = config.replace(name="demo", seed=0, model=config.model.replace(lora=lora))
+    assert restored.replace(data=base.data) == base, "all other keys are the demo's"
     overridden = load_config(RunConfig, ["--config", str(top), "--seed", "9"])
-    assert overridden == replace(config, seed=9)
+    assert overridden == config.replace(seed=9)
 
 
 def test_null_and_tables_replace_each_other(tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ def test_reentrant_checkpointing_is_refused(load):
 def test_adapters_get_the_same_gradient_with_checkpointing_and_a_seed_repeats_their_dropout(folders):
     gradients = []
     for checkpointing in (False, True):
-        config = ModelConfig(str(folders["mistral"]), max_length=64, activation_checkpointing=checkpointing)
+        config = ModelConfig(
+            name_or_path=str(folders["mistral"]), max_length=64, activation_checkpointing=checkpointing
+        )
         model, tokenizer = build_model(config, seed=3)
         torch.manual_seed(0)
         model.train()(tokenizer.tokenize(TEXTS)).square().sum(0).square().sum().backward()

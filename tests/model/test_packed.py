@@ -6,7 +6,6 @@ Tolerance: both kinds do the same sums in fp32, in another order; that leaves ab
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -62,7 +61,7 @@ def test_every_pooling_gives_the_padded_embeddings(family, bidirectional, load):
 
 def moved_adapters(folder, **options):
     """A model in training whose adapters are no longer zero, which would hide half of the gradient."""
-    model, tokenizer = build_model(ModelConfig(str(folder), max_length=64, **options), seed=3)
+    model, tokenizer = build_model(ModelConfig(name_or_path=str(folder), max_length=64, **options), seed=3)
     random = torch.Generator().manual_seed(5)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -190,7 +189,7 @@ def test_sliding_windows_are_honoured_layer_by_layer(
     limited = (4, 4) if bidirectional else (3, 0)
     windows = [limited, None if changes else limited, limited]
     assert [record.received[layer].window for layer in range(3)] == windows
-    model.pooling = Pooling(replace(model.pooling.config, method=method))
+    model.pooling = Pooling(model.pooling.config.replace(method=method))
     near(model(packed), model(padded))
     without, _ = load(family, bidirectional=bidirectional, method=method)
     assert (without(packed) - model(packed)).abs().max() > 1e-3, "the window is too wide to prove anything"

@@ -108,11 +108,11 @@ def run(
     **endpoint: Any,
 ) -> list[Completion]:
     config = EngineConfig(
-        "endpoint",
-        "some/model",
+        kind="endpoint",
+        model="some/model",
         chat_template_kwargs=chat_template_kwargs or {},
         max_in_flight=max_in_flight,
-        endpoint=EndpointConfig(server.url, **{"max_retries": 1, "timeout_s": 5.0, **endpoint}),
+        endpoint=EndpointConfig(base_url=server.url, **{"max_retries": 1, "timeout_s": 5.0, **endpoint}),
     )
     engine = EndpointEngine(config)
     try:
@@ -349,9 +349,8 @@ def test_ends_keep_their_reason(said: str, known: str) -> None:
 
 def test_what_finished_before_a_failure_is_handed_over_first() -> None:
     with serving(lambda _, body: completion() if body["seed"] == 0 else (403, "", {})) as server:
-        engine = EndpointEngine(
-            EngineConfig("endpoint", "m", max_in_flight=1, endpoint=EndpointConfig(server.url))
-        )
+        endpoint = EndpointConfig(base_url=server.url)
+        engine = EndpointEngine(EngineConfig(kind="endpoint", model="m", max_in_flight=1, endpoint=endpoint))
         try:
             engine.submit(requests(2))
             while len(server.bodies) < 2:
@@ -373,7 +372,8 @@ def test_close_does_not_wait_for_calls() -> None:
         return completion()
 
     with serving(hang) as server:
-        engine = EndpointEngine(EngineConfig("endpoint", "m", endpoint=EndpointConfig(server.url)))
+        endpoint = EndpointConfig(base_url=server.url)
+        engine = EndpointEngine(EngineConfig(kind="endpoint", model="m", endpoint=endpoint))
         engine.submit(requests(20))
         while not server.bodies:
             time.sleep(0.01)
@@ -397,7 +397,7 @@ def test_close_does_not_wait_for_calls() -> None:
 )
 def test_addresses_that_hold_secrets_or_are_none_are_refused(url: str, words: str) -> None:
     with pytest.raises(MghError, match=words) as error:
-        check_endpoint(EndpointConfig(url))
+        check_endpoint(EndpointConfig(base_url=url))
     assert KEY not in str(error.value)
 
 

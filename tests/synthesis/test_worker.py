@@ -2,7 +2,6 @@
 change."""
 
 import contextlib
-import dataclasses
 import errno
 import json
 import multiprocessing
@@ -316,7 +315,7 @@ def test_a_remade_part_that_yields_more_does_not_orphan_later_rounds(
     merge(plan)
     for path in samples_folder(plan, 0).glob("part-0000[0-3].parquet"):
         path.unlink()
-    lucky = dataclasses.replace(plan.config.engine, scripted=ScriptedConfig(invalid=0.0))
+    lucky = plan.config.engine.replace(scripted=ScriptedConfig(invalid=0.0))
     monkeypatch.setattr(worker, "open_engine", lambda _config, _log: ScriptedEngine(lucky))
     work(plan.folder, ALL)
     assert merge(plan).counts.accepted > 160
@@ -471,7 +470,7 @@ def test_only_how_the_engine_is_driven_may_change(tmp_path: Path) -> None:
         (["--samples.budget.tokens", "5"], "exactly one of `samples` and `tokens`"),
         (["--tasks.subtypes", "{sts: 0.4, paraphrase: 0.5}"], r"sum to 0\.9, not to 1"),
         (["--tasks.subtypes", "{short: 1.0}"], "unknown 'short'"),
-        (["--shards", "0"], "shards is 0"),
+        (["--shards", "0"], "shards must lie between 1 and 100,000, found 0"),
         (["--name", ""], "name is empty"),
         (["--filters.long_chars", "[9, 3]"], r"filters\.long_chars"),
         (["--samples.sampling.top_p", "2"], "top_p"),

@@ -38,7 +38,9 @@ WAYS = {
 def make_config(training: TrainingConfig) -> RunConfig:
     return RunConfig(
         name="gradients",
-        model=ModelConfig("tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96),
+        model=ModelConfig(
+            name_or_path="tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96
+        ),
         data=DataConfig(train=["unused"]),
         training=training,
         curriculum=CurriculumConfig(stages="all", homogeneous=False),

@@ -4,7 +4,6 @@ Under a real DeepSpeed engine (ZeRO-2, gloo) it computes the gradient of one glo
 micro-batch size, and rank 0 writes them to OUT, to be compared across numbers of ranks.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +30,8 @@ def main(store_path: Path, out: Path, ways: Mapping[str, TrainingConfig]) -> Non
         first = next(iter(ways.values()))
         model, tokenizer = make_model(make_config(first))
         # One engine for all: updates at a rate of 0 leave the weights and clear the gradient.
-        engine = make_engine(model, make_config(first).model, dataclasses.replace(first, learning_rate=0.0))
+        still = first.model_copy(update={"learning_rate": 0.0})  # which a recipe may not ask for
+        engine = make_engine(model, make_config(first).model, still)
         for way, training in ways.items():
             plan = make_plan(store, make_config(training))
             texts = Loader(store, plan).micro_batches(STEP, world_size(), rank())

@@ -10,7 +10,6 @@ tensor's largest entry is about a hundred units in the last place, while the kno
 local candidates only) are wrong by 20 % and more.
 """
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -84,7 +83,7 @@ def test_ranks_chunks_and_gathering_do_not_change_the_gradient(
     world_size: int, store: Store, references: dict[str, Gradients], tmp_path: Path
 ) -> None:
     ways = WAYS | {
-        f"{WAY}, micro-batches of {size}": dataclasses.replace(WAYS[WAY], micro_batch=size)
+        f"{WAY}, micro-batches of {size}": WAYS[WAY].replace(micro_batch=size)
         for size in MICRO_BATCHES[world_size]
     }
     run_ranks(world_size, gradient_worker.main, store.path, tmp_path, ways)

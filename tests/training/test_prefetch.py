@@ -34,7 +34,7 @@ def plan(store: Store) -> TrainingPlan:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return build_model(ModelConfig("tiny-random/mistral", lora=None, max_length=96), seed=0)[1]
+    return build_model(ModelConfig(name_or_path="tiny-random/mistral", lora=None, max_length=96), seed=0)[1]
 
 
 @pytest.fixture

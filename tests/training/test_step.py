@@ -1,7 +1,6 @@
 """One step of real ranks: the same with dropout for every world size, and a clear end when numbers are no
 numbers."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def test_float16_is_refused_with_a_reason(tiny_run: Make) -> None:
 
 
 def test_bfloat16_trains(tiny_run: Make) -> None:
-    config = dataclasses.replace(tiny_run(dtype="bfloat16", steps=3, checkpoint_every=3), name="bfloat16")
+    config = tiny_run(dtype="bfloat16", steps=3, checkpoint_every=3).replace(name="bfloat16")
     run_ranks(2, run_worker.train, config)
     assert (config.path / "checkpoints" / "step-000003").is_dir()
     assert (config.path / "run.json").is_file()

@@ -1,7 +1,6 @@
 """vLLM as an engine, in a process group of its own: its crashes and hangs are not the worker's."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import re
@@ -20,7 +19,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
-from mgh_ds.synthesis.engines.wire import Inbox, Message, pack
+from mgh_ds.synthesis.engines.wire import Inbox, Message, pack, request_to_json
 
 CHILD = "mgh_ds.synthesis.engines.vllm_child"
 RECEIVE_BYTES = 1 << 20
@@ -48,7 +47,7 @@ class VllmEngine:
         self._log = log
         self._cache = tempfile.mkdtemp(prefix="mgh-ds-vllm-")
         self._inbox = Inbox()
-        self._outgoing = bytearray(pack({"start": dataclasses.asdict(config), "cache": self._cache}))
+        self._outgoing = bytearray(pack({"start": config.model_dump(), "cache": self._cache}))
         self._finished: list[Completion] = []
         self._in_flight = 0
         self._failure: Exception | None = None
@@ -65,7 +64,7 @@ class VllmEngine:
             self.last_progress = time.monotonic()
         self._in_flight += len(requests)
         for request in requests:
-            self._outgoing += pack(dataclasses.asdict(request))
+            self._outgoing += pack(request_to_json(request))
         self._exchange(0.0)
         self._raise_failure()
 
