@@ -18,6 +18,7 @@ class DataConfig:
 
     Attributes:
         train: stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
+            `sample:train` and `sample:held_out` name the bundled records.
         held_out: the same kind of path; scored before and after training. None: nothing is scored.
         shards: folder on a node-local disk for the shards, each rank's records in the order of its steps;
             environment variables such as $TMPDIR are filled in. None: `shards` in the run's folder.
@@ -71,7 +72,8 @@ class TrainingConfig:
         bad_steps_limit: a step whose loss or gradient is not finite changes nothing and is skipped; so many
             in a row end the run.
         silence_limit_s: seconds without a sign of life from a rank after which the job ends with its name.
-        deepspeed: JSON file with the engine's settings; what this class decides may not stand in it.
+        deepspeed: JSON file with the engine's settings, or the name of one that ships in the package; what
+            this class decides may not stand in it.
         loss: the loss.
     """
 
@@ -87,7 +89,7 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     bad_steps_limit: int = 3
     silence_limit_s: float = 120.0
-    deepspeed: str = "configs/deepspeed/zero2.json"
+    deepspeed: str = "zero2"
     loss: LossConfig = field(default_factory=LossConfig)
 
 
