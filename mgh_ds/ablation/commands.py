@@ -1,15 +1,43 @@
 """`mgh-ds ablate`: trains and scores a grid of recipes, poolings and seeds, and writes one table."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mgh_ds.ablation.grid import Cell, make_grid
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import PoolingMethod
 
 # Only light imports here: what is wrong with a recipe is said before torch is loaded.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds ablate`."""
+    parser.description = "Trains every recipe with every pooling and seed, scores all, and writes one table."
+    parser.epilog = "--section.key value overrides a key of every recipe, such as --training.steps 100"
+    parser.add_argument("configs", metavar="RECIPE", nargs="+", type=Path, help="files or names, a row each")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a recipe (default: 3)")
+    parser.add_argument(
+        "--poolings", nargs="+", choices=get_args(PoolingMethod), default=["ata"], help="default: ata"
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        default=["STS17", "SICK-R", "SciFact"],
+        help="MTEB names (default: STS17 SICK-R SciFact); added ones are scored on runs made before",
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder with one folder a task; default: the hub")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/ablation"),
+        help="parent of the runs (default: runs/ablation)",
+    )
+    parser.add_argument("--ranks", type=int, default=1, help="processes that train a run (default: 1)")
+    parser.set_defaults(call=ablate_command)
 
 
 def ablate_command(

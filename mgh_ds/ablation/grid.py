@@ -21,7 +21,7 @@ class Cell:
     Attributes:
         row: the recipe's name; the seeds of one row and pooling are averaged.
         config: the whole recipe of this run; its folder is `config.path`.
-        arguments: what `launch/train.py` is started with.
+        arguments: what `mgh-ds train` is started with.
     """
 
     row: str

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import mgh_ds
 from mgh_ds.ablation.grid import Cell
 from mgh_ds.ablation.scores import Score, Scores
 from mgh_ds.common import files
@@ -18,7 +17,8 @@ from mgh_ds.evaluation.run import evaluate
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
 
-TRAIN = Path(mgh_ds.__file__).parents[1] / "launch" / "train.py"
+# The trainer stands above the rooms: it is started, not imported.
+TRAINER = "mgh_ds.train"
 PATIENCE_S = 60  # for a trainer that was told to stop and may be saving
 
 
@@ -61,7 +61,7 @@ def train(cell: Cell, ranks: int) -> None:
     log = cell.path.parent / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        code = _run([*_launcher(ranks), str(TRAIN), *cell.arguments], output)
+        code = _run([*_launcher(ranks), TRAINER, *cell.arguments], output)
     if code:
         raise MghError(f"training ended with exit code {code}: {_last_words(log)} (all of it: {log})")
 
@@ -104,10 +104,11 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _launcher(ranks: int) -> list[str]:
+    """What starts a module on so many ranks; the module's name comes after it."""
     if ranks == 1:
-        return [sys.executable]
+        return [sys.executable, "-m"]
     deepspeed = Path(sys.executable).with_name("deepspeed")
-    return [str(deepspeed), "--num_accelerators", str(ranks), "--master_port", str(free_port())]
+    return [str(deepspeed), "--num_accelerators", str(ranks), "--master_port", str(free_port()), "--module"]
 
 
 def _run(command: Sequence[str], output: Any) -> int:

@@ -1,6 +1,8 @@
 """`mgh-ds eval`: score one model on MTEB tasks, from the hub or from local folders."""
 
+import argparse
 from pathlib import Path
+from typing import get_args
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
@@ -8,6 +10,43 @@ from mgh_ds.evaluation.results import EvaluationResult, joined
 from mgh_ds.model.config import ColumnTransform, PoolingMethod
 
 # Only light imports here: the command line reads this module even to print its help.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds eval`."""
+    parser.add_argument(
+        "--model", required=True, help="Hugging Face name, model folder or a run's export folder"
+    )
+    parser.add_argument(
+        "--tasks", required=True, nargs="+", metavar="TASK", help="MTEB names, such as STS17 SciFact"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        help="JSON file for all tasks, or a folder for one each; a Markdown table is put beside",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=get_args(PoolingMethod),
+        help="default: what the model was saved with, else ata",
+    )
+    parser.add_argument(
+        "--column-transform",
+        choices=get_args(ColumnTransform),
+        help="for ata; default: as saved, else identity",
+    )
+    parser.add_argument("--data-dir", type=Path, help="folder with one folder a task; default: the hub")
+    parser.add_argument(
+        "--languages", nargs="+", metavar="CODE", help="ISO 639-3, for tasks from the hub (default: eng)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--max-length", type=int, help="tokens a text is cut to; default: the model's own")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument(
+        "--instructions", action="store_true", help="read texts under their task's instruction"
+    )
+    parser.set_defaults(call=eval_command)
 
 
 def eval_command(

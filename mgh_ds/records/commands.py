@@ -1,8 +1,10 @@
 """`mgh-ds data validate | convert | stats`: what they print, and when they fail."""
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -10,13 +12,42 @@ from rich.text import Text
 from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.convert import REJECTED, convert, input_files
+from mgh_ds.records.convert import FORMATS, REJECTED, convert, input_files
 from mgh_ds.records.reader import Progress
 from mgh_ds.records.rows import ErrorReport, OnError
 from mgh_ds.records.schema import Subtype
 from mgh_ds.records.stats import stats, stats_table
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.records.validate import validate
+
+
+def add_validate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds data validate`."""
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--format", choices=FORMATS, default="mgh")
+    _add_on_error(parser)
+    parser.set_defaults(call=validate_command)
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds data convert`."""
+    parser.add_argument("input", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--dataset", help="name kept as each record's source (default: the file's name)")
+    parser.add_argument("--instruction", help="the task in a sentence, where the rows do not carry it")
+    parser.add_argument(
+        "--subtype", choices=get_args(Subtype), help="shape of the texts, where the rows do not say"
+    )
+    parser.add_argument("--language", default="en", help="BCP-47 tag (default: en)")
+    _add_on_error(parser)
+    parser.set_defaults(call=convert_command)
+
+
+def add_stats_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds data stats`."""
+    parser.add_argument("path", type=Path)
+    parser.set_defaults(call=stats_command)
 
 
 def validate_command(path: Path, format: str = "mgh", on_error: OnError = "skip") -> None:
@@ -72,6 +103,15 @@ def stats_command(path: Path) -> None:
     with _progress(path) as progress:
         found = stats(path, progress)
     Console().print(stats_table(found))
+
+
+def _add_on_error(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-error",
+        choices=get_args(OnError),
+        default="skip",
+        help="what to do at a bad row (default: skip)",
+    )
 
 
 def _print_report(report: ErrorReport) -> None:

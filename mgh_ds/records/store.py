@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
+from mgh_ds.records import bundled
 from mgh_ds.records.columns import INDEX_FIELDS, RECORD_COLUMNS, SCHEMA, from_columns, to_columns, to_numpy
 from mgh_ds.records.reader import read_records
 from mgh_ds.records.rows import ErrorReport
@@ -343,12 +344,13 @@ def is_store(path: Path) -> bool:
 
 def open_or_convert(path: str | Path, cache_folder: Path) -> Store:
     """The store at `path`; an MGH JSONL file is converted first, into a folder of `cache_folder`.
+    `sample:train` and `sample:held_out` name the files that ship in the package.
 
     That folder is named by the file's content: a changed file gets a new store, an unchanged one is converted
     once. Let one process convert before others ask.
     Raises MghError if nothing is there, if a row is bad, or if there is no row.
     """
-    path = Path(path)
+    path = bundled.resolve(path)
     if path.is_dir():
         return Store.open(path)
     if not path.is_file():

@@ -1,5 +1,6 @@
 """`mgh-ds synth plan | run | status | merge | audit`: what they print, and how they end."""
 
+import argparse
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.synthesis.counts import Counts, goal_of
-from mgh_ds.synthesis.decisions import decisions_to_drop
+from mgh_ds.synthesis.decisions import DROPPABLE, decisions_to_drop
 from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
@@ -30,6 +31,57 @@ STOPPED = 75
 KEPT = "what was finished is kept, the same command goes on with the rest"
 
 
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds synth plan`."""
+    parser.add_argument(
+        "--config", required=True, metavar="RECIPE", help="a file, or a name such as synth-scripted"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="new folder for all that follows"
+    )
+    parser.set_defaults(
+        call=lambda config, output, settings: plan_command(["--config", config, *settings], output)
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds synth run`."""
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--shard",
+        type=int,
+        action="append",
+        metavar="I",
+        dest="shards",
+        help="may be given several times",
+    )
+    which.add_argument(
+        "--all",
+        action="store_const",
+        const=None,
+        dest="shards",
+        help="every shard that no other worker holds",
+    )
+    parser.set_defaults(call=run_command)
+
+
+def add_status_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds synth status`."""
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.set_defaults(call=status_command)
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds synth merge`."""
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument(
+        "--drop", nargs="+", default=[], choices=DROPPABLE, help="leave out what the audit found"
+    )
+    parser.add_argument("--partial", action="store_true", help="merge what there is of unfinished shards")
+    parser.set_defaults(call=merge_command)
+
+
 def plan_command(arguments: Sequence[str], output: Path) -> None:
     """Freezes a configuration (`--config FILE`, `--section.key value`) in the new folder `output`."""
     plan = freeze_plan(arguments, output)
@@ -39,13 +91,13 @@ def plan_command(arguments: Sequence[str], output: Path) -> None:
     print(f"next: {_synth('run', output)} --all")
 
 
-def run_command(folder: Path, shards: Sequence[int] | None, overrides: Sequence[str] = ()) -> None:
+def run_command(folder: Path, shards: Sequence[int] | None, settings: Sequence[str] = ()) -> None:
     """Works through the given shards, or all of them if None.
 
     Ends the process with exit code 75 if it was told to stop (SIGTERM, SIGUSR1): what was finished is kept,
     and the same command goes on with the rest. Raises MghError for what a retry cannot mend.
     """
-    plan = open_plan(folder, overrides)
+    plan = open_plan(folder, settings)
     chosen = list(dict.fromkeys(range(plan.config.shards) if shards is None else shards))
     for shard in chosen:
         plan.check_shard(shard)
@@ -79,11 +131,11 @@ def status_command(folder: Path) -> None:
 
 
 def merge_command(
-    folder: Path, drop: Sequence[str] = (), partial: bool = False, overrides: Sequence[str] = ()
+    folder: Path, drop: Sequence[str] = (), partial: bool = False, settings: Sequence[str] = ()
 ) -> None:
     """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left
     out."""
-    plan = open_plan(folder, overrides, new_filters=True)
+    plan = open_plan(folder, settings, new_filters=True)
     if not tasks_path(plan).exists():
         raise MghError(
             f"nothing to merge yet: stage 1 of {folder} is not done. First: {_synth('run', folder)} --all"

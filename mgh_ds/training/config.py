@@ -18,7 +18,8 @@ class DataConfig(Settings):
     """Where the records are."""
 
     train: list[str]
-    """Stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together."""
+    """Stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
+    `sample:train` and `sample:held_out` name the bundled records."""
     held_out: str | None = None
     """The same kind of path; scored before and after training. null: nothing is scored."""
     shards: str | None = None
@@ -65,8 +66,8 @@ class TrainingConfig(Settings):
     run."""
     silence_limit_s: float = Field(default=120.0, gt=0)
     """Seconds without a sign of life from a rank after which the job ends with its name."""
-    deepspeed: str = "configs/deepspeed/zero2.json"
-    """JSON file with the engine's settings; what the recipe decides may not stand in it."""
+    deepspeed: str = "zero2"
+    """`zero2`, which ships with mgh-ds, or a JSON file with the engine's settings; what the recipe decides may not stand in it."""
     loss: AnyLossSettings = InfoNCESettings()
     """The loss, by its `name`, and what it may be told."""
 

