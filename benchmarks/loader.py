@@ -41,7 +41,7 @@ from mgh_ds.training.step import train_step
 
 RANKS = 2
 RECIPE = "configs/demo.yaml"
-EVERY = 10  # steps between two looks at the memory
+EVERY = 10  # steps between two readings of the memory
 WARM_UP = 0.2  # of the steps: libraries, allocators and caches settle first
 MEMORY = ("VmRSS", "RssAnon", "RssFile")
 PACKAGES = ("pyarrow", "tokenizers", "deepspeed")
@@ -140,7 +140,7 @@ def _tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
-    """Takes every step from a prefetch, and looks at the memory; times the writing of shards."""
+    """Takes every step from a prefetcher, and reads how much memory is used; times the writing of shards."""
     config = _recipe(steps, global_batch=256, micro_batch=64)
     plan, tokenizer = _plan(store, config), _tokenizer(config)
     shards, original = [], prefetch_module.prepare

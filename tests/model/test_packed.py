@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from ata_attention import transformers as attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model import attention
 from mgh_ds.model.backbone import first_position
 from mgh_ds.model.batches import PackedBatch, PaddedBatch
 from mgh_ds.model.config import ModelConfig, PoolingConfig
@@ -185,10 +185,10 @@ def test_sliding_windows_are_honoured_layer_by_layer(
     """By the layers with column sums (ata) and by those without (mean)."""
     model, tokenizer = windowed(folders, tmp_path, family, bidirectional, **changes)
     packed, padded = both(tokenizer)
-    _, record = model.states(packed)
+    _, collector = model.states(packed)
     limited = (4, 4) if bidirectional else (3, 0)
     windows = [limited, None if changes else limited, limited]
-    assert [record.received[layer].window for layer in range(3)] == windows
+    assert [collector.by_layer[layer].window for layer in range(3)] == windows
     model.pooling = Pooling(model.pooling.config.replace(method=method))
     near(model(packed), model(padded))
     without, _ = load(family, bidirectional=bidirectional, method=method)
@@ -234,7 +234,7 @@ def test_no_mask_is_made(family, bidirectional, folders, tmp_path):
         with Largest(batch.tokens) as watch:
             model(batch)
     finally:
-        AttentionInterface.register(attention.IMPLEMENTATION, attention.attention_forward)
+        attention.register()
     assert masks == [None] * model.backbone.config.num_hidden_layers
     assert watch.found == []
 

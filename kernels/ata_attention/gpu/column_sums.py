@@ -1,9 +1,12 @@
-"""The second look: column sums from `lse`; one program owns a tile of keys.
+"""The second pass: column sums from `lse`; one program owns a tile of keys.
 
 A row's normaliser is known only when the row has been read to its end, so a forward pass that walks along
 rows cannot add up columns. This one walks down columns: for its keys it computes the scores of every query
 again, `P = exp(S − lse)`, and adds. One matmul and one exponential a pair, no memory beyond the result.
 """
+
+# mypy: disallow-untyped-defs=False
+# Triton compiles these functions; their arguments have no Python types.
 
 import triton
 import triton.language as tl
@@ -22,7 +25,7 @@ from ata_attention.gpu.layout import (
 
 
 @triton.jit
-def add_columns(
+def column_sums_kernel(
     sums,
     lse,
     q,

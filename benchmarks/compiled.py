@@ -1,7 +1,8 @@
 """Compiles the kernels for a chip that need not be there, and reads off what became of them.
 
-Compilation goes through `launch`, the very code that starts the kernels, with a driver that merely says which
-chip it is: what is inspected is what would run, down to the specialisation on strides and alignment.
+Compilation goes through `ata_attention.gpu.launch`, the very code that starts the kernels, with a driver that
+merely names the chip: what is inspected is what would run, down to the specialisation on strides and
+alignment.
 """
 
 import re
@@ -14,11 +15,10 @@ from unittest import mock
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime.jit import JITFunction
-
 from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
 
 # Shared memory that one program may have, in bytes: what 8.6, 8.9 and 12.0 have, and 9.0.
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
@@ -29,15 +29,15 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 MAY_SPILL = {2: 0, 4: 320}
 # A packed batch with a window, a causal one with padding and a key head for each query head, a packed one.
 VARIANTS = ("window", "padded", "packed")
-RESIDENT_KERNELS = ("attend_resident_64", "attend_resident_128", "attend_resident_256")
+FUSED_KERNELS = ("fused_64", "fused_128", "fused_256")
 KERNELS = (
-    "attend",
-    "add_columns",
-    "queries_backward",
-    "queries_backward_columns",
-    "keys_backward",
-    "keys_backward_columns",
-    *RESIDENT_KERNELS,
+    "attention",
+    "column_sums",
+    "backward_dq",
+    "backward_dq_columns",
+    "backward_dkv",
+    "backward_dkv_columns",
+    *FUSED_KERNELS,
 )
 
 
@@ -67,10 +67,11 @@ class Compiled(NamedTuple):
 
 
 def _expected(table: str, entry: str, head_dim: int) -> tuple[str, ...]:
-    """wgmma works on 64 rows at once. Resident rows that are long or wide leave no registers for so many."""
+    """wgmma works on 64 rows at once. The fused kernel's rows, if long or wide, leave no registers
+    for so many."""
     if table == "sm_80":
         return TENSOR_CORES[1:]
-    crowded = entry in RESIDENT_KERNELS and (entry.endswith("_256") or head_dim == 256)
+    crowded = entry in FUSED_KERNELS and (entry.endswith("_256") or head_dim == 256)
     return TENSOR_CORES if crowded else TENSOR_CORES[:1]
 
 
@@ -145,24 +146,24 @@ def start(kernel: str, variant: str, head_dim: int, dtype: torch.dtype) -> None:
     numbers = launch.new_numbers(q, batch.packed)
     d_sums = numbers if kernel.endswith("columns") else None
     match kernel:
-        case "attend":
-            launch.look(q, k, k, batch)
-        case "add_columns":
-            launch.look_again(q, k, numbers, batch)
-        case "queries_backward" | "queries_backward_columns":
-            launch.backward_queries(q, d_sums, q, k, k, q, numbers, batch)
-        case "keys_backward" | "keys_backward_columns":
-            launch.backward_keys(q, d_sums, q, k, k, numbers, numbers, batch)
+        case "attention":
+            launch.attention(q, k, k, batch)
+        case "column_sums":
+            launch.column_sums(q, k, numbers, batch)
+        case "backward_dq" | "backward_dq_columns":
+            launch.backward_dq(q, d_sums, q, k, k, q, numbers, batch)
+        case "backward_dkv" | "backward_dkv_columns":
+            launch.backward_dkv(q, d_sums, q, k, k, numbers, numbers, batch)
         case _:
-            launch.look_once(q, k, k, batch, int(kernel.removeprefix("attend_resident_")))
+            launch.fused(q, k, k, batch, int(kernel.removeprefix("fused_")))
 
 
 def is_shipped(kernel: str, table: str, head_dim: int, dtype: torch.dtype) -> bool:
     """Whether `launch` ever starts `kernel` for tensors like this."""
-    if kernel not in RESIDENT_KERNELS:
+    if kernel not in FUSED_KERNELS:
         return True
-    keys = int(kernel.removeprefix("attend_resident_"))
-    return tiles.resident_keys(keys, table, head_dim, dtype) is not None
+    keys = int(kernel.removeprefix("fused_"))
+    return tiles.fused_keys(keys, table, head_dim, dtype) is not None
 
 
 def _inputs(variant: str, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, Batch]:

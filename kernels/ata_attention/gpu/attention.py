@@ -1,9 +1,12 @@
-"""Plain flash attention: `out` and `lse`; one program owns a tile of queries.
+"""The first pass, plain flash attention: `out` and `lse`; one program owns a tile of queries.
 
 The softmax runs in base 2 with a running maximum (Dao et al., "FlashAttention", 2022): at each step over the
 keys, what was added up so far is scaled down to the new maximum. `lse` is what the other kernels rebuild
 `P = exp(S − lse)` from.
 """
+
+# mypy: disallow-untyped-defs=False
+# Triton compiles these functions; their arguments have no Python types.
 
 import triton
 import triton.language as tl
@@ -24,7 +27,7 @@ from ata_attention.gpu.layout import (
 
 
 @triton.jit
-def attend(
+def attention_kernel(
     out,
     lse,
     q,

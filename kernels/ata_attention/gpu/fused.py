@@ -1,9 +1,12 @@
-"""The short way: `out`, `lse` and column sums in one look, for sequences whose keys fit on the chip.
+"""`out`, `lse` and column sums in one pass, for short sequences, whose keys fit on the chip.
 
 One program owns a whole sequence of one head. Its keys and values are loaded once and stay; for each tile of
 queries the complete row of scores is at hand, so that its softmax is exact at once, and what the tile gives
 to each key is added up on the way, in the order of the rows. No exponential is computed twice.
 """
+
+# mypy: disallow-untyped-defs=False
+# Triton compiles these functions; their arguments have no Python types.
 
 import triton
 import triton.language as tl
@@ -23,7 +26,7 @@ from ata_attention.gpu.layout import (
 
 
 @triton.jit
-def attend_resident(
+def fused_kernel(
     out,
     lse,
     sums,

@@ -1,9 +1,15 @@
-"""The bridge between transformers' attention layers and ours.
+"""`ata_attention` as an attention implementation of transformers.
 
-`IMPLEMENTATION` is registered with transformers as an attention implementation. Under it a layer that an
-`AttentionRecord` asks for runs `ata_attention` and leaves its column sums in the record. Every other layer
+    from ata_attention.transformers import ColumnSumCollector, register
+
+    model = AutoModel.from_pretrained(name, attn_implementation=register())
+    collector = ColumnSumCollector(layers=[5], attention_mask=batch["attention_mask"])
+    states = model(**batch, column_sums=collector).last_hidden_state
+    collector.by_layer[5].column_sums  # [B, Hq, N], with gradient
+
+A layer that the collector asks for runs `ata_attention` and leaves its column sums there. Every other layer
 runs PyTorch's `scaled_dot_product_attention` if the batch is padded, and `packed_attention` if it is packed.
-A record belongs to one forward call, which passes it as the keyword `RECORD` through the backbone to its
+A collector belongs to one forward call, which passes it as the keyword `column_sums` through the model to its
 attention; so nothing is global, and wrappers such as PEFT or DeepSpeed need not know.
 """
 
@@ -12,26 +18,30 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
-from ata_attention import ata_attention
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mgh_ds.common.errors import MghError
-from mgh_ds.model.packed_attention import Window, packed_attention
+from ata_attention.interface import ata_attention
+from ata_attention.masks import Window
+from ata_attention.packed import packed_attention
 
-# The name must not contain "flash": transformers would look for a flash-attention package.
-IMPLEMENTATION = "mgh_ds_ata"
-RECORD = "ata_record"
+# The name must not contain "flash": transformers would search for a flash-attention package.
+IMPLEMENTATION = "ata_attention"
+KEYWORD = "column_sums"
 
 
-class Received(NamedTuple):
+class UnsupportedAttention(NotImplementedError):
+    """The model asks for something under which column sums or their gradient would silently be wrong."""
+
+
+class LayerColumnSums(NamedTuple):
     """The attention that each token received in one layer.
 
     Attributes:
         column_sums: `[B, Hq, N]` or, packed, `[T, Hq]`; fp32, with gradient.
-        causal, window: what the layer's queries were allowed to see, as passed to `ata_attention`.
+        causal, window: the layer's mask, as passed to `ata_attention`.
         backend: the implementation of `ata_attention` that ran.
     """
 
@@ -42,20 +52,33 @@ class Received(NamedTuple):
 
 
 @dataclass
-class AttentionRecord:
+class ColumnSumCollector:
     """What one forward call asks of the attention, and what the attention leaves behind.
 
     Attributes:
         layers: indices, from 0, of the layers whose column sums are wanted.
-        tokens: bool `[B, N]`, or `[T]` for a packed batch: True where there is a token.
-        received: by layer, what it left; empty until the first of them has run.
+        attention_mask: `[B, N]`, 1 or True where there is a token, as the model got it; a packed batch needs
+            none.
+        by_layer: what each layer left; empty until the first of them has run, and after a forward call of a
+            model whose `attn_implementation` is another.
         with_gradient: whether gradients were on when the call began.
     """
 
     layers: Sequence[int]
-    tokens: Tensor
-    received: dict[int, Received] = field(default_factory=dict)
+    attention_mask: Tensor | None = None
+    by_layer: dict[int, LayerColumnSums] = field(default_factory=dict)
     with_gradient: bool = field(default_factory=torch.is_grad_enabled)
+
+
+def register() -> str:
+    """Makes the implementation known to transformers; returns its name, to pass as `attn_implementation`.
+
+    Calling it again changes nothing.
+    """
+    AttentionInterface.register(IMPLEMENTATION, attention_forward)
+    # Without a mask function of the same name transformers makes no mask, and padding would be attended to.
+    AttentionMaskInterface.register(IMPLEMENTATION, make_mask)
+    return IMPLEMENTATION
 
 
 def attention_forward(
@@ -73,19 +96,20 @@ def attention_forward(
 
     A packed batch is one with `cu_seq_lens_q`; then B is 1 and N all its tokens.
 
-    Raises MghError for what would silently give wrong column sums or gradients: attention dropout, and
-    reentrant activation checkpointing.
+    Raises UnsupportedAttention for what would silently give wrong column sums or gradients (attention
+    dropout, and reentrant activation checkpointing), and ValueError for a padded batch whose collector has no
+    `attention_mask`.
     """
-    record: AttentionRecord | None = kwargs.pop(RECORD, None)
+    collector: ColumnSumCollector | None = kwargs.pop(KEYWORD, None)
     layer = cast(int, module.layer_idx)
-    if record is not None and layer not in record.layers:
-        record = None
+    if collector is not None and layer not in collector.layers:
+        collector = None
     packed = kwargs.get("cu_seq_lens_q") is not None
-    if record is None and not packed:
+    if collector is None and not packed:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if dropout:
-        raise MghError(
+        raise UnsupportedAttention(
             f"the backbone asks for attention dropout {dropout}; column sums are defined without it, and "
             "packed batches are attended without it: set the backbone's attention dropout to 0"
         )
@@ -97,19 +121,24 @@ def attention_forward(
     if packed:
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         options |= {"cu_seqlens": kwargs["cu_seq_lens_q"], "max_seqlen": kwargs["max_length_q"]}
-    if record is None:
+    if collector is None:
         return packed_attention(query, key, value, **options)[None], None
-    if record.with_gradient and not torch.is_grad_enabled():
-        raise MghError(
+    if collector.with_gradient and not torch.is_grad_enabled():
+        raise UnsupportedAttention(
             "reentrant activation checkpointing loses the gradient through the column sums; use "
             'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})'
         )
     if not packed:
-        options["key_padding_mask"] = record.tokens
+        if collector.attention_mask is None:
+            raise ValueError(
+                "the batch is padded, and its collector does not know where: pass the model's "
+                "attention_mask to ColumnSumCollector too, all ones if there is no padding"
+            )
+        options["key_padding_mask"] = collector.attention_mask.bool()
     result = ata_attention(query, key, value, **options)
-    # Checkpointing comes by again in the backward pass, when the pooling already has the first run's tensor.
-    if layer not in record.received:
-        record.received[layer] = Received(result.column_sums, causal, window, result.backend)
+    # Checkpointing comes by again in the backward pass, when the first run's tensor is already in use.
+    if layer not in collector.by_layer:
+        collector.by_layer[layer] = LayerColumnSums(result.column_sums, causal, window, result.backend)
     return result.out[None] if packed else result.out.transpose(1, 2).contiguous(), None
 
 
@@ -126,8 +155,3 @@ def _window(sliding_window: int | None, causal: bool) -> Window | None:
     if sliding_window is None:
         return None
     return (sliding_window - 1, 0) if causal else (sliding_window, sliding_window)
-
-
-AttentionInterface.register(IMPLEMENTATION, attention_forward)
-# Without a mask function of the same name transformers makes no mask, and padding would be attended to.
-AttentionMaskInterface.register(IMPLEMENTATION, make_mask)
