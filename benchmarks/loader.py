@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import environment, page
+from benchmarks import environment
 from benchmarks.kernel import RESULTS
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
+from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.distributed.group import free_port, process_group, rank
 from mgh_ds.model.embedder import build_model
@@ -222,15 +223,17 @@ def publish(path: Path, found: dict[str, Any]) -> None:
         [
             "# Loader",
             about,
-            page.markdown(("", ""), settings.items()),
+            markdown_table(("", ""), settings.items(), text_columns=2),
             "## Resident memory, MiB",
             memory,
-            page.markdown(("", "then", "at the end", "anonymous", "files"), _memory_rows(found)),
+            markdown_table(("", "then", "at the end", "anonymous", "files"), _memory_rows(found)),
             "## Writing a shard, in the background",
-            page.markdown(("rank", "records", "MB", "seconds"), _shard_rows(found)),
+            markdown_table(("rank", "records", "MB", "seconds"), _shard_rows(found)),
             "Each is read back and counted within that time.",
             "## Waiting for data in training",
-            page.markdown(("rank", "steps", "s a step", "waited", "after the first step"), _wait_rows(found)),
+            markdown_table(
+                ("rank", "steps", "s a step", "waited", "after the first step"), _wait_rows(found)
+            ),
             "The first step waits until the first shard is written and proved.",
         ]
     )
