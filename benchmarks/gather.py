@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "measured": [row._asdict() for row in _measure(options.pool, options.dimension, options.ranks)],
         "computed": [
             _row(config, options.pool, MISTRAL, ranks)._asdict()
-            for ranks, config in itertools.product(WORLD_SIZES, _ways())
+            for ranks, config in itertools.product(WORLD_SIZES, ways())
         ],
     }
     files.write_json(options.output / "gather-cpu.json", found)
@@ -134,7 +134,8 @@ def _row(config: LossConfig, pool: int, dimension: int, ranks: int, block: int =
     )
 
 
-def _ways() -> list[LossConfig]:
+def ways() -> list[LossConfig]:
+    """Every way to gather, as a setting of the loss."""
     return [
         LossConfig(own_negatives_only=own, gather=gather)
         for own in (False, True)
@@ -145,7 +146,7 @@ def _ways() -> list[LossConfig]:
 def _measure(pool: int, dimension: int, ranks: int) -> Iterator[Row]:
     uncut = pool**2 * (1 + NEGATIVES)
     cases = [(LossConfig(), pool // UNCUT_SHARE, block) for block in (uncut, loss.BLOCK)]
-    cases += [(config, pool, loss.BLOCK) for config in _ways()]
+    cases += [(config, pool, loss.BLOCK) for config in ways()]
     for config, size, block in cases:
         row = _row(config, size, dimension, ranks, block)
         yield row._replace(peak_mib=_peak_mib(config, size, dimension, ranks, block))
