@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "measured": [row._asdict() for row in _measure(options.pool, options.dimension, options.ranks)],
         "computed": [
             _row(way, options.pool, MISTRAL, ranks)._asdict()
-            for ranks, way in itertools.product(WORLD_SIZES, _ways())
+            for ranks, way in itertools.product(WORLD_SIZES, ways())
         ],
     }
     files.write_json(options.output / "gather-cpu.json", found)
@@ -141,14 +141,15 @@ def _row(way: Way, pool: int, dimension: int, ranks: int, block: int = info_nce.
     )
 
 
-def _ways() -> list[Way]:
+def ways() -> list[Way]:
+    """Every way to gather."""
     return [Way(gather, own) for own in (False, True) for gather in ("whole", "ring")]
 
 
 def _measure(pool: int, dimension: int, ranks: int) -> Iterator[Row]:
     uncut = pool**2 * (1 + NEGATIVES)
     cases = [(Way("whole", False), pool // UNCUT_SHARE, block) for block in (uncut, info_nce.BLOCK)]
-    cases += [(way, pool, info_nce.BLOCK) for way in _ways()]
+    cases += [(way, pool, info_nce.BLOCK) for way in ways()]
     for way, size, block in cases:
         row = _row(way, size, dimension, ranks, block)
         yield row._replace(peak_mib=_peak_mib(way, size, dimension, ranks, block))

@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import environment, page
+from benchmarks import environment
 from benchmarks.kernel import RESULTS
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
+from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.distributed.group import free_port, process_group, rank
+from mgh_ds.losses import Exchange, make_loss
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
@@ -182,12 +184,13 @@ def train(store: Store, folder: Path, steps: int) -> dict[str, Any]:
     plan = _plan(store, config)
     model, tokenizer = build_model(config.model, seed=config.seed)
     engine = make_engine(model, config.model, config.training)
+    loss = make_loss(config.training.loss, Exchange())
     seconds, waited = [], []
     with Prefetcher(store, plan, tokenizer, folder=folder / "shards", first_step=0) as prefetcher:
         for step in range(steps):
             begin = time.perf_counter()
-            inputs, wait = prefetcher.take(step)
-            train_step(engine, inputs, config.training)
+            batches, wait = prefetcher.take(step)
+            train_step(engine, batches, loss)
             seconds.append(time.perf_counter() - begin)
             waited.append(wait)
             if rank() == 0 and step % EVERY == 0:
@@ -222,15 +225,17 @@ def publish(path: Path, found: dict[str, Any]) -> None:
         [
             "# Loader",
             about,
-            page.markdown(("", ""), settings.items()),
+            markdown_table(("", ""), settings.items(), text_columns=2),
             "## Resident memory, MiB",
             memory,
-            page.markdown(("", "then", "at the end", "anonymous", "files"), _memory_rows(found)),
+            markdown_table(("", "then", "at the end", "anonymous", "files"), _memory_rows(found)),
             "## Writing a shard, in the background",
-            page.markdown(("rank", "records", "MB", "seconds"), _shard_rows(found)),
+            markdown_table(("rank", "records", "MB", "seconds"), _shard_rows(found)),
             "Each is read back and counted within that time.",
             "## Waiting for data in training",
-            page.markdown(("rank", "steps", "s a step", "waited", "after the first step"), _wait_rows(found)),
+            markdown_table(
+                ("rank", "steps", "s a step", "waited", "after the first step"), _wait_rows(found)
+            ),
             "The first step waits until the first shard is written and proved.",
         ]
     )

@@ -28,7 +28,7 @@ from transformers import AutoModel, MistralConfig
 from benchmarks import environment, table, timing
 from benchmarks.cases import realistic_lengths
 from benchmarks.kernel import RESULTS
-from benchmarks.scaling_model import Shapes
+from benchmarks.shapes import Shapes
 from mgh_ds.model.batches import PackedBatch
 from mgh_ds.model.config import LoraConfig, PoolingConfig, PoolingMethod
 from mgh_ds.model.embedder import EmbeddingModel

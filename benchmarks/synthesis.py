@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks import environment, page, table
+from benchmarks import environment, table
 from benchmarks.kernel import RESULTS
 from benchmarks.synthesis_vllm import Turn, compare
 from mgh_ds.common import files
+from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan
@@ -181,8 +182,8 @@ def publish(
     parts = [
         f"# {title}",
         about,
-        page.markdown(("", ""), described.items()),
-        page.markdown([name.replace("_", " ") for name in columns], [list(row.values()) for row in written]),
+        markdown_table(("", ""), described.items(), text_columns=2),
+        markdown_table([name.replace("_", " ") for name in columns], [list(row.values()) for row in written]),
     ]
     files.write_text(md_file, "\n\n".join(parts) + "\n")
     print(md_file.read_text(encoding="utf-8"))

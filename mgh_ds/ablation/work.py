@@ -91,12 +91,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        try:
-            lock = files.hold(folder / ".lock")
-        except files.HeldError:
-            raise MghError(f"another ablation is at work in {folder}: choose another --output") from None
-        if lock is None:
-            print(f"{folder} cannot be locked: see that no second ablation works in it")
+        lock = files.hold_folder(
+            folder,
+            held=f"another ablation is at work in {folder}: choose another --output",
+            lockless="see that no second ablation works in it",
+        )
         with lock or contextlib.nullcontext():
             yield
     finally:

@@ -18,10 +18,6 @@ Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# A list of n texts to float32 [n, dim], rows of unit length.
-Embed = Callable[[list[str]], Float32s]
-# A list of n pairs (query, document) to n probabilities of relevance, float [n].
-ScorePairs = Callable[[list[tuple[str, str]]], npt.NDArray[np.floating]]
 # Told the name of the check, the records done and the records in all.
 Progress = Callable[[str, int, int], object]
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from mgh_ds.audit import charts
 from mgh_ds.audit.statistics import Estimate
+from mgh_ds.common.templates import page_environment
 
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
@@ -50,14 +51,6 @@ def _markdown_text(value: object) -> object:
 
 
 def _environment(*, autoescape: bool, finalize: Callable[[object], object] | None = None) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=autoescape,
-        finalize=finalize,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(Path(__file__).parent, autoescape=autoescape, finalize=finalize)
     environment.filters |= {"interval": interval, "percent": percent, "count": lambda value: f"{value:,}"}
     return environment

@@ -13,13 +13,14 @@ from mgh_ds.audit.composition import Cost, composition, cost_figures
 from mgh_ds.audit.decisions import write_decisions
 from mgh_ds.audit.duplicates import duplicates, find_duplicates
 from mgh_ds.audit.hardness import hardness
-from mgh_ds.audit.inputs import Embed, Int64s, Progress, ScorePairs
+from mgh_ds.audit.inputs import Int64s, Progress
 from mgh_ds.audit.languages import identify, languages
 from mgh_ds.audit.lengths import lengths
 from mgh_ds.audit.shortcut import shortcut
 from mgh_ds.audit.similarity import Relevance, judge, measure
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.files import new_folder, write_json, write_text
+from mgh_ds.common.protocols import Embed, ScorePairs
 from mgh_ds.records.schema import Record
 
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mgh_ds.audit.inputs import (
-    Embed,
     Float32s,
     Int64s,
     Progress,
-    ScorePairs,
     graded_negatives,
     texts_of,
 )
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.protocols import Embed, ScorePairs
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 

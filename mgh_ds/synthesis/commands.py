@@ -24,7 +24,7 @@ from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
 if TYPE_CHECKING:
-    from mgh_ds.audit.inputs import Embed, ScorePairs
+    from mgh_ds.common.protocols import Embed, ScorePairs
 
 # For schedulers: work is left and nothing is wrong, so try again later (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75

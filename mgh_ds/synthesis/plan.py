@@ -19,6 +19,7 @@ from typing import Any, get_args
 from mgh_ds import __version__
 from mgh_ds.common import files
 from mgh_ds.common.config import dump_config, load_config
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.synthesis.engines import check_engine
@@ -91,8 +92,8 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
     prompts = Prompts.load(folder / "templates", slots)
     config = load_config(SynthesisConfig, recipe)
     identity = _identity(config, prompts, folder / "slots.yaml")
-    if difference := _difference(frozen["identity"], identity):
-        raise _changed(folder, *difference)
+    if found := differences(frozen["identity"], identity):
+        raise _changed(folder, *found[0])
     if frozen["plan_hash"] != _hash(identity):
         raise MghError(
             f"{folder / 'plan.json'} was changed after it was frozen: its hash is not its content's"
@@ -102,8 +103,8 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
         wanted = _identity(config, prompts, folder / "slots.yaml")
         if new_filters:
             wanted["config"]["filters"] = identity["config"]["filters"]
-        if difference := _difference(identity, wanted):
-            raise _frozen(folder, *difference, free="filters" if new_filters else "engine")
+        if found := differences(identity, wanted):
+            raise _frozen(folder, *found[0], free="filters" if new_filters else "engine")
     return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots)
 
 
@@ -141,21 +142,6 @@ def _frozen(folder: Path, key: str, before: Any, after: Any, *, free: str) -> Mg
         f"`{key.removeprefix('config.')}` (frozen as {before!r}, now {after!r}) is part of the frozen plan "
         f"{folder}: make a new plan to change it. What may be set here are the keys of {free}"
     )
-
-
-def _difference(frozen: Any, found: Any) -> tuple[str, Any, Any] | None:
-    """The first key whose value differs, with both values."""
-    return next(iter(_differences(frozen, found)), None)
-
-
-def _differences(frozen: Any, found: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(frozen, dict) and isinstance(found, dict):
-        return [
-            difference
-            for key in [*frozen, *(key for key in found if key not in frozen)]
-            for difference in _differences(frozen.get(key), found.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if frozen == found else [(path, frozen, found)]
 
 
 def _hash(value: Any) -> str:

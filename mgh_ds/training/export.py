@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -10,6 +9,7 @@ from safetensors.torch import load_file
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer
@@ -101,16 +101,5 @@ def _score_lines(run: Path) -> list[str]:
     before, after = (files.read_json(folder.evaluation(label)) for label in ("before", "after"))
     if not all(part in result for result in (before, after) for part in ("tasks", "levels")):
         raise MghError(f"{folder.evaluation('after').parent} holds no complete scores: score the run again")
-    rows = [
-        f"| {name} ({score['metric']}) | {before['tasks'][name]['score']:.4f} | {score['score']:.4f} |"
-        for name, score in after["tasks"].items()
-    ]
-    rows += [
-        f"| positive above level-{level} negative | {_accuracy(before, level)} | {_accuracy(after, level)} |"
-        for level in after["levels"]
-    ]
-    return ["", "## Held-out records", "", "| | before | after |", "|---|---|---|", *rows]
-
-
-def _accuracy(evaluation: dict[str, Any], level: str) -> str:
-    return f"{evaluation['levels'][level]['accuracy']:.4f}"
+    rows = [row.cells() for row in comparisons(before, after)]
+    return ["", "## Held-out records", "", "Scores times 100.", "", markdown_table(COMPARISON_HEADER, rows)]

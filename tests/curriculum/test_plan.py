@@ -110,7 +110,7 @@ def epochs(plan: TrainingPlan) -> dict[tuple[int, str, int], list[np.ndarray]]:
 def ledger(plan: TrainingPlan, step: int, world_size: int) -> dict[int, tuple[int, ...]]:
     """What the ranks together work on in a step: the rows of each micro-batch by its number.
 
-    Fails if a number is dealt twice, if a padding micro-batch holds a record or if ranks get unequal counts.
+    Fails if a number is assigned twice, if a padding micro-batch holds a record or if ranks get unequal counts.
     """
     found: dict[int, tuple[int, ...]] = {}
     counts = set()
@@ -121,7 +121,7 @@ def ledger(plan: TrainingPlan, step: int, world_size: int) -> dict[int, tuple[in
             if number == EMPTY:
                 assert (rows == EMPTY).all()
             else:
-                assert int(number) not in found, "a micro-batch is dealt twice"
+                assert int(number) not in found, "a micro-batch is assigned twice"
                 found[int(number)] = tuple(rows.tolist())
     assert len(counts) == 1, "every rank has the same number of slots"
     return found
@@ -180,10 +180,10 @@ def test_ranks_share_the_same_batch_for_every_world_size(
 ) -> None:
     step = number % plan.steps
     world_size = min(world_size, plan.count)
-    dealt = ledger(plan, step, world_size)
-    assert dealt == ledger(plan, step, 1)
-    assert sorted(dealt) == list(range(plan.global_batch // plan.micro_batch))
-    assert sorted(row for rows in dealt.values() for row in rows) == sorted(plan.batch(step).tolist())
+    assigned = ledger(plan, step, world_size)
+    assert assigned == ledger(plan, step, 1)
+    assert sorted(assigned) == list(range(plan.global_batch // plan.micro_batch))
+    assert sorted(row for rows in assigned.values() for row in rows) == sorted(plan.batch(step).tolist())
 
 
 @PLANS

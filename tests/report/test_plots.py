@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgh_ds.common.charts.scales import nice_ticks, number, tick_names
 from mgh_ds.report import plots
 from mgh_ds.report.data import Level, Run, RunInfo, Step, load_run
-from mgh_ds.report.scales import nice_ticks, number, tick_names
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 
