@@ -67,8 +67,8 @@ class TrainingConfig(Settings):
     silence_limit_s: float = Field(default=120.0, gt=0)
     """Seconds without a sign of life from a rank after which the job ends with its name."""
     deepspeed: str = "zero2"
-    """`zero2`, which ships with mgh-ds, or a JSON file with the engine's settings; what the recipe decides may
-    not stand in it."""
+    """`zero2`, which ships with mgh-ds, or a JSON file with the engine's settings; what the recipe decides
+    may not stand in it."""
     loss: AnyLossSettings = InfoNCESettings()
     """The loss, by its `name`, and what it may be told."""
 

@@ -110,7 +110,8 @@ def epochs(plan: TrainingPlan) -> dict[tuple[int, str, int], list[np.ndarray]]:
 def ledger(plan: TrainingPlan, step: int, world_size: int) -> dict[int, tuple[int, ...]]:
     """What the ranks together work on in a step: the rows of each micro-batch by its number.
 
-    Fails if a number is assigned twice, if a padding micro-batch holds a record or if ranks get unequal counts.
+    Fails if a number is assigned twice, if a padding micro-batch holds a record or if ranks get unequal
+    counts.
     """
     found: dict[int, tuple[int, ...]] = {}
     counts = set()
