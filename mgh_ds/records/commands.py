@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +12,9 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.convert import REJECTED, convert, input_files
+from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.reader import Progress
 from mgh_ds.records.rows import ErrorReport, OnError
-from mgh_ds.records.schema import Subtype
 from mgh_ds.records.stats import stats, stats_table
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.records.validate import validate
@@ -38,28 +39,17 @@ def convert_command(
     input: Path,
     output: Path,
     format: str,
-    dataset: str | None = None,
-    instruction: str | None = None,
-    subtype: Subtype | None = None,
-    language: str = "en",
     on_error: OnError = "skip",
+    **settings: Any,
 ) -> None:
     """Converts files of a known format into a store, and prints what became of the rows.
+
+    `settings` are the fields of `records.convert.settings.Settings`.
 
     Raises MghError if no row is usable, at the first bad row if `on_error` is "stop", or if `output` exists.
     """
     with _progress(input) as progress:
-        summary = convert(
-            input,
-            output,
-            format,
-            dataset=dataset,
-            instruction=instruction,
-            subtype=subtype,
-            language=language,
-            on_error=on_error,
-            progress=progress,
-        )
+        summary = convert(input, output, format, Settings(**settings), on_error=on_error, progress=progress)
     _print_report(summary.report)
     console = Console()
     console.print(Text(f"{summary.records:,} records in {summary.path}"))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mgh_ds.records.subtypes import default_probabilities
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -29,16 +31,7 @@ class TaskConfig:
 
     calls: int = 200  # accepted answers over all shards
     per_call: int = 10  # tasks asked for in one call
-    subtypes: dict[str, float] = field(
-        default_factory=lambda: {
-            "long-long": 0.2,
-            "long-short": 0.2,
-            "short-long": 0.2,
-            "short-short": 0.2,
-            "paraphrase": 0.1,
-            "sts": 0.1,
-        }
-    )  # probabilities
+    subtypes: dict[str, float] = field(default_factory=default_probabilities)  # probabilities
     near_duplicate: float = 0.7  # Jaccard similarity of word 2-grams from which a task repeats another
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024))
 

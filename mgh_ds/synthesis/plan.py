@@ -14,19 +14,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mgh_ds import __version__
 from mgh_ds.common import files
 from mgh_ds.common.config import dump_config, load_config
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.schema import Subtype
+from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.synthesis.engines import check_engine
 from mgh_ds.synthesis.prompts import Prompts
 from mgh_ds.synthesis.schemas import sample_schema, task_schema
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
-from mgh_ds.synthesis.units import UNITS_VERSION, Stage
+from mgh_ds.synthesis.units import STAGES, UNITS_VERSION, SynthesisStage
 
 # What `run` may set anew: how an engine is driven does not change what it is asked.
 ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripted")
@@ -42,7 +42,7 @@ class SynthesisPlan:
     prompts: Prompts
     slots: SlotTable
 
-    def shard_folder(self, stage: Stage, shard: int) -> Path:
+    def shard_folder(self, stage: SynthesisStage, shard: int) -> Path:
         """Where the journals and parts of one stage of one shard are."""
         return self.folder / "work" / stage / f"shard-{shard:05d}"
 
@@ -129,8 +129,8 @@ def check_config(config: SynthesisConfig) -> None:
         if not 1 <= number <= most:
             raise MghError(f"{key} is {number}: it must lie between 1 and {most:,}")
     subtypes = config.tasks.subtypes
-    if unknown := sorted(subtypes.keys() - set(get_args(Subtype))):
-        raise MghError(f"tasks.subtypes: unknown {unknown[0]!r}; there are {', '.join(get_args(Subtype))}")
+    if unknown := sorted(subtypes.keys() - SUBTYPES.keys()):
+        raise MghError(f"tasks.subtypes: unknown {unknown[0]!r}; there are {', '.join(SUBTYPES)}")
     if any(share < 0 for share in subtypes.values()) or abs(sum(subtypes.values()) - 1) > 1e-6:
         raise MghError(
             f"tasks.subtypes are probabilities: they sum to {sum(subtypes.values()):.6g}, not to 1"
@@ -152,7 +152,7 @@ def check_config(config: SynthesisConfig) -> None:
             )
 
 
-def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:
+def stage_schema(config: SynthesisConfig, stage: SynthesisStage) -> dict[str, Any]:
     """The JSON schema of a stage's answers."""
     return task_schema(config.tasks.per_call) if stage == "tasks" else sample_schema()
 
@@ -167,7 +167,7 @@ def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> di
         "units_version": UNITS_VERSION,
         "config": values,
         "files": {**texts, "slots.yaml": _sha256(slots_file.read_bytes())},
-        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in get_args(Stage)},
+        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in STAGES},
     }
 
 
