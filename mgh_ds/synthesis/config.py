@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mgh_ds.common.config import Settings
 from mgh_ds.records.schema import Subtype
+from mgh_ds.records.subtypes import default_probabilities
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Subtypes = dict[Subtype, Share]
@@ -42,16 +43,7 @@ class TaskConfig(Settings):
     """Accepted answers over all shards."""
     per_call: int = Field(default=10, ge=1, le=100)
     """Tasks asked for in one call."""
-    subtypes: Subtypes = Field(
-        default={
-            "long-long": 0.2,
-            "long-short": 0.2,
-            "short-long": 0.2,
-            "short-short": 0.2,
-            "paraphrase": 0.1,
-            "sts": 0.1,
-        }
-    )
+    subtypes: Subtypes = Field(default_factory=default_probabilities)
     """Probability of each shape of the texts."""
     near_duplicate: float = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity of word 2-grams from which a task repeats another."""

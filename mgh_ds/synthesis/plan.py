@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mgh_ds import __version__
 from mgh_ds.common import files
@@ -26,7 +26,7 @@ from mgh_ds.synthesis.engines import check_engine
 from mgh_ds.synthesis.prompts import Prompts
 from mgh_ds.synthesis.schemas import sample_schema, task_schema
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
-from mgh_ds.synthesis.units import UNITS_VERSION, Stage
+from mgh_ds.synthesis.units import STAGES, UNITS_VERSION, SynthesisStage
 
 # What `run` may set anew: how an engine is driven does not change what it is asked.
 ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripted")
@@ -42,7 +42,7 @@ class SynthesisPlan:
     prompts: Prompts
     slots: SlotTable
 
-    def shard_folder(self, stage: Stage, shard: int) -> Path:
+    def shard_folder(self, stage: SynthesisStage, shard: int) -> Path:
         """Where the journals and parts of one stage of one shard are."""
         return self.folder / "work" / stage / f"shard-{shard:05d}"
 
@@ -108,7 +108,7 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
     return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots)
 
 
-def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:
+def stage_schema(config: SynthesisConfig, stage: SynthesisStage) -> dict[str, Any]:
     """The JSON schema of a stage's answers."""
     return task_schema(config.tasks.per_call) if stage == "tasks" else sample_schema()
 
@@ -123,7 +123,7 @@ def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> di
         "units_version": UNITS_VERSION,
         "config": values,
         "files": {**texts, "slots.yaml": _sha256(slots_file.read_bytes())},
-        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in get_args(Stage)},
+        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in STAGES},
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EndpointConfig, EngineConfig, Sampling
-from mgh_ds.synthesis.engines.endpoint import HOPELESS, EndpointEngine, check_endpoint
+from mgh_ds.synthesis.engines.endpoint import MAX_FIRST_REFUSALS, EndpointEngine, check_endpoint
 from mgh_ds.synthesis.engines.port import Completion, Request
 
 KEY = "sk-very-secret-0123456789"
@@ -315,7 +315,7 @@ def test_a_refused_call_ends_alone() -> None:
 def test_a_server_that_refuses_everything_ends_the_run() -> None:
     with (
         serving(lambda *_: (400, '{"error": "response_format is not supported"}', {})) as server,
-        pytest.raises(MghError, match=f"(?s)refused the first {HOPELESS} calls.*response_format"),
+        pytest.raises(MghError, match=f"(?s)refused the first {MAX_FIRST_REFUSALS} calls.*response_format"),
     ):
         run(server, count=50, max_in_flight=1)
     assert len(server.bodies) < 50

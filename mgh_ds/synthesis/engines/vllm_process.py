@@ -19,15 +19,25 @@ from mgh_ds.common import extras
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
-from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
+from mgh_ds.synthesis.engines.port import Completion, Engine, EngineDied, Request
 from mgh_ds.synthesis.engines.wire import Inbox, Message, pack, request_to_json
 
 CHILD = "mgh_ds.synthesis.engines.vllm_child"
 RECEIVE_BYTES = 1 << 20
-LAST_WORDS_S = 5.0  # for the exit status of a child whose socket is closed
+EXIT_STATUS_WAIT_S = 5.0  # for the exit status of a child whose socket is closed
 GROUP_END_S = 10.0  # for the kernel to take back a killed group, and with it the memory of its GPU
 LOG_TAIL_BYTES = 200_000
 ERROR_LINE = re.compile(r"^\((?:EngineCore|Worker).*?\b((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
+
+
+def check(config: EngineConfig) -> None:
+    """Raises MghError if `config.model` is a local folder that cannot chat."""
+    check_chat_template(config.model)
+
+
+def open_engine(config: EngineConfig, log: Path) -> Engine:
+    """Starts vLLM; what it prints goes to the file `log`."""
+    return VllmEngine(config, log)
 
 
 class VllmEngine:
@@ -201,7 +211,7 @@ def _wait_for_group(group: int) -> None:
 
 def _exit_status(pid: int) -> str:
     """How a child ended, in words. It is not reaped, so that its number stays its own until `close`."""
-    until = time.monotonic() + LAST_WORDS_S
+    until = time.monotonic() + EXIT_STATUS_WAIT_S
     while time.monotonic() < until:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is not None:

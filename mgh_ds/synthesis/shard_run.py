@@ -30,12 +30,13 @@ from mgh_ds.synthesis.journal import Journal, read_journal
 from mgh_ds.synthesis.parts import PartSummary, part_path, read_part, read_summary, write_new_json, write_part
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared, Preparer, reason_of, row_of
-from mgh_ds.synthesis.units import Stage, Task, Unit, units_of_shard
+from mgh_ds.synthesis.unit_row import UnitRow
+from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, units_of_shard
 
 SYNC_S = 2.0
 STALE_S = 3600.0
 COMPLETION = [field.name for field in fields(Completion)]
-NONSENSE_AFTER = 256  # units without one accepted after which a shard gives up
+GIVE_UP_AFTER = 256  # units without one accepted after which a shard gives up
 
 
 @dataclass
@@ -46,19 +47,21 @@ class Chunk:
     round: int
     units: dict[str, Unit]
     pending: dict[str, Unit]
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, UnitRow] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     journal: Journal | None = None
 
 
-class Shard:
+class ShardRun:
     """One stage of one shard, held by this worker until `close`.
 
     Raises files.HeldError if another worker has it. `done` says that the goal is met, or cannot be (then
     `short`).
     """
 
-    def __init__(self, plan: SynthesisPlan, stage: Stage, scope: str, tasks: dict[str, Task], number: int):
+    def __init__(
+        self, plan: SynthesisPlan, stage: SynthesisStage, scope: str, tasks: dict[str, Task], number: int
+    ):
         self.plan, self.stage, self.number = plan, stage, number
         self.folder = plan.shard_folder(stage, number)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,8 +81,8 @@ class Shard:
         self._suspects: list[Unit] = []
         self._left_in_round = 0
         self._synced = time.monotonic()
-        self._sweep()
-        self._end_round()
+        self._remove_stale_files()
+        self._next_round()
 
     @property
     def locked(self) -> bool:
@@ -100,7 +103,7 @@ class Shard:
             elif self._left_in_round:
                 self._open_chunk()
             elif not self._chunks:
-                self._end_round()
+                self._next_round()
             else:
                 break
         return taken
@@ -123,10 +126,10 @@ class Shard:
             self._close_if_complete(chunk)
         self.sync_if_due()
         if not self._chunks and not self._left_in_round:
-            self._end_round()
+            self._next_round()
         return came
 
-    def lost(self, unit_ids: list[str]) -> None:
+    def record_crash(self, unit_ids: list[str]) -> None:
         """Notes that the engine died with these units in flight; they stay handed out."""
         for chunk in self._chunks.values():
             mine = [unit_id for unit_id in unit_ids if unit_id in chunk.units]
@@ -207,7 +210,7 @@ class Shard:
         if self.counts.accepted or any(chunk.counts.accepted for chunk in self._chunks.values()):
             return
         found = self.total()
-        if found.units >= NONSENSE_AFTER:
+        if found.units >= GIVE_UP_AFTER:
             self.sync()
             common = ", ".join(f"{reason} ({count})" for reason, count in found.reasons.most_common(4))
             raise MghError(
@@ -216,7 +219,7 @@ class Shard:
                 "model and make a new plan"
             )
 
-    def _sweep(self) -> None:
+    def _remove_stale_files(self) -> None:
         """Removes what a killed worker left half-written; it was never visible under a final name. Only what
         is old: where locks do not work, another worker may be writing."""
         for path in self.folder.glob(".*"):
@@ -224,7 +227,7 @@ class Shard:
                 if time.time() - path.stat().st_mtime > STALE_S:
                     path.unlink()
 
-    def _end_round(self) -> None:
+    def _next_round(self) -> None:
         """Opens the next round, or ends the shard: its goal is met, or it had rounds enough."""
         missing = self.goal - progress_of(self.plan, self.stage, self.counts)
         number = len(self._rounds)
@@ -232,13 +235,13 @@ class Shard:
         # A round that was begun is worked through, even if parts that were lost and made anew yield more now.
         if not path.exists():
             if missing <= 0 or number >= self.plan.config.samples.max_rounds:
-                self._end(short=missing > 0)
+                self._finish_shard(short=missing > 0)
                 return
             write_new_json(path, {"round": number, "units": self._round_size(missing)})
         self._left_in_round = files.read_json(path)["units"]
         self._rounds.append(self._left_in_round)
 
-    def _end(self, *, short: bool) -> None:
+    def _finish_shard(self, *, short: bool) -> None:
         self.done, self.short = True, short
         content = {"short": short, "parts": self._next_chunk, "rounds": len(self._rounds)}
         write_new_json(self.folder / "done.json", content | self.counts.as_json())

@@ -1,5 +1,5 @@
-"""Keeps an engine running: opened when it is first needed, asked a small question before any work, and opened
-again when it dies."""
+"""Supervises an engine: opened when it is first needed, probed before any work, and opened again when it
+dies."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.engines.port import Engine, EngineDied, Request
 
-FAILED_STARTS = 3
-DEATHS_WITHOUT_ANSWER = 10
+MAX_FAILED_STARTS = 3
+MAX_DEATHS_WITHOUT_ANSWER = 10
 
 
-class EngineKeeper:
+class EngineSupervisor:
     """Owns the engine. `open_engine` starts a new one."""
 
     def __init__(self, open_engine: Callable[[], Engine], start_s: float):
@@ -26,29 +26,29 @@ class EngineKeeper:
 
         Raises MghError if it does not start, refuses the probe, or dies again and again.
         """
-        for _ in range(FAILED_STARTS):
+        for _ in range(MAX_FAILED_STARTS):
             try:
                 self._engine = self._engine or self._open()
                 if self._probed != str(probe.schema):
-                    self._ask(self._engine, probe)
+                    self._send_probe(self._engine, probe)
                     self._probed = str(probe.schema)
                 return self._engine
             except EngineDied as died:
                 self.close()
                 reason = died
-        raise MghError(f"the engine died {FAILED_STARTS} times before its first answer: {reason}")
+        raise MghError(f"the engine died {MAX_FAILED_STARTS} times before its first answer: {reason}")
 
-    def died(self, reason: EngineDied) -> None:
+    def record_death(self, reason: EngineDied) -> None:
         """Ends what is left of the engine. Raises MghError if it died too often without an answer between."""
         self.close()
         self._deaths += 1
-        if self._deaths >= DEATHS_WITHOUT_ANSWER:
+        if self._deaths >= MAX_DEATHS_WITHOUT_ANSWER:
             raise MghError(
                 f"the engine died {self._deaths} times without finishing anything between: {reason}. What "
                 "was finished is kept; mend the engine and run again"
             )
 
-    def answered(self) -> None:
+    def record_answer(self) -> None:
         """Notes that the engine finishes work."""
         self._deaths = 0
         self.has_answered = True
@@ -58,7 +58,7 @@ class EngineKeeper:
         if engine is not None:
             engine.close()
 
-    def _ask(self, engine: Engine, probe: Request) -> None:
+    def _send_probe(self, engine: Engine, probe: Request) -> None:
         engine.submit([probe])
         deadline = time.monotonic() + self._start_s
         while time.monotonic() < deadline:

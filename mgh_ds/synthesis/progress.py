@@ -1,4 +1,4 @@
-"""What a worker shows while it works: one live line on a terminal, a line now and then in a log, and a small
+"""What a worker shows while it works: one line on a terminal, a line now and then in a log, and a small
 file that `mgh-ds synth status` reads."""
 
 import datetime
@@ -13,13 +13,13 @@ from typing import Any
 from mgh_ds.common import files
 from mgh_ds.synthesis.counts import Counts, goal_of, progress_of
 from mgh_ds.synthesis.plan import SynthesisPlan
-from mgh_ds.synthesis.units import Stage
+from mgh_ds.synthesis.units import SynthesisStage
 
 TERMINAL_S, LOG_S, FILE_S = 0.5, 30.0, 5.0
 CLEAR = "\r\x1b[2K"  # the terminal's row
 
 
-class Live:
+class WorkerProgress:
     """One worker's progress. `name` is the worker's: host and process. `stop_with`, once set, is raised by
     the next `show` or `wait`."""
 
@@ -28,14 +28,14 @@ class Live:
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.counts = Counts()
         self.stop_with: BaseException | None = None
-        self._stage: Stage = "tasks"
+        self._stage: SynthesisStage = "tasks"
         self._shards: list[int] = []
         self._goal = self._reached = 0
         self._began = self._shown = self._written = 0.0
         self._terminal = sys.stderr.isatty()
         self._path = plan.folder / "work" / "workers" / f"{self.name}.json"
 
-    def begin(self, stage: Stage, shards: Sequence[int]) -> None:
+    def begin(self, stage: SynthesisStage, shards: Sequence[int]) -> None:
         """A stage begins, or goes on after a wait."""
         if stage != self._stage or not self._began:
             self.counts, self._reached = Counts(), 0
@@ -73,7 +73,7 @@ class Live:
             files.write_json(self._path, self.as_json())
 
     def line(self) -> str:
-        """The live line: what came so far, how fast, and when it will be finished."""
+        """The progress line: what came so far, how fast, and when it will be finished."""
         counts, seconds = self.counts, max(time.monotonic() - self._began, 1e-9)
         refused = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.most_common(3))
         gained = progress_of(self.plan, self._stage, counts)
@@ -90,14 +90,14 @@ class Live:
             text += f"; {100 * self._reached / self._goal:.1f} %, done about {finish:%Y-%m-%d %H:%M}"
         return text
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line of its own."""
         print((CLEAR if self._terminal else "") + text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """The worker ends: its last line stays, its file goes."""
         if self._began:
-            self.say(self.line())
+            self.log(self.line())
         self._path.unlink(missing_ok=True)
 
     def as_json(self) -> dict[str, Any]:
