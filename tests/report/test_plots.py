@@ -125,6 +125,16 @@ def test_levels_have_their_own_lines_and_labels_apart():
     assert heights[-1] <= chart.bottom + 0.11
 
 
+def test_more_levels_than_colours_begin_again_dashed():
+    levels = {str(level): Level(accuracy=0.9, margin=0.2, count=8) for level in (1, 4, 5, 10)}
+    run = training([12], levels=lambda _step: levels)
+    chart = plots.margin_chart(run)
+    assert chart is not None
+    assert run.levels == ["1", "4", "5", "10"]
+    assert [line.label for line in chart.lines] == ["level 1", "level 4", "level 5", "level 10"]
+    assert [line.css for line in chart.lines] == ["level-1", "level-4", "level-1 beyond", "level-2 beyond"]
+
+
 def test_the_mean_weighs_a_step_by_its_negatives():
     def levels(step):
         return {"1": Level(accuracy=step == 2, margin=0, count=90 if step == 1 else 10)}

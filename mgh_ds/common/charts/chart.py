@@ -58,16 +58,22 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A chart in SVG units, ready to be drawn; `bars` are marks that stand on the axis."""
+class Area:
+    """A picture's size and, in it, the edges of the plotting area, in SVG units."""
 
-    alt: str
     width: float
     height: float
     left: float
     right: float
     top: float
     bottom: float
+
+
+@dataclass(frozen=True)
+class Chart(Area):
+    """A chart in SVG units, ready to be drawn; `bars` are marks that stand on the axis."""
+
+    alt: str
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     bands: Sequence[Band] = ()
@@ -117,15 +123,9 @@ class Logarithmic(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The plotting area in SVG units, and what its two axes span."""
+class Frame(Area):
+    """The plotting area, and what its two axes span."""
 
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
     x_scale: Scale
     y_scale: Scale
 
@@ -159,7 +159,7 @@ class Frame:
     ) -> Chart:
         """The chart with all that is in it; `alt` says in words what it shows."""
         edges = self.left, self.right, self.top, self.bottom
-        return Chart(alt, self.width, self.height, *edges, x_ticks, y_ticks, bands, lines, marks, bars)
+        return Chart(self.width, self.height, *edges, alt, x_ticks, y_ticks, bands, lines, marks, bars)
 
 
 def linear_axis(low: float, high: float, about: int) -> tuple[Linear, list[float], list[str]]:
