@@ -16,7 +16,7 @@ POOLINGS = ("ata", "mean", "last", "cls", "weighted_mean")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 FINDINGS = ("near_duplicate", "wrong_language", "false_negative", "misordered")
 FORMATS = ("mgh", "flagembedding", "sentence-transformers", "llm2vec", "nli", "sts")
-VERBS = ("verb", "data_verb", "synth_verb")
+VERBS = ("verb", "data_verb", "synth_verb", "config_verb")
 SUBTYPES = ("long-long", "long-short", "short-long", "short-short", "paraphrase", "sts")
 
 
@@ -75,6 +75,15 @@ def build_parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="write a run's HTML page")
     report.add_argument("run_folder", metavar="RUN", type=Path)
     report.set_defaults(call=_report)
+
+    config = verbs.add_parser("config", help="what recipes may hold").add_subparsers(
+        dest="config_verb", required=True
+    )
+    schema = config.add_parser("schema", help="write the JSON schemas by which editors check recipes")
+    schema.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: beside the recipes that ship with mgh-ds"
+    )
+    schema.set_defaults(call=_config_schema)
 
     doctor = verbs.add_parser(
         "doctor", help="say what is installed, what a run would use and what is missing"
@@ -311,6 +320,12 @@ def _report(run_folder: Path) -> None:
     from mgh_ds.report.commands import report_command
 
     report_command(run_folder)
+
+
+def _config_schema(output: Path | None) -> None:
+    from mgh_ds.recipes import schema_command
+
+    schema_command(output)
 
 
 def _doctor() -> None:
