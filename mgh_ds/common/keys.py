@@ -47,7 +47,8 @@ def chosen(field: FieldInfo, table: Mapping[str, Any]) -> Any:
 def kind_of(field: FieldInfo, table: Mapping[str, Any]) -> type[BaseModel] | None:
     """The kind that a table is of; None where its name says none, and for a table of free keys."""
     if field.discriminator:
-        return choices(field).get(chosen(field, table))
+        name = chosen(field, table)
+        return next((kind for choice, kind in choices(field).items() if choice == name), None)
     return next(iter(tables_in(field.annotation)), None)
 
 

@@ -426,6 +426,11 @@ def test_a_name_chooses_the_kind_of_a_table(tmp_path: Path) -> None:
             ["--training.loss.name", "level_margin", "--training.loss.temperature", "1"],
             "training.loss.temperature belongs to nce, but training.loss.name is level_margin",
         ),
+        (
+            ["--training.loss.temperature", "1", "--training.loss.name", "level_margin"],
+            "training.loss.temperature belongs to nce, but training.loss.name is level_margin",
+        ),
+        (["--training.loss.name", "[1]"], "training.loss.name must be one of nce, level_margin, found '[1]'"),
         (["--training.loss.margni", "1"], "unknown key `training.loss.margni`"),
         (["--training.loss.temperature", "0"], "training.loss.temperature must be above 0, found 0"),
         (["--training.loss", "3"], "training.loss must be a table, found 3"),
