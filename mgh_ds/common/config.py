@@ -1,9 +1,7 @@
 """From a YAML recipe and `--section.key value` overrides to typed, checked configuration."""
 
 import itertools
-import json
 import sys
-import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,15 +10,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.common.keys import bounds, choices, chosen, expected, is_free_table, kind_of, tables_in
+from mgh_ds.common.keys import chosen, is_free_table, kind_of, tables_in
 from mgh_ds.common.problems import Keys, explain
 from mgh_ds.common.recipe_files import Layer, parse_yaml, read_layers, to_yaml
+from mgh_ds.common.recipe_help import help_text
 from mgh_ds.common.settings import Settings
 
-__all__ = ["Settings", "dump_config", "help_text", "load_config", "read_recipe"]
+__all__ = ["Settings", "dump_config", "load_config", "read_recipe"]
 
 Config = TypeVar("Config", bound=Settings)
 Kind = type[BaseModel]
@@ -39,20 +37,10 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     Raises MghError for a missing or malformed file, a key that does not exist (with the nearest one that
     does), a missing key and a wrong value; it names the key and where it was set.
     """
+    layers = _layers(kind, arguments)
     merged: dict[str, Any] = {}
-    layers: list[Layer] = []
-    for name, value in _options(kind, arguments):
-        if name == "config":
-            for layer in reversed(read_layers(value)):
-                merged = _laid_over(merged, layer.content, kind)
-                layers.append(layer)
-        else:
-            keys = tuple(name.split("."))
-            content = _nested(keys, _parsed(kind, keys, value))
-            if is_free_table(_annotation(kind, keys)):  # given whole: nothing below it shows through
-                merged = _laid_over(merged, _nested(keys, None), kind)
-            merged = _laid_over(merged, content, kind)
-            layers.append(Layer(COMMAND_LINE, content))
+    for layer in layers:
+        merged = _laid_over(merged, layer.content, kind)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
@@ -77,23 +65,23 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return merged
 
 
-def help_text(kind: Kind) -> str:
-    """Every key of a recipe with its type, default and description."""
-    lines = ["--config RECIPE", "    a YAML file, or the name of a recipe that ships with mgh-ds"]
-    for keys, field, note in _described(kind):
-        must = bounds(field.annotation, field.metadata)
-        default = "required" if field.is_required() else f"default: {_default(field)}"
-        about = [" ".join((field.description or "").split()), f"Must {must}." if must else "", note]
-        lines.append(f"--{keys} ({expected(field.annotation, field.metadata)}; {default})")
-        lines.append(textwrap.indent(textwrap.fill(" ".join(filter(None, about)), 100), "    "))
-    return "\n".join(lines)
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return "a table with the defaults below"
-    return json.dumps(value, ensure_ascii=False)
+def _layers(kind: Kind, arguments: Sequence[str]) -> list[Layer]:
+    """What the arguments hold, recipe by recipe; the overrides that follow each other are one layer."""
+    layers: list[Layer] = []
+    for name, value in _options(kind, arguments):
+        if name == "config":
+            layers += reversed(read_layers(value))
+            continue
+        if not layers or layers[-1].where != COMMAND_LINE:
+            layers.append(Layer(COMMAND_LINE, {}))
+        keys = tuple(name.split("."))
+        given = _parsed(kind, keys, value)
+        if isinstance(given, dict) and is_free_table(_annotation(kind, keys)):
+            # Given whole: what lies below does not show through.
+            layers.insert(-1, Layer(COMMAND_LINE, _nested(keys, None)))
+            layers[-1] = Layer(COMMAND_LINE, _laid_over(layers[-1].content, _nested(keys, None)))
+        layers[-1] = Layer(COMMAND_LINE, _laid_over(layers[-1].content, _nested(keys, given)))
+    return layers
 
 
 def _options(kind: Kind, arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -172,15 +160,3 @@ def _origin(layers: Sequence[Layer], keys: Keys) -> str:
         if found:
             return layer.where
     return next((layer.where for layer in reversed(layers) if layer.where != COMMAND_LINE), COMMAND_LINE)
-
-
-def _described(kind: Kind, prefix: str = "", note: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
-    """Every key with its full name, those of tables after the table's; `note` says when a key exists."""
-    for key, field in kind.model_fields.items():
-        name, kinds = f"{prefix}{key}", tables_in(field.annotation)
-        if field.annotation not in kinds and not field.discriminator:
-            yield name, field, note
-        for inner in kinds:
-            own = [choice for choice, each in choices(field).items() if each is inner]
-            only = f"Where {name}.{field.discriminator} is {' or '.join(own)}." if own else note
-            yield from _described(inner, f"{name}.", only)

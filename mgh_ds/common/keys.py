@@ -47,7 +47,8 @@ def chosen(field: FieldInfo, table: Mapping[str, Any]) -> Any:
 def kind_of(field: FieldInfo, table: Mapping[str, Any]) -> type[BaseModel] | None:
     """The kind that a table is of; None where its name says none, and for a table of free keys."""
     if field.discriminator:
-        return choices(field).get(chosen(field, table))
+        name = chosen(field, table)
+        return next((kind for choice, kind in choices(field).items() if choice == name), None)
     return next(iter(tables_in(field.annotation)), None)
 
 
@@ -92,16 +93,11 @@ def bounds(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return next(filter(None, map(bounds, arguments)), "")
     if isinstance(low, Ge) and isinstance(high, Le):
         return f"lie between {low.ge:,} and {high.le:,}"
-    lower = upper = ""
-    if isinstance(low, Gt):
-        lower = f"be above {low.gt:,}"
-    elif isinstance(low, Ge):
-        lower = f"be {low.ge:,} or more" if low.ge else "not be negative"
-    if isinstance(high, Lt):
-        upper = f"be below {high.lt:,}"
-    elif isinstance(high, Le):
-        upper = f"be {high.le:,} or less"
-    return " and ".join(filter(None, (lower, upper)))
+    if isinstance(low, Ge) and not high:
+        return f"be {low.ge:,} or more" if low.ge else "not be negative"
+    words = [f"above {low.gt:,}" if isinstance(low, Gt) else f"at least {low.ge:,}"] if low else []
+    words += [f"below {high.lt:,}" if isinstance(high, Lt) else f"at most {high.le:,}"] if high else []
+    return f"be {' and '.join(words)}"
 
 
 def _limits(annotations: Sequence[Any]) -> list[Any]:

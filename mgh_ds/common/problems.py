@@ -13,6 +13,7 @@ Keys = tuple[str | int, ...]
 
 OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+OF_FREE_KEY = "[key]"  # ends the place of a wrong key in a table of free keys
 UNKNOWN_CHOICE = "union_tag_invalid"
 
 
@@ -77,8 +78,10 @@ class _Place(NamedTuple):
 
 def _describe(place: _Place, error: Any, values: Any, prefix: str) -> Problem:
     kind, keys, field = error["type"], place.keys, place.field
-    if kind in UNKNOWN_KEY or keys[-1:] == ("[key]",):
-        return Problem(keys, _unknown(place, error["input"], prefix))
+    if kind in UNKNOWN_KEY or keys[-1:] == (OF_FREE_KEY,):
+        keys = tuple(key for key in keys if key != OF_FREE_KEY)
+        value = error["input"] if kind in UNKNOWN_KEY else None
+        return Problem(keys, _unknown(place._replace(keys=keys), value, prefix))
     path = _path(keys, prefix)
     if kind == "value_error":
         # What a validator says of one key goes on where the key's name ends; of a table, it names keys in it.
@@ -87,8 +90,7 @@ def _describe(place: _Place, error: Any, values: Any, prefix: str) -> Problem:
     if field is None:
         return Problem(keys, f"{path} must be a table, found {values!r}".strip())
     if kind == "missing":
-        meaning = f": {field.description.splitlines()[0]}" if field.description else ""
-        return Problem(keys, f"{path} is missing{meaning}")
+        return Problem(keys, f"{path} is missing: it must be {expected(field.annotation, field.metadata)}")
     if kind == UNKNOWN_CHOICE:
         keys, path = (*keys, str(field.discriminator)), f"{path}.{field.discriminator}"
         return Problem(keys, f"{path} {_one_of(choices(field), error['ctx']['tag'])}")
@@ -100,7 +102,7 @@ def _describe(place: _Place, error: Any, values: Any, prefix: str) -> Problem:
 
 
 def _unknown(place: _Place, value: Any, prefix: str) -> str:
-    *above, key = (each for each in place.keys if each != "[key]")
+    *above, key = place.keys
     path = _path((*above, key, *_first_leaf(value)), prefix)
     owners = []
     if place.chooser:

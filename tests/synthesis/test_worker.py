@@ -469,7 +469,7 @@ def test_only_how_the_engine_is_driven_may_change(tmp_path: Path) -> None:
     [
         (["--samples.budget.tokens", "5"], "exactly one of `samples` and `tokens`"),
         (["--tasks.subtypes", "{sts: 0.4, paraphrase: 0.5}"], r"sum to 0\.9, not to 1"),
-        (["--tasks.subtypes", "{short: 1.0}"], "unknown 'short'"),
+        (["--tasks.subtypes", "{short: 1.0}"], "unknown key `tasks.subtypes.short`; did you mean"),
         (["--shards", "0"], "shards must lie between 1 and 100,000, found 0"),
         (["--name", ""], "name is empty"),
         (["--filters.long_chars", "[9, 3]"], r"filters\.long_chars"),
