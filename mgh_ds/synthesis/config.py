@@ -43,7 +43,7 @@ class TaskConfig(Settings):
     """Accepted answers over all shards."""
     per_call: int = Field(default=10, ge=1, le=100)
     """Tasks asked for in one call."""
-    subtypes: Subtypes = Field(default_factory=default_probabilities)
+    subtypes: Subtypes = Field(default=default_probabilities())
     """Probability of each shape of the texts."""
     near_duplicate: float = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity of word 2-grams from which a task repeats another."""
