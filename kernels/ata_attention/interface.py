@@ -44,7 +44,7 @@ def ata_attention(
     """Self-attention that also returns the column sums `c_hj = Σ_i P_hij`: the attention that key `j`
     receives.
 
-    Two layouts, told apart by `cu_seqlens`:
+    Two layouts, distinguished by `cu_seqlens`:
 
     - padded: `q [B, Hq, N, D]`, `k, v [B, Hkv, N, D]`, `key_padding_mask` bool `[B, N]`, True = token;
       padding may stand on either side, or anywhere. A padded query sees nothing and gives nothing: its `out`

@@ -154,7 +154,7 @@ class PackedBatch(NamedTuple):
 
     def spread(self, values: Tensor) -> Tensor:
         """A value per text `[S]`, brought to each of its tokens."""
-        # With the size of the result told, nothing waits for the GPU.
+        # With the size of the result given, nothing waits for the GPU.
         return values.repeat_interleave(self.lengths, output_size=self.tokens)
 
     def total(self, weights: Tensor) -> Tensor:

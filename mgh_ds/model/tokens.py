@@ -99,7 +99,11 @@ class Tokenizer:
             )
         head = self.instruction_template.removesuffix("{text}")
         return self.tokenize_after(
-            [head.replace("{instruction}", told) if told else "" for told in instructions], texts
+            [
+                head.replace("{instruction}", instruction) if instruction else ""
+                for instruction in instructions
+            ],
+            texts,
         )
 
     def tokenize_after(self, prefixes: Sequence[str], texts: Sequence[str]) -> TokenBatch:

@@ -53,11 +53,11 @@ def test_texts_open_as_the_family_has_it_and_are_always_closed(make, family, fir
 @pytest.mark.parametrize("family", ["minilm", "roberta", "mistral", "qwen3"])
 def test_the_instruction_is_read_but_not_pooled(make, family):
     tokenizer = make(family)
-    told, plain = tokenizer.tokenize([TEXT], [INSTRUCTION]), tokenizer.tokenize([TEXT], [None])
-    assert told.attention_mask.sum() > plain.attention_mask.sum() + 5
+    instructed, plain = tokenizer.tokenize([TEXT], [INSTRUCTION]), tokenizer.tokenize([TEXT], [None])
+    assert instructed.attention_mask.sum() > plain.attention_mask.sum() + 5
     # What is left is the text with its special tokens; at the border a byte-level token may carry the space
     # before it.
-    left = "".join(tokens(tokenizer, told, told.pooling_mask)).replace("Ġ", "").replace("Ċ", "")
+    left = "".join(tokens(tokenizer, instructed, instructed.pooling_mask)).replace("Ġ", "").replace("Ċ", "")
     assert left == "".join(tokens(tokenizer, plain, plain.attention_mask)).replace("Ġ", "")
     assert make(family, include_instruction=True).tokenize([TEXT], [INSTRUCTION]).pooling_mask.all()
 
@@ -144,9 +144,9 @@ def test_the_template_is_the_recipes(make):
 
 @pytest.mark.parametrize("family", ["minilm", "roberta", "mistral", "qwen3"])
 def test_a_packed_batch_is_a_padded_one_without_the_padding(make, family):
-    texts, told = [TEXT, "", TEXT * 50, "a"], [INSTRUCTION, None, INSTRUCTION, None]
+    texts, instructions = [TEXT, "", TEXT * 50, "a"], [INSTRUCTION, None, INSTRUCTION, None]
     packed, padded = (
-        make(family, padding_free=padding_free).tokenize(texts, told).to("cpu")
+        make(family, padding_free=padding_free).tokenize(texts, instructions).to("cpu")
         for padding_free in (True, False)
     )
     assert (packed.texts, packed.tokens) == (padded.texts, padded.tokens)
