@@ -57,7 +57,7 @@ def read_status(plan: SynthesisPlan) -> dict[SynthesisStage, StageStatus]:
 
 
 def worker_lines(plan: SynthesisPlan) -> list[str]:
-    """What the workers of the last day last said of themselves."""
+    """What the workers of the last day last reported."""
     found = []
     for path in sorted((plan.folder / "work" / "workers").glob("*.json")):
         try:

@@ -25,8 +25,8 @@ from mgh_ds.synthesis.units import SynthesisStage, Task
 OPEN_SHARDS = 4
 POLL_S = 0.2
 WAIT_S = 0.5
-# How many units may be in flight together that the engine died of once, and twice. After three times a unit
-# is given up.
+# How many units may be in flight together if the engine died of them once, and twice. After three times a
+# unit is given up.
 SUSPECTS_IN_FLIGHT = {1: 32, 2: 1}
 MAX_CRASHES = 3
 
