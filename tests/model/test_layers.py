@@ -58,9 +58,16 @@ def test_adapters_and_export_keep_the_number(folders, family, tmp_path):
     assert (vectors * again.encode(TEXTS)).sum(1).min() >= 0.99999
 
 
-@pytest.mark.parametrize("count", [0, -1, 4])
-def test_more_layers_than_there_are_and_none_are_refused(folders, count):
-    with pytest.raises(MghError, match=f"model.num_layers is {count}, but .* has 3: 1 to 3"):
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, "num_layers must be above 0, found 0"),
+        (-1, "num_layers must be above 0, found -1"),
+        (4, "model.num_layers is 4, but .* has 3: 1 to 3"),
+    ],
+)
+def test_more_layers_than_there_are_and_none_are_refused(folders, count, message):
+    with pytest.raises(MghError, match=message):
         build_model(config(folders["mistral"], count))
 
 
