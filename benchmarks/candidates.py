@@ -7,8 +7,10 @@ each list begins with what only just fits the smaller head dimensions and goes d
 from typing import NamedTuple
 
 import torch
-from ata_attention.gpu import compiled, tiles
+from ata_attention.gpu import tiles
 from ata_attention.gpu.tiles import Tile
+
+from benchmarks import compiled
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
@@ -17,7 +19,7 @@ Bands = tuple[tuple[int, Shapes], ...]
 """Tiles up to a head dimension. What larger ones would spill hopelessly takes minutes to compile."""
 
 HALF: dict[str, Bands] = {
-    "attend": (
+    "attention": (
         (64, ((128, 128, 8, 2), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 4, 2), (64, 64, 4, 3))),
         (128, (
             (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2),
@@ -27,7 +29,7 @@ HALF: dict[str, Bands] = {
             (128, 64, 8, 2), (128, 32, 8, 3), (128, 32, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2), (64, 32, 4, 1),
         )),
     ),
-    "add_columns": (
+    "column_sums": (
         (128, (
             (128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 4, 3),
             (64, 64, 4, 2),
@@ -52,9 +54,9 @@ FULL_TILES: Bands = (
     (64, ((32, 32, 4, 1), (32, 16, 4, 1), (16, 16, 4, 1), (16, 16, 8, 1))),
     (256, ((16, 16, 4, 1), (32, 16, 4, 1), (16, 16, 8, 1), (32, 16, 8, 1), (16, 16, 16, 1))),
 )
-FULL: dict[str, Bands] = {"attend": FULL_TILES, "add_columns": FULL_TILES, "backward": FULL_TILES}
-# Step, warps, stages: a resident sequence owns all its keys.
-RESIDENT = ((64, 4, 1), (64, 8, 1), (32, 8, 1), (32, 4, 1), (16, 4, 1), (16, 8, 1))
+FULL: dict[str, Bands] = {"attention": FULL_TILES, "column_sums": FULL_TILES, "backward": FULL_TILES}
+# Step, warps, stages: a program of the fused kernel owns all keys of its sequence.
+FUSED = ((64, 4, 1), (64, 8, 1), (32, 8, 1), (32, 4, 1), (16, 4, 1), (16, 8, 1))
 
 
 class Entry(NamedTuple):
@@ -65,9 +67,9 @@ class Entry(NamedTuple):
     dim: int
 
     @property
-    def resident_keys(self) -> int | None:
-        """Keys of a resident kernel; None for the others."""
-        return int(self.kernel.rsplit("_", 1)[1]) if self.kernel in compiled.RESIDENT_KERNELS else None
+    def fused_keys(self) -> int | None:
+        """Keys of a fused kernel; None for the others."""
+        return int(self.kernel.rsplit("_", 1)[1]) if self.kernel in compiled.FUSED_KERNELS else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,9 +92,9 @@ def entries(table: str) -> list[Entry]:
 
 def candidates(entry: Entry) -> list[Tile]:
     """In order of preference."""
-    half, keys = entry.bytes == 2, entry.resident_keys
+    half, keys = entry.bytes == 2, entry.fused_keys
     if keys is not None:
-        return [Tile(keys, *rest) for rest in RESIDENT]
+        return [Tile(keys, *rest) for rest in FUSED]
     family = "backward" if "backward" in entry.kernel else entry.kernel
     bands = (HALF if half else FULL)[family]
     return [Tile(*shape) for shape in next(shapes for largest, shapes in bands if entry.dim <= largest)]

@@ -1,4 +1,4 @@
-"""What is measured: a batch of sequences, the sizes of its attention, and who sees whom."""
+"""What is measured: a batch of sequences, the sizes of its attention, and its mask."""
 
 import itertools
 from collections.abc import Iterable, Iterator

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
+from ata_attention.packed import GROUPED
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import Case, Inputs
 from benchmarks.floors import Work
-from mgh_ds.model.packed_attention import GROUPED
 
 Gives = Literal["out", "out + column sums", "column sums"]
 Attend = Callable[[Tensor, Tensor, Tensor], Any]
@@ -79,15 +79,15 @@ def differentiable(attend: Attend, inputs: Inputs, with_sums: bool = False, note
 # Ours
 
 
-def batch_of(case: Case, inputs: Inputs, *, may_reside: bool = True) -> Batch:
-    """The batch as `launch` takes it; without the longest length it does not try the resident kernel."""
+def batch_of(case: Case, inputs: Inputs, *, may_fuse: bool = True) -> Batch:
+    """The batch as `launch` takes it; without the longest length it does not try the fused kernel."""
     right = 0 if case.causal else None
-    return Batch(None, inputs.cu_seqlens, case.n if may_reside else None, case.scale, None, right)
+    return Batch(None, inputs.cu_seqlens, case.n if may_fuse else None, case.scale, None, right)
 
 
-def resides(case: Case, device: torch.device) -> bool:
-    """Whether `launch.forward` takes the resident kernel for this case."""
-    return tiles.resident_keys(case.n, tiles.table_of(device), case.d, case.dtype) is not None
+def is_fused(case: Case, device: torch.device) -> bool:
+    """Whether `launch.forward` takes the fused kernel for this case."""
+    return tiles.fused_keys(case.n, tiles.table_of(device), case.d, case.dtype) is not None
 
 
 def our_attention(case: Case, inputs: Inputs) -> Calls:
@@ -97,7 +97,7 @@ def our_attention(case: Case, inputs: Inputs) -> Calls:
         out, lse = state
         return launch.backward(d_out, None, q, k, v, out, lse, None, batch)  # type: ignore[arg-type]
 
-    forward = partial(launch.look, q, k, v, batch)
+    forward = partial(launch.attention, q, k, v, batch)
     return Calls(forward, forward, backward)
 
 
@@ -108,22 +108,22 @@ def our_attention_and_sums(case: Case, inputs: Inputs) -> Calls:
         return launch.backward(d_out, d_sums, q, k, v, *state, batch)
 
     forward = partial(launch.forward, q, k, v, batch)
-    if resides(case, q.device):
-        return Calls(forward, forward, backward, "one look", PLAIN)
-    return Calls(forward, forward, backward, "two looks")
+    if is_fused(case, q.device):
+        return Calls(forward, forward, backward, "fused", PLAIN)
+    return Calls(forward, forward, backward, "two passes")
 
 
-def our_two_looks(case: Case, inputs: Inputs) -> Calls:
+def our_two_passes(case: Case, inputs: Inputs) -> Calls:
     """What `launch.forward` would do if it did not know that the sequences are short."""
-    if not resides(case, inputs.q.device):
-        raise Absent("the same as without 'two looks': the sequences are too long for one look")
-    return Calls(partial(launch.forward, *inputs[:3], batch_of(case, inputs, may_reside=False)))
+    if not is_fused(case, inputs.q.device):
+        raise Absent("the same as without 'two passes': the sequences are too long for the fused kernel")
+    return Calls(partial(launch.forward, *inputs[:3], batch_of(case, inputs, may_fuse=False)))
 
 
-def our_second_look(case: Case, inputs: Inputs) -> Calls:
-    batch = batch_of(case, inputs, may_reside=False)
-    _, lse = launch.look(*inputs[:3], batch)
-    return Calls(partial(launch.look_again, inputs.q, inputs.k, lse, batch), note="from a known lse")
+def our_column_sums(case: Case, inputs: Inputs) -> Calls:
+    batch = batch_of(case, inputs, may_fuse=False)
+    _, lse = launch.attention(*inputs[:3], batch)
+    return Calls(partial(launch.column_sums, inputs.q, inputs.k, lse, batch), note="from a known lse")
 
 
 # Peers
@@ -194,7 +194,7 @@ def flex_attention(case: Case, inputs: Inputs) -> Calls:
 
 
 def _block_mask(flex: Any, case: Case, inputs: Inputs) -> Any:
-    """Who sees whom as FlexAttention wants to be told; None where everybody sees everybody."""
+    """The mask as FlexAttention takes it; None where every query attends to every key."""
     if inputs.cu_seqlens is None and not case.causal:
         return None
     rows = case.n if inputs.cu_seqlens is None else case.tokens
@@ -203,11 +203,11 @@ def _block_mask(flex: Any, case: Case, inputs: Inputs) -> Any:
         places = torch.arange(rows, device=inputs.q.device)
         sequence = torch.bucketize(places, inputs.cu_seqlens[1:], right=True, out_int32=True)
 
-    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def attends(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same = sequence[query] == sequence[key]
         return same & (query >= key) if case.causal else same
 
-    return flex.create_block_mask(sees, None, None, rows, rows, device=inputs.q.device)
+    return flex.create_block_mask(attends, None, None, rows, rows, device=inputs.q.device)
 
 
 def eager(case: Case, inputs: Inputs) -> Calls:
@@ -253,9 +253,9 @@ PLAIN, PLAIN_BACKWARD = Work(2, 1), Work(5, 1)
 
 OUR_OUT = Contender("ours", "out", PLAIN, Work(7, 2), our_attention)
 OUR_SUMS = Contender("ours", "out + column sums", Work(3, 2), Work(8, 2), our_attention_and_sums)
-OUR_TWO_LOOKS = Contender("ours, two looks", "out + column sums", Work(3, 2), None, our_two_looks)
-OUR_SECOND_LOOK = Contender("ours, second look", "column sums", Work(1, 1), None, our_second_look)
-OURS = (OUR_OUT, OUR_SUMS, OUR_TWO_LOOKS, OUR_SECOND_LOOK)
+OUR_TWO_PASSES = Contender("ours, two passes", "out + column sums", Work(3, 2), None, our_two_passes)
+OUR_COLUMN_SUMS = Contender("ours, second pass", "column sums", Work(1, 1), None, our_column_sums)
+OURS = (OUR_OUT, OUR_SUMS, OUR_TWO_PASSES, OUR_COLUMN_SUMS)
 
 SDPA_FLASH = Contender(
     "torch SDPA, flash", "out", PLAIN, PLAIN_BACKWARD, partial(sdpa, SDPBackend.FLASH_ATTENTION)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,28 +21,35 @@ import torch.distributed as dist
 from benchmarks import environment
 from benchmarks.timing import MIB, peak_mib_in_fresh_process
 from mgh_ds.common import files
-from mgh_ds.training import loss
-from mgh_ds.training.config import LossConfig
-from mgh_ds.training.pool import Slots, contrast
+from mgh_ds.losses import Exchange, InfoNCE, InfoNCESettings, info_nce
+from mgh_ds.losses.base import Labels
 
 RESULTS = Path(__file__).parent / "results"
 NEGATIVES = 4
 FLOAT_BYTES = 4
-FACTS_BYTES = 3 * 8  # of a text: its hash, its partner's hash, its pool
+KEY_BYTES = 3 * 8  # of a text: its hash, its partner's hash, its negative group
 MISTRAL, WORLD_SIZES = 4096, (64, 256, 1024)
 # Scores that are not cut into blocks grow with the square of the pool: they are measured at this share of it.
 UNCUT_SHARE = 2
+
+
+class Way(NamedTuple):
+    """What ranks send each other, and how."""
+
+    gather: Literal["whole", "ring"]
+    own_negatives_only: bool
+    symmetric: bool = False
 
 
 class Row(NamedTuple):
     """One measurement, or what is computed for its like.
 
     Attributes:
-        pool: valid slots of the global batch.
+        pool: valid records of the negative group.
         dimension: of the embeddings.
         ranks: that share the pool.
-        gather: as `loss.gather`.
-        own_negatives_only: as `loss.own_negatives_only`.
+        gather: as `training.gather`.
+        own_negatives_only: as `training.loss.own_negatives_only`.
         block: numbers that a block of scores may have.
         held_mib: computed: see `held_bytes`.
         received_mib: computed: by a rank, forward and backward.
@@ -67,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "negatives": NEGATIVES,
         "measured": [row._asdict() for row in _measure(options.pool, options.dimension, options.ranks)],
         "computed": [
-            _row(config, options.pool, MISTRAL, ranks)._asdict()
-            for ranks, config in itertools.product(WORLD_SIZES, _ways())
+            _row(way, options.pool, MISTRAL, ranks)._asdict()
+            for ranks, way in itertools.product(WORLD_SIZES, ways())
         ],
     }
     files.write_json(options.output / "gather-cpu.json", found)
@@ -77,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def received_bytes(
-    config: LossConfig,
-    slots: int,
+    way: Way,
+    records: int,
     negatives: int,
     dimension: int,
     ranks: int,
@@ -87,71 +94,68 @@ def received_bytes(
     """What a rank receives for the loss of one step, forward and backward, from the others of its group.
 
     Args:
-        config: the loss.
-        slots: on this rank.
-        negatives: of a slot.
+        way: what is sent, and how.
+        records: on this rank.
+        negatives: of a record.
         dimension: of the embeddings.
         ranks: in the group, this one included.
         float_bytes: of an embedding's entry.
     """
-    texts = slots * (_documents(config, negatives) + config.symmetric)
-    vectors, facts = texts * dimension * float_bytes, texts * FACTS_BYTES
+    texts = records * (_documents(way, negatives) + way.symmetric)
+    vectors, keys = texts * dimension * float_bytes, texts * KEY_BYTES
     others = ranks - 1
-    if config.gather == "whole":
-        return others * (vectors + facts) + others * vectors  # all-gather, then reduce-scatter
+    if way.gather == "whole":
+        return others * (vectors + keys) + others * vectors  # all-gather, then reduce-scatter
     # The candidates go round twice; on the second trip their gradient goes with them, and one hop further.
     home = ranks * vectors if others else 0
-    return 2 * others * (vectors + facts) + home
+    return 2 * others * (vectors + keys) + home
 
 
-def held_bytes(config: LossConfig, slots: int, negatives: int, dimension: int, ranks: int, block: int) -> int:
+def held_bytes(way: Way, records: int, negatives: int, dimension: int, ranks: int, block: int) -> int:
     """What a rank holds at once for the documents of its group: embeddings, their gradient, and a block of
     scores with the gradient that follows from it."""
-    own = slots * _documents(config, negatives)
+    own = records * _documents(way, negatives)
     # Whole: its own, everyone's and their gradient. Ring: its own, those that visit, those that come next,
     # and a gradient for both.
-    vectors = own + (2 * own * ranks if config.gather == "whole" else 4 * own)
-    columns = min(own * (ranks if config.gather == "whole" else 1), block // max(slots, dimension))
-    return (vectors * dimension + columns * (slots + dimension)) * FLOAT_BYTES
+    vectors = own + (2 * own * ranks if way.gather == "whole" else 4 * own)
+    columns = min(own * (ranks if way.gather == "whole" else 1), block // max(records, dimension))
+    return (vectors * dimension + columns * (records + dimension)) * FLOAT_BYTES
 
 
-def _documents(config: LossConfig, negatives: int) -> int:
-    """Of a slot, that other ranks see."""
-    return 1 if config.own_negatives_only else 1 + negatives
+def _documents(way: Way, negatives: int) -> int:
+    """Of a record, that other ranks see."""
+    return 1 if way.own_negatives_only else 1 + negatives
 
 
-def _row(config: LossConfig, pool: int, dimension: int, ranks: int, block: int = loss.BLOCK) -> Row:
+def _row(way: Way, pool: int, dimension: int, ranks: int, block: int = info_nce.BLOCK) -> Row:
     shape = pool // ranks, NEGATIVES, dimension, ranks
     return Row(
         pool,
         dimension,
         ranks,
-        config.gather,
-        config.own_negatives_only,
+        way.gather,
+        way.own_negatives_only,
         block,
-        held_bytes(config, *shape, block) / MIB,
-        received_bytes(config, *shape) / MIB,
+        held_bytes(way, *shape, block) / MIB,
+        received_bytes(way, *shape) / MIB,
     )
 
 
-def _ways() -> list[LossConfig]:
-    return [
-        LossConfig(own_negatives_only=own, gather=gather)
-        for own in (False, True)
-        for gather in ("whole", "ring")
-    ]
+def ways() -> list[Way]:
+    """Every way to gather."""
+    return [Way(gather, own) for own in (False, True) for gather in ("whole", "ring")]
 
 
 def _measure(pool: int, dimension: int, ranks: int) -> Iterator[Row]:
     uncut = pool**2 * (1 + NEGATIVES)
-    cases = [(LossConfig(), pool // UNCUT_SHARE, block) for block in (uncut, loss.BLOCK)]
-    cases += [(config, pool, loss.BLOCK) for config in _ways()]
-    for config, size, block in cases:
-        row = _row(config, size, dimension, ranks, block)
-        yield row._replace(peak_mib=_peak_mib(config, size, dimension, ranks, block))
+    cases = [(Way("whole", False), pool // UNCUT_SHARE, block) for block in (uncut, info_nce.BLOCK)]
+    cases += [(way, pool, info_nce.BLOCK) for way in ways()]
+    for way, size, block in cases:
+        row = _row(way, size, dimension, ranks, block)
+        yield row._replace(peak_mib=_peak_mib(way, size, dimension, ranks, block))
 
 
-def _peak_mib(config: LossConfig, pool: int, dimension: int, ranks: int, block: int) -> float:
+def _peak_mib(way: Way, pool: int, dimension: int, ranks: int, block: int) -> float:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(ranks) as threads:
         peaks = [
             threads.submit(
@@ -160,7 +164,7 @@ def _peak_mib(config: LossConfig, pool: int, dimension: int, ranks: int, block: 
                 rank,
                 ranks,
                 Path(folder) / "meeting",
-                config,
+                way,
                 pool // ranks,
                 dimension,
                 block,
@@ -171,30 +175,33 @@ def _peak_mib(config: LossConfig, pool: int, dimension: int, ranks: int, block: 
 
 
 def _prepare(
-    rank: int, ranks: int, meeting: Path, config: LossConfig, slots: int, dimension: int, block: int
+    rank: int, ranks: int, meeting: Path, way: Way, records: int, dimension: int, block: int
 ) -> Callable[[], Any]:
     """One rank's loss, forward and backward, with random embeddings."""
     torch.set_num_threads(1)  # the processes share the cores
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     dist.barrier()
-    loss.BLOCK = block
-    embeddings = torch.randn(slots, 2 + NEGATIVES, dimension, generator=torch.Generator().manual_seed(rank))
-    texts = torch.arange(slots * (2 + NEGATIVES)).view(slots, -1) + rank * slots * (2 + NEGATIVES)
-    share = Slots(
-        embeddings=torch.nn.functional.normalize(embeddings, dim=-1).requires_grad_(),
-        valid=torch.ones(slots, dtype=torch.bool),
-        document_valid=torch.ones(slots, 1 + NEGATIVES, dtype=torch.bool),
+    info_nce.BLOCK = block
+    embeddings = torch.randn(records, 2 + NEGATIVES, dimension, generator=torch.Generator().manual_seed(rank))
+    texts = torch.arange(records * (2 + NEGATIVES)).view(records, -1) + rank * records * (2 + NEGATIVES)
+    embeddings = torch.nn.functional.normalize(embeddings, dim=-1).requires_grad_()
+    labels = Labels(
+        valid=torch.ones(records, dtype=torch.bool),
+        document_valid=torch.ones(records, 1 + NEGATIVES, dtype=torch.bool),
+        levels=torch.zeros(records, NEGATIVES, dtype=torch.int64),
         query_hash=texts[:, 0],
         document_hash=texts[:, 1:],
-        symmetric=torch.zeros(slots, dtype=torch.bool),
-        pool=torch.zeros(slots, dtype=torch.int64),
+        symmetric=torch.zeros(records, dtype=torch.bool),
+        group=torch.zeros(records, dtype=torch.int64),
     )
-    return lambda: contrast(share, config, dist.group.WORLD)[0].backward()
+    settings = InfoNCESettings(own_negatives_only=way.own_negatives_only)
+    loss = InfoNCE(settings, Exchange(way.gather))
+    return lambda: loss(embeddings, labels).total.backward()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gather", description=__doc__)
-    parser.add_argument("--pool", type=int, default=8192, help="slots of the global batch")
+    parser.add_argument("--pool", type=int, default=8192, help="records of the global batch")
     parser.add_argument("--dimension", type=int, default=512, help="of the measured embeddings")
     parser.add_argument("--ranks", type=int, default=4, help="processes of the measurement")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for gather-cpu.json")

@@ -21,27 +21,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import environment, page
+from benchmarks import environment
 from benchmarks.kernel import RESULTS
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
+from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.distributed.group import free_port, process_group, rank
+from mgh_ds.losses import Exchange, make_loss
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
 from mgh_ds.records import store as store_module
 from mgh_ds.records.schema import Negative, Record, Task
 from mgh_ds.records.store import Store, StoreWriter, is_store
-from mgh_ds.training import feed as feed_module
+from mgh_ds.training import prefetch as prefetch_module
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.feed import Feed
+from mgh_ds.training.prefetch import Prefetcher
 from mgh_ds.training.step import train_step
 
 RANKS = 2
 RECIPE = "configs/demo.yaml"
-EVERY = 10  # steps between two looks at the memory
+EVERY = 10  # steps between two readings of the memory
 WARM_UP = 0.2  # of the steps: libraries, allocators and caches settle first
 MEMORY = ("VmRSS", "RssAnon", "RssFile")
 PACKAGES = ("pyarrow", "tokenizers", "deepspeed")
@@ -140,10 +142,10 @@ def _tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
-    """Takes every step from a feed, and looks at the memory; times the writing of shards."""
+    """Takes every step from a prefetcher, and reads how much memory is used; times the writing of shards."""
     config = _recipe(steps, global_batch=256, micro_batch=64)
     plan, tokenizer = _plan(store, config), _tokenizer(config)
-    shards, original = [], feed_module.make_ready
+    shards, original = [], prefetch_module.prepare
 
     def timed(store: Any, share: Any, *arguments: Any) -> Any:
         begin = time.perf_counter()
@@ -153,9 +155,9 @@ def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
         shards.append(written | {"seconds": time.perf_counter() - begin})
         return ready
 
-    feed_module.make_ready = timed  # type: ignore[assignment]
-    with Feed(store, plan, tokenizer, folder=folder / "shards", first_step=0) as feed:
-        memory = list(_watch(steps, feed.take))
+    prefetch_module.prepare = timed  # type: ignore[assignment]
+    with Prefetcher(store, plan, tokenizer, folder=folder / "shards", first_step=0) as prefetcher:
+        memory = list(_watch(steps, prefetcher.take))
     return {"memory": memory, "shards": shards}
 
 
@@ -182,12 +184,13 @@ def train(store: Store, folder: Path, steps: int) -> dict[str, Any]:
     plan = _plan(store, config)
     model, tokenizer = build_model(config.model, seed=config.seed)
     engine = make_engine(model, config.model, config.training)
+    loss = make_loss(config.training.loss, Exchange())
     seconds, waited = [], []
-    with Feed(store, plan, tokenizer, folder=folder / "shards", first_step=0) as feed:
+    with Prefetcher(store, plan, tokenizer, folder=folder / "shards", first_step=0) as prefetcher:
         for step in range(steps):
             begin = time.perf_counter()
-            inputs, wait = feed.take(step)
-            train_step(engine, inputs, config.training)
+            batches, wait = prefetcher.take(step)
+            train_step(engine, batches, loss)
             seconds.append(time.perf_counter() - begin)
             waited.append(wait)
             if rank() == 0 and step % EVERY == 0:
@@ -222,15 +225,17 @@ def publish(path: Path, found: dict[str, Any]) -> None:
         [
             "# Loader",
             about,
-            page.markdown(("", ""), settings.items()),
+            markdown_table(("", ""), settings.items(), text_columns=2),
             "## Resident memory, MiB",
             memory,
-            page.markdown(("", "then", "at the end", "anonymous", "files"), _memory_rows(found)),
+            markdown_table(("", "then", "at the end", "anonymous", "files"), _memory_rows(found)),
             "## Writing a shard, in the background",
-            page.markdown(("rank", "records", "MB", "seconds"), _shard_rows(found)),
+            markdown_table(("rank", "records", "MB", "seconds"), _shard_rows(found)),
             "Each is read back and counted within that time.",
             "## Waiting for data in training",
-            page.markdown(("rank", "steps", "s a step", "waited", "after the first step"), _wait_rows(found)),
+            markdown_table(
+                ("rank", "steps", "s a step", "waited", "after the first step"), _wait_rows(found)
+            ),
             "The first step waits until the first shard is written and proved.",
         ]
     )

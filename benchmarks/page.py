@@ -1,6 +1,6 @@
 """Result files of one device, and what a human reads of them: aims and findings, as Markdown and as text."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import plot, table
@@ -8,6 +8,7 @@ from benchmarks.plot import Panel
 from benchmarks.summary import Verdict
 from benchmarks.table import Row
 from mgh_ds.common import files
+from mgh_ds.common.score_tables import markdown_table
 
 COLUMNS = ("", "target", "cases", "median", "worst", "met")
 
@@ -28,17 +29,12 @@ def publish(
     parts = [
         f"# {title}",
         about,
-        markdown(("", ""), environment.items()),
-        markdown(COLUMNS, map(_cells, verdicts)),
+        markdown_table(("", ""), environment.items(), text_columns=2),
+        markdown_table(COLUMNS, map(_cells, verdicts), text_columns=2),
         f"All figures: [{csv_file.name}]({csv_file.name}).",
         f"![Plot of the figures]({svg_file.name})",
     ]
     files.write_text(md_file, "\n\n".join(parts) + "\n")
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def text(verdicts: Sequence[Verdict]) -> str:

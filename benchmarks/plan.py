@@ -105,7 +105,10 @@ def measure_ranks(index: StoreIndex) -> list[dict[str, Any]]:
             balance = measure_balance(plan, unsorted, world_size)
             sizes = {"micro_batch": micro_batch, "world_size": world_size}
             rows.append(sizes | dataclasses.asdict(balance))
-            rows[-1] |= {"dealt": balance.dealt._asdict(), "contiguous": balance.contiguous._asdict()}
+            rows[-1] |= {
+                "assigned": balance.assigned._asdict(),
+                "contiguous": balance.contiguous._asdict(),
+            }
     return rows
 
 

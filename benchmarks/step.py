@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from ata_attention.transformers import register
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoModel, MistralConfig
@@ -27,8 +28,7 @@ from transformers import AutoModel, MistralConfig
 from benchmarks import environment, table, timing
 from benchmarks.cases import realistic_lengths
 from benchmarks.kernel import RESULTS
-from benchmarks.scaling_model import Shapes
-from mgh_ds.model.attention import IMPLEMENTATION
+from benchmarks.shapes import Shapes
 from mgh_ds.model.batches import PackedBatch
 from mgh_ds.model.config import LoraConfig, PoolingConfig, PoolingMethod
 from mgh_ds.model.embedder import EmbeddingModel
@@ -133,7 +133,7 @@ def make_backbone(sizes: Sizes, device: torch.device) -> nn.Module:
     config.is_causal = False
     torch.manual_seed(sizes.seed)
     with device:
-        backbone = AutoModel.from_config(config, dtype=sizes.dtype, attn_implementation=IMPLEMENTATION)
+        backbone = AutoModel.from_config(config, dtype=sizes.dtype, attn_implementation=register())
     backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     lora = LoraConfig(rank=sizes.rank)
     settings = peft.LoraConfig(
@@ -153,12 +153,12 @@ def make_batch(sizes: Sizes, device: torch.device) -> PackedBatch:
 def attention_of(model: EmbeddingModel, batch: PackedBatch) -> str:
     """The implementation that made the column sums; raises AssertionError if they made no difference."""
     with torch.no_grad():
-        _, record = model.states(batch)
+        _, collector = model.states(batch)
         weights = model.token_weights(batch)
-    assert record is not None
+    assert collector is not None
     even = 1 / batch.spread(batch.lengths)
     assert not torch.allclose(weights, even, rtol=1e-3), "ATA's weights are those of mean pooling"
-    return ", ".join(sorted({received.backend for received in record.received.values()}))
+    return ", ".join(sorted({layer.backend for layer in collector.by_layer.values()}))
 
 
 def _step(model: EmbeddingModel, batch: PackedBatch, optimizer: torch.optim.Optimizer) -> Callable[[], None]:

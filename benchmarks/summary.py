@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from ata_attention.gpu.tiles import RESIDENT
+from ata_attention.gpu.tiles import FUSED_MAX_SEQLEN
 
 from benchmarks import contenders
 from benchmarks.contenders import Contender
@@ -44,16 +44,16 @@ class Verdict(NamedTuple):
 
 def targets() -> list[Ratio]:
     """What the kernels are to reach, and below it how they compare with each peer, without a target."""
-    ours, sums, second = contenders.OUR_OUT, contenders.OUR_SUMS, contenders.OUR_SECOND_LOOK
+    ours, sums, second = contenders.OUR_OUT, contenders.OUR_SUMS, contenders.OUR_COLUMN_SUMS
     text = "forward with column sums / plain forward"
-    long = RESIDENT + 1
+    long = FUSED_MAX_SEQLEN + 1
     aims = [
         Ratio(f"{text}, d = 64, n ≥ {long}", sums, ours, at_most=1.75, d=64, least=long),
         Ratio(f"{text}, d = 128, n ≥ {long}", sums, ours, at_most=1.67, d=128, least=long),
-        Ratio(f"{text}, n ≤ {RESIDENT}", sums, ours, at_most=1.1, most=RESIDENT),
+        Ratio(f"{text}, n ≤ {FUSED_MAX_SEQLEN}", sums, ours, at_most=1.1, most=FUSED_MAX_SEQLEN),
         Ratio("backward with column sums / plain backward", sums, ours, "backward", at_most=1.25),
         Ratio(
-            "flash-colreduce / our second look, given lse",
+            "flash-colreduce / our second pass, given lse",
             contenders.COLREDUCE,
             second,
             at_least=2.0,
@@ -111,7 +111,7 @@ def memory_growth(rows: Iterable[Row], what: str) -> Verdict:
     for row in rows:
         if row.what == what and row.peak_mib and row.direction == "backward" and row.layout == "padded":
             points = by_size.setdefault((row.mask, row.dtype, row.d, row.heads), [])
-            if row.n > RESIDENT:
+            if row.n > FUSED_MAX_SEQLEN:
                 points.append((row.n, row.peak_mib / row.tokens))
     values = [1 + slope(points) for points in by_size.values() if len(points) > 1]
     ours = what == contenders.OUR_SUMS.what

@@ -21,16 +21,17 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks import environment, page, table
+from benchmarks import environment, table
 from benchmarks.kernel import RESULTS
 from benchmarks.synthesis_vllm import Turn, compare
 from mgh_ds.common import files
+from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan
-from mgh_ds.synthesis.shard import Shard
+from mgh_ds.synthesis.shard_run import ShardRun
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks
-from mgh_ds.synthesis.units import Stage, Task
+from mgh_ds.synthesis.units import SynthesisStage, Task
 
 RECIPE = "configs/synth-scripted.yaml"
 TASK_CALLS = 400
@@ -107,7 +108,9 @@ def measure_steps(folder: Path, units: int) -> list[Row]:
     return rows + time_stage(plan, "samples", *open_tasks(plan))
 
 
-def time_stage(plan: SynthesisPlan, stage: Stage, scope: str, tasks: Mapping[str, Task]) -> list[Row]:
+def time_stage(
+    plan: SynthesisPlan, stage: SynthesisStage, scope: str, tasks: Mapping[str, Task]
+) -> list[Row]:
     """The time that a stage spends on prompts, on the script and on answers."""
     seconds = dict.fromkeys(("prompts", "script", "answers"), 0.0)
 
@@ -118,7 +121,7 @@ def time_stage(plan: SynthesisPlan, stage: Stage, scope: str, tasks: Mapping[str
         seconds[step] += time.perf_counter() - started
 
     engine = ScriptedEngine(plan.config.engine)
-    shard = Shard(plan, stage, scope, dict(tasks), 0)
+    shard = ShardRun(plan, stage, scope, dict(tasks), 0)
     while not shard.done:
         with timed("prompts"):
             taken = shard.take(BATCH)
@@ -181,8 +184,8 @@ def publish(
     parts = [
         f"# {title}",
         about,
-        page.markdown(("", ""), described.items()),
-        page.markdown([name.replace("_", " ") for name in columns], [list(row.values()) for row in written]),
+        markdown_table(("", ""), described.items(), text_columns=2),
+        markdown_table([name.replace("_", " ") for name in columns], [list(row.values()) for row in written]),
     ]
     files.write_text(md_file, "\n\n".join(parts) + "\n")
     print(md_file.read_text(encoding="utf-8"))

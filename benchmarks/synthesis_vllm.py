@@ -5,7 +5,6 @@ Both sides have an engine of their own with the same settings, started before an
 every other round in reverse order. The bare side is handed all prompts at once and keeps nothing on disk.
 """
 
-import dataclasses
 import itertools
 import json
 import os
@@ -26,11 +25,11 @@ from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines import open_engine
 from mgh_ds.synthesis.engines.port import Request
 from mgh_ds.synthesis.engines.vllm_child import llm_arguments, sampling_params
-from mgh_ds.synthesis.keeper import EngineKeeper
-from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.prepare import Preparer
+from mgh_ds.synthesis.progress import WorkerProgress
 from mgh_ds.synthesis.status import read_status
+from mgh_ds.synthesis.supervisor import EngineSupervisor
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks
 from mgh_ds.synthesis.units import units_of_shard
 from mgh_ds.synthesis.worker import StageRun
@@ -81,14 +80,14 @@ def compare(folder: Path, units: int, rounds: int) -> Found:
     """Lets both sides answer the same `units` prompts `rounds` times. Raises MghError without vLLM."""
     plan = freeze_plan(arguments(units), folder / "plan")
     engine = plan.config.engine
-    keeper = EngineKeeper(partial(open_engine, engine, folder / "vllm.log"), engine.start_s)
+    supervisor = EngineSupervisor(partial(open_engine, engine, folder / "vllm.log"), engine.start_s)
     bare = ProcessPoolExecutor(1, get_context("spawn"), _open_bare, (engine, folder / "cache"))
     try:
         bare.submit(int)  # its engine starts beside ours
-        StageRun(plan, "tasks", plan.plan_hash, {}, keeper, Live(plan)).work([0])
+        StageRun(plan, "tasks", plan.plan_hash, {}, supervisor, WorkerProgress(plan)).work([0])
         freeze_tasks(plan)
         probe, requests = requests_of(plan, units)
-        engine_at_start = keeper.ready(probe)
+        engine_at_start = supervisor.ready(probe)
         bare.submit(_write_bare, requests[:8]).result()
         turns = []
         for number in range(rounds):
@@ -96,13 +95,13 @@ def compare(folder: Path, units: int, rounds: int) -> Found:
                 if side == "bare":
                     tokens, seconds = bare.submit(_write_bare, requests).result()
                 else:
-                    tokens, seconds = write_stage(plan, folder / f"round-{number}", keeper)
+                    tokens, seconds = write_stage(plan, folder / f"round-{number}", supervisor)
                 turns.append(Turn(number, side, units, tokens, seconds, tokens / seconds))
                 print(*turns[-1], file=sys.stderr, flush=True)
-                if keeper.ready(probe) is not engine_at_start:
+                if supervisor.ready(probe) is not engine_at_start:
                     raise MghError("vLLM died and was started again meanwhile: measure anew")
     finally:
-        keeper.close()
+        supervisor.close()
         bare.submit(_close_bare).result()
         bare.shutdown()
     return Found(describe(turns), {"engine": engine_at_start.version, "model": MODEL}, turns)
@@ -122,12 +121,12 @@ def requests_of(plan: SynthesisPlan, units: int) -> tuple[Request, list[Request]
     return preparer.probe(), [preparer.prepare(unit).request for unit in stream]
 
 
-def write_stage(plan: SynthesisPlan, folder: Path, keeper: EngineKeeper) -> tuple[int, float]:
+def write_stage(plan: SynthesisPlan, folder: Path, supervisor: EngineSupervisor) -> tuple[int, float]:
     """Stage 2 in a copy of the plan: tokens written, and seconds from the first prompt to the last part."""
     shutil.copytree(plan.folder, folder, ignore=shutil.ignore_patterns("work"))
     copy = open_plan(folder)
     started = time.perf_counter()
-    StageRun(copy, "samples", *open_tasks(copy), keeper, Live(copy)).work([0])
+    StageRun(copy, "samples", *open_tasks(copy), supervisor, WorkerProgress(copy)).work([0])
     seconds = time.perf_counter() - started
     return read_status(copy)["samples"].counts.tokens_out, seconds
 
@@ -160,7 +159,7 @@ def _open_bare(config: EngineConfig, cache: Path) -> None:
     }
     import vllm
 
-    _llm = vllm.LLM(**llm_arguments(dataclasses.asdict(config)))
+    _llm = vllm.LLM(**llm_arguments(config.model_dump()))
 
 
 def _write_bare(requests: Sequence[Request]) -> tuple[int, float]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tune                        # on a GPU: the fastest, for the table of its kind
     python -m benchmarks.tune --compile-only sm_90   # anywhere: the first that compiles cleanly
-    python -m benchmarks.tune --kernels attend add_columns --dims 128
+    python -m benchmarks.tune --kernels attention column_sums --dims 128
 
 Either way a tile must compile in every variant without spilling registers, within the shared memory of the
 chips that the table serves, and with their tensor cores. Compilation runs in processes of its own: what a
@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from ata_attention.gpu import compiled, launch, tiles
+from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
 from ata_attention.gpu.tiles import Tile
 from tqdm import tqdm
 
-from benchmarks import environment
+from benchmarks import compiled, environment
 from benchmarks.candidates import DTYPES, Entry, candidates, entries
 from benchmarks.cases import Case, make_inputs, padded_lengths
 from benchmarks.timing import Clock, GpuClock
@@ -157,11 +157,11 @@ def time(entry: Entry, tile: Tile, clock: Clock) -> float:
 
 
 def prepare(entry: Entry, device: str = "cuda", tokens: int = TOKENS) -> Callable[[], Any]:
-    """Starts the entry's kernel alone, on packed sequences of LENGTH or, resident, of all its keys.
+    """Starts the entry's kernel alone, on packed sequences of LENGTH or, fused, of all its keys.
 
     What other kernels would have computed is made up, at a plausible size: they may have no tile yet.
     """
-    n = entry.resident_keys or min(LENGTH, tokens)
+    n = entry.fused_keys or min(LENGTH, tokens)
     case = Case("packed", padded_lengths(n, tokens), HEADS, KV_HEADS, entry.dim, entry.dtype, causal=False)
     q, k, v, d_out, d_sums, cu_seqlens = make_inputs(case, torch.device(device))
     batch = Batch(None, cu_seqlens, n, case.scale, None, None)
@@ -170,16 +170,16 @@ def prepare(entry: Entry, device: str = "cuda", tokens: int = TOKENS) -> Callabl
     delta.zero_()
     column_gradients = d_sums if entry.kernel.endswith("columns") else None
     match entry.kernel:
-        case "attend":
-            return partial(launch.look, q, k, v, batch)
-        case "add_columns":
-            return partial(launch.look_again, q, k, lse, batch)
-        case "queries_backward" | "queries_backward_columns":
-            return partial(launch.backward_queries, d_out, column_gradients, q, k, v, q, lse, batch)
-        case "keys_backward" | "keys_backward_columns":
-            return partial(launch.backward_keys, d_out, column_gradients, q, k, v, lse, delta, batch)
+        case "attention":
+            return partial(launch.attention, q, k, v, batch)
+        case "column_sums":
+            return partial(launch.column_sums, q, k, lse, batch)
+        case "backward_dq" | "backward_dq_columns":
+            return partial(launch.backward_dq, d_out, column_gradients, q, k, v, q, lse, batch)
+        case "backward_dkv" | "backward_dkv_columns":
+            return partial(launch.backward_dkv, d_out, column_gradients, q, k, v, lse, delta, batch)
         case _:
-            return partial(launch.look_once, q, k, v, batch, n)
+            return partial(launch.fused, q, k, v, batch, n)
 
 
 def _timed_origin() -> str:

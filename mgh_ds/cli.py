@@ -41,6 +41,7 @@ class Verb:
 
 # A verb of two words belongs to a group.
 GROUPS = {
+    "config": "what recipes may hold",
     "data": "check, convert and describe training records",
     "synth": "have a language model write graded records",
 }
@@ -64,6 +65,9 @@ VERBS = {
         "train and score a grid of recipes",
         takes_keys=True,
         extra="evaluation",
+    ),
+    "config schema": Verb(
+        "mgh_ds.recipes:add_arguments", "write the JSON schemas by which editors check recipes"
     ),
     "data validate": Verb(
         "mgh_ds.records.commands:add_validate_arguments", "check every row of a file or store"

@@ -38,7 +38,7 @@ def padded(
     q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
-    # Worth a look where looking does not wait for the device.
+    # Worth checking where that does not wait for the device.
     if key_padding_mask is not None and not key_padding_mask.is_cuda and bool(key_padding_mask.all()):
         key_padding_mask = None
     return _ChunkedAttention.apply(q, k, v, key_padding_mask, scale, visibility)

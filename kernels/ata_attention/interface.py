@@ -94,7 +94,6 @@ def ata_attention(
     return AtaOutput(out, lse, column_sums, chosen)
 
 
-@torch.compiler.assume_constant_result
 def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: str | None) -> str:
     """Name of the backend that will run. In a compiled graph it is settled while the graph is made."""
     if backend == "auto":
@@ -109,6 +108,10 @@ def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: s
     if backend == "triton" and (reason := unfit or _refusal(device, dtype)) is not None:
         raise NotImplementedError(f"{reason}; use backend='auto' or 'chunked'")
     return backend
+
+
+# All that torch.compiler.assume_constant_result does, without its import of the whole compiler and Triton.
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _unfit(q: Tensor, scale: float) -> str | None:

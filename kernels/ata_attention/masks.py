@@ -1,4 +1,4 @@
-"""Who sees whom within a sequence, causal or windowed: the rule that all backends share."""
+"""Which keys a query attends to within its sequence, causal or windowed: the rule that all backends share."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

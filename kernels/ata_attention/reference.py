@@ -20,7 +20,7 @@ def padded(
     visible = visibility.mask(everything, everything, q.device)[None, None]
     if key_padding_mask is not None:
         visible = visible & key_padding_mask[:, None, None, :] & key_padding_mask[:, None, :, None]
-    return _attend(q, k, v, visible, scale)
+    return _attention(q, k, v, visible, scale)
 
 
 def packed(
@@ -38,11 +38,11 @@ def packed(
     sequence = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
     visible = visibility.mask(everything, everything, q.device) & (sequence[:, None] == sequence)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out, lse, column_sums = _attend(q, k, v, visible[None, None], scale)
+    out, lse, column_sums = _attention(q, k, v, visible[None, None], scale)
     return out[0].transpose(0, 1), lse[0].T, column_sums[0].T
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Result:
+def _attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Result:
     """`S = scale·q·kᵀ`, `P = softmax(S)`, `out = P·v`, `column_sums = Σ_i P_ij`; a row that sees nothing has
     `P = 0`.
     """

@@ -81,15 +81,12 @@ def _cell(
     given: Sequence[str] = (),
 ) -> Cell:
     name = f"{row}-{pooling}" if seed is None else f"{row}-{pooling}-{seed}"
-    config = dataclasses.replace(
-        recipe,
+    config = recipe.replace(
         name=name,
         folder=str(output),
         seed=seed or 0,
-        model=dataclasses.replace(
-            recipe.model, pooling=dataclasses.replace(recipe.model.pooling, method=pooling)
-        ),
-        data=dataclasses.replace(recipe.data, held_out=None),
+        model=recipe.model.replace(pooling=recipe.model.pooling.replace(method=pooling)),
+        data=recipe.data.replace(held_out=None),
     )
     decided = (name, str(output), str(config.seed), pooling, "null")
     words = [word for key, value in zip(DECIDED, decided, strict=True) for word in (f"--{key}", value)]

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from mgh_ds.ablation.grid import Cell
 from mgh_ds.common import files
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 
 FILE = "ablation-scores.json"
@@ -37,7 +38,7 @@ class Scores:
     @classmethod
     def of(cls, cell: Cell, data: str) -> "Scores":
         """A cell's scores before any task."""
-        return cls(cell.row, cell.pooling, cell.seed, dataclasses.asdict(cell.config), data)
+        return cls(cell.row, cell.pooling, cell.seed, cell.config.model_dump(), data)
 
     @classmethod
     def read(cls, run: Path) -> "Scores | None":
@@ -59,7 +60,7 @@ class Scores:
     def check(self, cell: Cell, data: str, revisions: dict[str, str]) -> None:
         """Raises MghError if they are not of this cell's recipe and data, or of other evaluation data."""
         now = Scores.of(cell, data)
-        differing = differences(self.compared(), now.compared())
+        differing = list(map(str, differences(self.compared(), now.compared())))
         differing += [
             f"the data of {task}"
             for task, revision in revisions.items()
@@ -78,14 +79,3 @@ class Scores:
         free = ("folder", "evaluation", "accept_changes")
         recipe = {name: value for name, value in self.recipe.items() if name not in free}
         return recipe | {"data": {"train": self.data}}
-
-
-def differences(first: Any, second: Any, key: str = "") -> list[str]:
-    """Where two nested dictionaries differ, as `key: first → second`."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return [
-            line
-            for name in first | second
-            for line in differences(first.get(name), second.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if first == second else [f"{key}: {first} → {second}"]

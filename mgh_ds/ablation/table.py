@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds.ablation.grid import UNTRAINED
-from mgh_ds.ablation.scores import FILE, Scores, differences
+from mgh_ds.ablation.scores import FILE, Scores
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
 from mgh_ds.common import files
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.score_tables import markdown_table, metric_name
 
 # Places in the paper's ablation, 1 is best; levels 2 and 3 are equal there, and levels 4 and 1 are named
 # together. It has no row for `all`.
@@ -24,7 +26,6 @@ PAPER = {
 }
 REFERENCE = "coarse_to_fine"
 MEAN = "mean"
-METRICS = {"ndcg_at_10": "nDCG@10", "cosine_spearman": "Spearman"}
 
 
 def write_table(folder: Path) -> Path | None:
@@ -53,7 +54,7 @@ def check_alike(cells: Sequence[Scores]) -> None:
         if differing:
             raise MghError(
                 f"{first.recipe['name']} and {other.recipe['name']} cannot share a table; differing: "
-                f"{'; '.join(differing)}"
+                f"{'; '.join(map(str, differing))}"
             )
 
 
@@ -94,7 +95,7 @@ def markdown(table: dict[str, Any]) -> str:
         f"`difference` is that of the means to `{REFERENCE}`, paired by seed.",
     ]
     for pooling, found in table["poolings"].items():
-        lines += ["", f"## Pooling: {pooling}", "", *_section(table, found), "", _agreement(found)]
+        lines += ["", f"## Pooling: {pooling}", "", _section(table, found), "", _agreement(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -104,9 +105,9 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, Any
         rows.setdefault(cell.row, []).append(cell)
     values = {row: _values(found, common) for row, found in rows.items()}
     untrained = {name: by_seed[None] for name, by_seed in values.pop(UNTRAINED, {}).items()}
-    orders = {row: rows[row][0].recipe["curriculum"]["order"] for row in values}
+    orders = {row: _order(rows[row][0].recipe) for row in values}
     reference = next((values[row].get(MEAN, {}) for row in values if orders[row] == REFERENCE), {})
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "row": row,
             "order": orders[row],
@@ -126,6 +127,11 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, Any
     return {"untrained": untrained, "rows": entries, "agreement": _plain(found)}
 
 
+def _order(recipe: dict[str, Any]) -> str:
+    stages = recipe["curriculum"]["stages"]
+    return stages if isinstance(stages, str) else "its own stages"
+
+
 def _values(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, dict[Any, float]]:
     """Task, and `mean` where all of `common` are there, → seed → score times 100."""
     values: dict[str, dict[Any, float]] = {}
@@ -142,19 +148,19 @@ def _plain(value: Estimate | Agreement | None) -> dict[str, Any] | None:
     return None if value is None else dataclasses.asdict(value)
 
 
-def _section(table: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def _section(table: dict[str, Any], found: dict[str, Any]) -> str:
     names = [*table["tasks"], MEAN]
-    titles = [f"{task} ({METRICS.get(metric, metric)})" for task, metric in table["tasks"].items()]
+    titles = [f"{task} ({metric_name(metric)})" for task, metric in table["tasks"].items()]
     header = ["order", "place in the paper", "seeds", *titles, MEAN, "difference"]
     untrained = [f"{found['untrained'][name]:.2f}" if name in found["untrained"] else "" for name in names]
-    cells = [header, ["---", *["---:"] * (len(header) - 1)], [UNTRAINED, "", "", *untrained, ""]]
+    rows = [[UNTRAINED, "", "", *untrained, ""]]
     for entry in found["rows"]:
         scores = [_cell(entry["scores"].get(name), entry["seeds"]) for name in names]
         place = str(entry["paper"] or "not in it")
         label = entry["row"].removeprefix("ablation-")
         difference = _cell(entry["difference"], entry["seeds"], sign="+")
-        cells.append([label, place, str(entry["seeds"]), *scores, difference])
-    return [f"| {' | '.join(line)} |" for line in cells]
+        rows.append([label, place, str(entry["seeds"]), *scores, difference])
+    return markdown_table(header, rows)
 
 
 def _cell(found: dict[str, Any] | None, seeds: int, sign: str = "") -> str:

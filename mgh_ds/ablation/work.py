@@ -1,7 +1,6 @@
 """Runs one cell: training in a process of its own, then every task that it has no score for."""
 
 import contextlib
-import dataclasses
 import signal
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def train(cell: Cell, ranks: int) -> None:
     """Trains and exports a cell; started again it goes on from its newest checkpoint. The untrained model is
     exported as it is."""
     if cell.seed is None:
-        untrained = dataclasses.replace(cell.config.model, lora=None)
+        untrained = cell.config.model.replace(lora=None)
         if not (cell.path / "export").exists():
             Encoder(*build_model(untrained), untrained.name_or_path).save(cell.path / "export")
         return
@@ -92,12 +91,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        try:
-            lock = files.hold(folder / ".lock")
-        except files.HeldError:
-            raise MghError(f"another ablation is at work in {folder}: choose another --output") from None
-        if lock is None:
-            print(f"{folder} cannot be locked: see that no second ablation works in it")
+        lock = files.hold_folder(
+            folder,
+            held=f"another ablation is at work in {folder}: choose another --output",
+            lockless="see that no second ablation works in it",
+        )
         with lock or contextlib.nullcontext():
             yield
     finally:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from datasketch import MinHash
 
-from mgh_ds.audit.inputs import Int64s, Progress, excerpt, told
+from mgh_ds.audit.inputs import Int64s, Progress, excerpt, with_progress
 from mgh_ds.audit.words import normalised
 from mgh_ds.records.schema import Record
 
@@ -47,7 +47,7 @@ def find_duplicates(records: Sequence[Record], progress: Progress) -> Duplicates
     digests = np.empty((count, 2), np.uint64)
     bands = np.empty((count, BANDS), np.uint64)
     sketch = MinHash(num_perm=BANDS * ROWS, hashfunc=zlib.crc32)
-    for row, record in enumerate(told(records, "duplicates", progress)):
+    for row, record in enumerate(with_progress(records, "duplicates", progress)):
         ids.append(record.id)
         digests[row] = _digest(record.query), _digest(record.positive)
         bands[row] = _band_keys(sketch, shingles(record))

@@ -15,7 +15,7 @@ EXAMPLES = 6
 
 
 def suspects(found: Relevance, alpha: float) -> Bools:
-    """score(query, negative) ≥ alpha · score(query, positive), bool [n, 4].
+    """score(query, negative) ≥ alpha · score(query, positive), bool [n, levels].
 
     Where the positive's score is below zero, as a cosine can be, alpha would raise the bar above the positive
     itself; there the bar is the positive's score.

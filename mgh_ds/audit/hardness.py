@@ -5,6 +5,7 @@ look like.
 """
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from mgh_ds.audit.statistics import bootstrap_means, too_few
 from mgh_ds.records.levels import LEVELS
 
 PAIRS = np.array(list(itertools.combinations(range(len(LEVELS)), 2)))  # (lower level, higher level)
-CHANCE = {"pair_accuracy": 0.5, "tau": 0.0, "ordered": 1 / 24}
+CHANCE = {"pair_accuracy": 0.5, "tau": 0.0, "ordered": 1 / math.factorial(len(LEVELS))}
 
 
 def hardness(found: Similarities, rng: np.random.Generator) -> dict[str, Any]:
@@ -46,8 +47,8 @@ def hardness(found: Similarities, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def order_statistics(similarity: Float32s) -> Floats:
-    """For each record of `similarity` [n, 4]: the four similarities, the share of its six pairs of levels in
-    the right order (a tie is half right), Kendall's tau-a, and whether all are in order: float64 [n, 7].
+    """For each record of `similarity` [n, levels]: the similarities, the share of its pairs of levels in the
+    right order (a tie is half right), Kendall's tau-a, and whether all are in order: float64 [n, levels + 3].
 
     Tau-a is (right − wrong) / pairs, so here it is 2 · share − 1.
     """
@@ -57,7 +58,7 @@ def order_statistics(similarity: Float32s) -> Floats:
 
 
 def in_order(similarity: Float32s) -> Bools:
-    """Whether similarity [n, 4] rises strictly from level 1 to level 4: bool [n]."""
+    """Whether similarity [n, levels] rises strictly from the easiest to the hardest level: bool [n]."""
     rises: Bools = np.diff(similarity, axis=1) > 0
     return np.asarray(rises.all(axis=1))
 

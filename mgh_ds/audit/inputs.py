@@ -1,4 +1,4 @@
-"""What the audit reads: records with four graded negatives, from a list or straight from a store."""
+"""What the audit reads: records with one negative of each level, from a list or straight from a store."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
@@ -18,11 +18,7 @@ Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# A list of n texts to float32 [n, dim], rows of unit length.
-Embed = Callable[[list[str]], Float32s]
-# A list of n pairs (query, document) to n probabilities of relevance, float [n].
-ScorePairs = Callable[[list[tuple[str, str]]], npt.NDArray[np.floating]]
-# Told the name of the check, the records done and the records in all.
+# Called with the name of the check, the records done and the records in all.
 Progress = Callable[[str, int, int], object]
 
 
@@ -48,7 +44,7 @@ class StoredRecords(Sequence[Record]):
 
 
 def graded_negatives(record: Record) -> list[str]:
-    """The record's four negatives, level 1 first. Raises MghError unless it has one of each level."""
+    """The record's negatives, the easiest first. Raises MghError unless it has one of each level."""
     texts = {negative.level: negative.text for negative in record.negatives}
     if len(record.negatives) != len(LEVELS) or texts.keys() != set(LEVELS):
         found = [negative.level for negative in record.negatives]
@@ -60,7 +56,7 @@ def graded_negatives(record: Record) -> list[str]:
 
 
 def texts_of(record: Record) -> list[str]:
-    """Query, positive and the negatives of levels 1 to 4: six texts."""
+    """Query, positive and the negatives, the easiest first."""
     return [record.query, record.positive, *graded_negatives(record)]
 
 
@@ -69,8 +65,8 @@ def excerpt(text: str) -> str:
     return text if len(text) <= EXCERPT_CHARS else text[: EXCERPT_CHARS - 1] + "…"
 
 
-def told(records: Sequence[Record], check: str, progress: Progress) -> Iterator[Record]:
-    """The records one by one, with a word to `progress` now and then and at the end."""
+def with_progress(records: Sequence[Record], check: str, progress: Progress) -> Iterator[Record]:
+    """The records one by one, calling `progress` now and then and at the end."""
     for done, record in enumerate(records):
         if done % 1024 == 0:
             progress(check, done, len(records))

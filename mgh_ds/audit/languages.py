@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
-from mgh_ds.audit.inputs import Bools, Float32s, Progress, excerpt, told
+from mgh_ds.audit.inputs import Bools, Float32s, Progress, excerpt, with_progress
 from mgh_ds.records.schema import Record
 
 SURE = 0.9  # probability from which a finding counts
@@ -42,7 +42,7 @@ def identify(records: Sequence[Record], progress: Progress) -> Languages:
     found: list[str] = []
     probability = np.empty(len(records), np.float32)
     judged, wrong = (np.zeros(len(records), np.bool_) for _ in range(2))
-    for row, record in enumerate(told(records, "languages", progress)):
+    for row, record in enumerate(with_progress(records, "languages", progress)):
         text = f"{record.query}\n{record.positive}"
         code, probability[row] = identifier.classify(text)
         found.append(code)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mgh_ds.audit.inputs import Progress, texts_of, told
+from mgh_ds.audit.inputs import Progress, texts_of, with_progress
 from mgh_ds.audit.statistics import too_few
 from mgh_ds.audit.words import words
 from mgh_ds.records.levels import LEVELS
@@ -23,7 +23,7 @@ def lengths(records: Sequence[Record], progress: Progress) -> dict[str, Any]:
     if reason:
         return {"too_few": reason}
     chars, counts = (np.empty((len(records), len(TEXTS)), np.int32) for _ in range(2))
-    for row, record in enumerate(told(records, "lengths", progress)):
+    for row, record in enumerate(with_progress(records, "lengths", progress)):
         texts = texts_of(record)
         chars[row] = [len(text) for text in texts]
         counts[row] = [len(words(text)) for text in texts]

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from mgh_ds.audit import charts
 from mgh_ds.audit.statistics import Estimate
+from mgh_ds.common.templates import page_environment
+from mgh_ds.records.levels import LEVELS
 
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
@@ -24,13 +26,18 @@ def html(figures: Mapping[str, Any]) -> str:
     similarity = {target: charts.similarity_chart(hardness, target) for target in targets}
     bars = None if suspects["too_few"] else charts.false_negative_chart(suspects["by_level"])
     template = _environment(autoescape=True).get_template("audit.html.jinja")
-    return template.render(audit=figures, similarity_charts=similarity, false_negative_chart=bars)
+    return template.render(
+        audit=figures,
+        levels=LEVELS,
+        similarity_charts=similarity,
+        false_negative_chart=bars,
+    )
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
     """The same figures as tables, without the examples."""
     environment = _environment(autoescape=False, finalize=_markdown_text)
-    return environment.get_template("audit.md.jinja").render(audit=figures)
+    return environment.get_template("audit.md.jinja").render(audit=figures, levels=LEVELS)
 
 
 def interval(figure: Estimate) -> str:
@@ -50,14 +57,6 @@ def _markdown_text(value: object) -> object:
 
 
 def _environment(*, autoescape: bool, finalize: Callable[[object], object] | None = None) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=autoescape,
-        finalize=finalize,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(Path(__file__).parent, autoescape=autoescape, finalize=finalize)
     environment.filters |= {"interval": interval, "percent": percent, "count": lambda value: f"{value:,}"}
     return environment

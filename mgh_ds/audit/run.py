@@ -13,13 +13,14 @@ from mgh_ds.audit.composition import Cost, composition, cost_figures
 from mgh_ds.audit.decisions import write_decisions
 from mgh_ds.audit.duplicates import duplicates, find_duplicates
 from mgh_ds.audit.hardness import hardness
-from mgh_ds.audit.inputs import Embed, Int64s, Progress, ScorePairs
+from mgh_ds.audit.inputs import Int64s, Progress
 from mgh_ds.audit.languages import identify, languages
 from mgh_ds.audit.lengths import lengths
 from mgh_ds.audit.shortcut import shortcut
 from mgh_ds.audit.similarity import Relevance, judge, measure
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.files import new_folder, write_json, write_text
+from mgh_ds.common.protocols import Embed, ScorePairs
 from mgh_ds.records.schema import Record
 
 
@@ -42,26 +43,26 @@ def audit(
     `embed` gives unit vectors, float32 [n, dim]; `score_pairs`, where there is one, gives probabilities of
     relevance [n], and decides on false negatives at the threshold `alpha` in the embedder's place. `sample`
     bounds the records that are embedded and scored; the checks of texts read all of them.
-    Raises MghError if there is no record, a record has other levels than one each of 1 to 4, an id occurs
+    Raises MghError if there is no record, a record has anything but one negative of each level, an id occurs
     twice, or a model's answer breaks its contract; `output` then stays as it was.
     """
     if score_pairs is not None and scorer_name is None:
         raise MghError("a scorer needs a name, for the report: pass scorer_name")
     if not 0 < alpha <= 1:
         raise MghError(f"alpha should be above 0 and at most 1 (found {alpha})")
-    told = progress or (lambda _check, _done, _total: None)
+    progress = progress or (lambda _check, _done, _total: None)
     ids = _ids(records)
     rows = _sample(len(records), sample, np.random.default_rng([seed, 0]))
 
-    similar = measure(records, rows, embed, told)
+    similar = measure(records, rows, embed, progress)
     relevance = (
-        judge(records, rows, score_pairs, told)
+        judge(records, rows, score_pairs, progress)
         if score_pairs is not None
         else Relevance(similar.query_positive, similar.to_query)
     )
     suspected = false_negatives.suspects(relevance, alpha)
-    repeated = find_duplicates(records, told)
-    spoken = identify(records, told)
+    found_duplicates = find_duplicates(records, progress)
+    found_languages = identify(records, progress)
     figures = {
         "records": len(records),
         "embedded": len(rows),
@@ -77,16 +78,18 @@ def audit(
             **false_negatives.false_negatives(suspected),
             "examples": false_negatives.examples(records, rows, relevance, alpha),
         },
-        "shortcut": shortcut(records, np.random.default_rng([seed, 2]), told),
-        "lengths": lengths(records, told),
-        "duplicates": duplicates(repeated, records),
-        "languages": languages(records, spoken),
+        "shortcut": shortcut(records, np.random.default_rng([seed, 2]), progress),
+        "lengths": lengths(records, progress),
+        "duplicates": duplicates(found_duplicates, records),
+        "languages": languages(records, found_languages),
     }
     with new_folder(output, replace=True) as folder:
         write_json(folder / "audit.json", figures)
         write_text(folder / "audit.md", page.markdown(figures))
         write_text(folder / "audit.html", page.html(figures))
-        write_decisions(folder / "decisions.parquet", ids, similar, suspected, repeated, spoken)
+        write_decisions(
+            folder / "decisions.parquet", ids, similar, suspected, found_duplicates, found_languages
+        )
     return figures
 
 

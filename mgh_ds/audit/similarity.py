@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mgh_ds.audit.inputs import (
-    Embed,
     Float32s,
     Int64s,
     Progress,
-    ScorePairs,
     graded_negatives,
     texts_of,
 )
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.protocols import Embed, ScorePairs
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
@@ -25,7 +24,7 @@ UNIT_LENGTH_TOLERANCE = 1e-2  # wide enough for an embedder that computes in bfl
 @dataclass(frozen=True)
 class Similarities:
     """Cosines of the records at `rows` [n]: between query and positive [n], and of each level's negative with
-    the positive and with the query [n, 4]."""
+    the positive and with the query [n, levels]."""
 
     rows: Int64s
     query_positive: Float32s
@@ -35,7 +34,7 @@ class Similarities:
 
 @dataclass(frozen=True)
 class Relevance:
-    """What a judge says of (query, positive) [n] and (query, negative) by level [n, 4]; higher is more
+    """What a judge says of (query, positive) [n] and (query, negative) by level [n, levels]; higher is more
     relevant."""
 
     positive: Float32s
@@ -43,7 +42,7 @@ class Relevance:
 
 
 def measure(records: Sequence[Record], rows: Int64s, embed: Embed, progress: Progress) -> Similarities:
-    """Embeds the six texts of each record at `rows`, a chunk at a time. Raises MghError if the vectors are
+    """Embeds all texts of each record at `rows`, a chunk at a time. Raises MghError if the vectors are
     not finite or not of unit length."""
     query_positive = np.empty(len(rows), np.float32)
     to_positive, to_query = (np.empty((len(rows), len(LEVELS)), np.float32) for _ in range(2))

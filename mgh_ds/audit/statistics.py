@@ -1,16 +1,15 @@
 """Figures with intervals, and the refusal to give one that rests on too few records."""
 
-import math
 from typing import TypedDict
 
 import numpy as np
 
 from mgh_ds.audit.inputs import Floats
+from mgh_ds.common import intervals
 
 MIN_RECORDS = 30
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-Z = 1.959964  # the normal quantile of a two-sided 95 % interval
 
 
 class Estimate(TypedDict):
@@ -44,9 +43,7 @@ def bootstrap_means(values: Floats, rng: np.random.Generator) -> list[Estimate]:
 def wilson(hits: int, total: int) -> Estimate:
     """The share hits / total with its Wilson score interval; total > 0."""
     share = hits / total
-    centre = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
-    half = Z * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2)) / (1 + Z**2 / total)
-    return estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+    return estimate(share, *intervals.wilson(share, total))
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:

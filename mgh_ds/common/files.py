@@ -120,6 +120,21 @@ def hold(lock: Path, *, wait: bool = False) -> IO[str] | None:
     return file
 
 
+def hold_folder(folder: Path, *, held: str, lockless: str) -> IO[str] | None:
+    """Holds `folder`, by a file `.lock` in it, against a second process until this one ends.
+
+    Raises MghError with the words `held` if another process has it. Where the file system knows no locks,
+    prints that, and with `lockless` what the user should do instead, and returns None.
+    """
+    try:
+        file = hold(folder / ".lock")
+    except HeldError:
+        raise MghError(held) from None
+    if file is None:
+        print(f"{folder} cannot be locked: {lockless}")
+    return file
+
+
 def sync_tree(folder: Path) -> None:
     """Flushes every file and folder below `folder` to disk."""
     for path in [folder, *folder.rglob("*")]:

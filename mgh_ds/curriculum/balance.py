@@ -24,18 +24,18 @@ class Balance:
     """What `measure_balance` found.
 
     Attributes:
-        dealt: as the plan deals.
+        assigned: as the plan assigns.
         contiguous: had every rank a run of the batch as it comes, sorted by length.
         padding: share of padding where the texts of a micro-batch are padded to the longest.
         padding_unsorted: the same if batches were cut without looking at lengths (`length_window: 1`).
-        share_ms: median time of a step's first share, its epoch being laid out.
+        local_batch_ms: median time of a step's first local batch, its epoch being laid out.
     """
 
-    dealt: Spread
+    assigned: Spread
     contiguous: Spread
     padding: float
     padding_unsorted: float
-    share_ms: float
+    local_batch_ms: float
 
 
 @dataclass(frozen=True)
@@ -69,28 +69,28 @@ def measure_balance(
     """
     steps = np.unique(np.linspace(0, plan.steps - 1, samples).astype(int)).tolist()
     numbers = [plan.micro_batches(0, world_size, rank) for rank in range(world_size)]
-    dealt, contiguous, times = [], [], []
+    assigned, contiguous, times = [], [], []
     for step in steps:
         batch = plan.batch(step)
         begin = time.perf_counter()
-        plan.share(step, world_size, 0)
+        plan.local_batch(step, world_size, 0)
         times.append(time.perf_counter() - begin)
-        dealt.append(_micro_batch_lengths(plan, step).sum(axis=1)[np.stack(numbers)].sum(axis=1))
+        assigned.append(_micro_batch_lengths(plan, step).sum(axis=1)[np.stack(numbers)].sum(axis=1))
         runs = np.array_split(plan.lengths(step, batch[batch != EMPTY]), world_size)
         contiguous.append(np.array([run.sum() for run in runs]))
     return Balance(
-        dealt=_spread(dealt),
+        assigned=_spread(assigned),
         contiguous=_spread(contiguous),
         padding=_padding(plan, steps),
         padding_unsorted=_padding(unsorted, steps),
-        share_ms=1000 * float(np.median(times)),
+        local_batch_ms=1000 * float(np.median(times)),
     )
 
 
 def _micro_batch_lengths(plan: TrainingPlan, step: int) -> np.ndarray:
     """By number of the micro-batch, int64 [micro-batches + 1, micro_batch]; the last row, `EMPTY`, is 0."""
     lengths = np.zeros((plan.count + 1, plan.micro_batch), dtype=np.int64)
-    lengths[plan.micro_batches(step, 1, 0)] = plan.lengths(step, plan.share(step, 1, 0))
+    lengths[plan.micro_batches(step, 1, 0)] = plan.lengths(step, plan.local_batch(step, 1, 0))
     assert not lengths[EMPTY].any()
     return lengths
 

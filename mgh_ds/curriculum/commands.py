@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def plan_command(
     world_size: int,
     export: Path | None,
 ) -> None:
-    """Prints stages, balance, cost and hashes of a plan, and writes its shares to `export`.
+    """Prints stages, balance, cost and hashes of a plan, and writes its local batches to `export`.
 
     Args:
         records: what would be trained on.
@@ -41,16 +40,16 @@ def plan_command(
         raise MghError(f"--world-size must be 1 or more, found {world_size}")
     index = records.index()
     plan, cost = measure_cost(lambda: TrainingPlan(index, config, **arguments))
-    unsorted = TrainingPlan(index, replace(config, length_window=1), **arguments)
+    unsorted = TrainingPlan(index, config.replace(length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
     rich.print(stage_table(plan))
-    rich.print(facts_table(plan, world_size, balance, cost))
+    rich.print(summary_table(plan, world_size, balance, cost))
     # Not in the table, which folds them where a window is narrow.
     print(f"hash of the data: {records.manifest_hash}")
     print(f"hash of the plan: {plan.fingerprint(records.manifest_hash)}")
     if export:
-        export_shares(plan, records, world_size, export)
-        print(f"shares: {export}")
+        export_local_batches(plan, records, world_size, export)
+        print(f"local batches: {export}")
 
 
 def stage_table(plan: TrainingPlan) -> Table:
@@ -68,36 +67,36 @@ def stage_table(plan: TrainingPlan) -> Table:
     return table
 
 
-def facts_table(plan: TrainingPlan, world_size: int, balance: Balance, cost: Cost) -> Table:
-    """Everything else, a fact a row."""
+def summary_table(plan: TrainingPlan, world_size: int, balance: Balance, cost: Cost) -> Table:
+    """Everything else, a row each."""
     each = len(plan.micro_batches(0, world_size, 0))
     table = Table(show_header=False)
-    facts = {
+    rows = {
         "batch": f"{plan.global_batch:,} records in {plan.count:,} micro-batches of {plan.micro_batch:,}, "
-        f"pools of negatives: {plan.pools:,}",
+        f"negative groups: {plan.negative_groups:,}",
         "rank": f"{each:,} micro-batches a step on each of {world_size:,}",
-        "heaviest rank / mean rank": f"{balance.dealt.mean:.4f} (worst step {balance.dealt.worst:.4f})",
-        "if dealt in runs": f"{balance.contiguous.mean:.4f} (worst step {balance.contiguous.worst:.4f})",
+        "heaviest rank / mean rank": f"{balance.assigned.mean:.4f} (worst step {balance.assigned.worst:.4f})",
+        "if assigned in runs": f"{balance.contiguous.mean:.4f} (worst step {balance.contiguous.worst:.4f})",
         "padding, where texts are padded": f"{balance.padding:.1%} "
         f"({balance.padding_unsorted:.1%} without length_window)",
         "plan": f"{cost.seconds:.2f} s, {cost.bytes / 1e6:,.1f} MB at most",
-        "share": f"{balance.share_ms:.2f} ms",
+        "local batch": f"{balance.local_batch_ms:.2f} ms",
     }
-    for name, fact in facts.items():
-        table.add_row(name, fact)
+    for name, value in rows.items():
+        table.add_row(name, value)
     return table
 
 
-def export_shares(plan: TrainingPlan, records: Mixture, world_size: int, path: Path) -> None:
+def export_local_batches(plan: TrainingPlan, records: Mixture, world_size: int, path: Path) -> None:
     """Writes `{"stage": index, "step": …, "rank": …, "ids": […]}` for every step and rank, one a line.
 
-    Both count from 0. Ids stand in the order in which the rank works on them; empty slots are left out. The
+    Both count from 0. Ids stand in the order in which the rank works on them; empty places are left out. The
     file appears when it is complete, and memory holds one step at a time.
     """
     with files.new_file(path) as file:
         for step in tqdm(range(plan.steps), unit="step", leave=False, disable=None):
-            shares = [plan.share(step, world_size, rank) for rank in range(world_size)]
-            rows = [share[share != EMPTY] for share in shares]
+            batches = [plan.local_batch(step, world_size, rank) for rank in range(world_size)]
+            rows = [batch[batch != EMPTY] for batch in batches]
             ids = records.take(np.concatenate(rows), ["id"])["id"].to_pylist()
             stage, begin = plan.stage(step).index, 0
             for rank, mine in enumerate(rows):

@@ -1,42 +1,94 @@
-"""What a recipe may say about its curriculum."""
+"""What a recipe may say about its curriculum: the `curriculum:` section, and the orders of levels that have a
+name."""
 
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-Order = Literal[
-    "coarse_to_fine", "fine_to_coarse", "random", "level-1", "level-2", "level-3", "level-4", "all"
-]
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from mgh_ds.common.settings import Settings
+from mgh_ds.records.levels import LEVELS
+
+Level = Annotated[int, Field(ge=LEVELS[0], le=LEVELS[-1])]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class CurriculumConfig:
-    """The order of the difficulty levels and how batches are put together.
+class StageConfig(Settings):
+    """One stage of a curriculum."""
 
-    Attributes:
-        order: `coarse_to_fine` trains level 1, then 2 and 3, then 4 (the paper's best); `fine_to_coarse` the
-            reverse; `random` and `all` have one stage with every level (one negative drawn at random, or all
-            of them); `level-k` keeps to one level. Each is a row of the paper's ablation.
-        cumulative: a stage keeps the levels of the stages before it.
-        shares: each stage's share of the steps, summing to 1; None shares them equally.
-        negatives: how many of its own negatives a query brings to the batch; where its record has more at the
-            stage's levels, some are drawn anew each epoch. `order: all` always brings one a level.
-        missing_level: what a record does in a stage whose levels it lacks: bring its `nearest` level, come
-            without a negative of its own (`in_batch`), or sit the stage out (`skip`). Ungraded negatives fit
-            every stage.
-        ungraded_share: share of a stage's batches that is made of records without a graded negative (public
-            pairs and triples), one number or one a stage; the other batches hold none of them. None mixes all
-            records as they come.
-        homogeneous: global batches hold one task each where a task has enough records; what is left over is
-            mixed.
-        length_window: so many global batches are sorted by length together before they are cut, which saves
-            padding.
-    """
+    levels: list[Level] = Field(min_length=1)
+    """The levels that its negatives come from."""
+    share: Share | None = None
+    """Of all steps; the shares of all stages sum to 1. null in every stage: all are equally long."""
+    negatives: int | None = Field(default=None, ge=0)
+    """How many of its own negatives a query brings; null: as many as `curriculum.negatives`."""
+    ungraded_share: Share | None = None
+    """Share of the stage's batches that is made of records without a graded negative; null: as
+    `curriculum.ungraded_share`."""
 
-    order: Order = "coarse_to_fine"
-    cumulative: bool = False
-    shares: list[float] | None = None
-    negatives: int = 1
+
+def _in_turn(*levels: Sequence[int]) -> list[StageConfig]:
+    return [StageConfig(levels=list(some)) for some in levels]
+
+
+ORDERS: dict[str, list[StageConfig]] = {
+    # The paper's best: the easy level, then the medium ones, then the hard one.
+    "coarse_to_fine": _in_turn(LEVELS[:1], LEVELS[1:-1], LEVELS[-1:]),
+    "fine_to_coarse": _in_turn(LEVELS[-1:], LEVELS[1:-1], LEVELS[:1]),
+    # One stage with every level: a negative drawn at random, or one of each level.
+    "random": _in_turn(LEVELS),
+    "all": [StageConfig(levels=list(LEVELS), negatives=len(LEVELS))],
+    # One level alone.
+    **{f"level-{level}": _in_turn([level]) for level in LEVELS},
+}
+"""The stages behind each order that has a name; the eight of the paper's ablation."""
+
+
+def _known(order: str) -> str:
+    if order not in ORDERS:
+        near = difflib.get_close_matches(order, ORDERS, n=1, cutoff=0.5)
+        hint = f"; did you mean `{near[0]}`?" if near else f"; there are: {', '.join(ORDERS)}"
+        raise ValueError(f"unknown order `{order}`{hint}")
+    return order
+
+
+OrderName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(ORDERS)})]
+
+
+class CurriculumConfig(Settings):
+    """The order of the difficulty levels and how batches are put together."""
+
+    stages: OrderName | list[StageConfig] = "coarse_to_fine"
+    """The stages one after another, each with its levels, or the name of an order: `coarse_to_fine` (the
+    paper's best), `fine_to_coarse`, `random` (one stage, one negative of any level), `all` (one stage, one
+    negative of each level) or `level-k` (level k alone)."""
+    negatives: int = Field(default=1, ge=0)
+    """How many of its own negatives a query brings to the batch, where a stage does not say; where its record
+    has more at the stage's levels, some are drawn anew each epoch."""
     missing_level: Literal["nearest", "in_batch", "skip"] = "nearest"
-    ungraded_share: float | list[float] | None = None
+    """What a record does in a stage whose levels it lacks: bring its `nearest` level, come without a negative
+    of its own (`in_batch`), or sit the stage out (`skip`). Ungraded negatives fit every stage."""
+    ungraded_share: Share | None = None
+    """Share of a stage's batches that is made of records without a graded negative (public pairs and
+    triples), where a stage does not say; the other batches hold none of them. null mixes all records as they
+    come."""
     homogeneous: bool = True
-    length_window: int = 16
+    """Global batches hold one task each where a task has enough records; what is left over is mixed."""
+    length_window: int = Field(default=16, ge=1)
+    """So many global batches are sorted by length together before they are cut, which saves padding."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "CurriculumConfig":
+        shares = [stage.share for stage in self.stage_configs]
+        if not shares:
+            raise ValueError("stages must hold at least one stage")
+        given = [share for share in shares if share is not None]
+        if given and (len(given) < len(shares) or abs(sum(given) - 1) > 1e-6):
+            raise ValueError(f"the stages' shares must sum to 1, or all be null; found {shares}")
+        return self
+
+    @property
+    def stage_configs(self) -> list[StageConfig]:
+        """The stages, an order's name resolved."""
+        return ORDERS[self.stages] if isinstance(self.stages, str) else self.stages

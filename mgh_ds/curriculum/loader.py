@@ -1,4 +1,4 @@
-"""Reads the records of a rank's share and picks the negatives that the stage asks for."""
+"""Reads the records of a rank's local batch and picks the negatives that the stage asks for."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ class RecordStore(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """m slots with 1 + K documents each (the positive first); empty slots and missing negatives hold "" and
-    weight 0."""
+    """m records with 1 + K documents each (the positive first); places without a record or a negative hold ""
+    and are not valid."""
 
     seed: int  # of this micro-batch's dropout; the same for every world size
-    pool: int  # of negatives, that its queries see; EMPTY (-1) if it only pads the share
+    group: int  # its negative group; EMPTY (-1) if it only pads the local batch
     ids: list[str]  # record ids, [m]
     queries: list[str]  # [m]
     documents: list[str]  # [m · (1 + K)], slot by slot
@@ -45,14 +45,6 @@ class MicroBatch:
     symmetric: np.ndarray  # bool [m]: query and positive may change places
 
 
-@dataclass(frozen=True)
-class Slot:
-    """One record as a stage trains on it, or an empty place in the batch (`record` None)."""
-
-    record: Record | None
-    negatives: list[Negative]
-
-
 class Loader:
     """Turns a plan's row numbers into texts."""
 
@@ -61,27 +53,28 @@ class Loader:
 
     def micro_batches(self, step: int, world_size: int, rank: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step, in the order in which they are to be worked on."""
-        share = self.plan.share(step, world_size, rank)
-        return self.lay_out(step, world_size, rank, self.store.rows(share[share != EMPTY]))
+        local = self.plan.local_batch(step, world_size, rank)
+        return self.lay_out(step, world_size, rank, self.store.rows(local[local != EMPTY]))
 
     def lay_out(self, step: int, world_size: int, rank: int, records: Sequence[Record]) -> list[MicroBatch]:
-        """As `micro_batches`, from the share's records, in its order, wherever they were read."""
+        """As `micro_batches`, from the local batch's records, in its order, wherever they were read."""
         stage, epoch, unused = self.plan.stage(step), self.plan.epoch(step), iter(records)
         numbers = self.plan.micro_batches(step, world_size, rank).tolist()
         batches = []
-        for number, rows in zip(numbers, self.plan.share(step, world_size, rank), strict=True):
-            slots = [
-                Slot(None, []) if row == EMPTY else self._slot(next(unused), int(row), stage, epoch)
-                for row in rows
+        for number, rows in zip(numbers, self.plan.local_batch(step, world_size, rank), strict=True):
+            placed = [None if row == EMPTY else next(unused) for row in rows]
+            negatives = [
+                self._negatives(record, int(row), stage, epoch) if record else []
+                for record, row in zip(placed, rows, strict=True)
             ]
-            pool = EMPTY if number == EMPTY else self.plan.pool_of(number)
+            group = EMPTY if number == EMPTY else self.plan.group_of(number)
             seed = fold_key(self.plan.seed, step, number)
-            batches.append(make_micro_batch(slots, stage.negatives, seed=seed, pool=pool))
+            batches.append(make_micro_batch(placed, negatives, stage.negatives, seed=seed, group=group))
         return batches
 
-    def _slot(self, record: Record, row: int, stage: Stage, epoch: int) -> Slot:
+    def _negatives(self, record: Record, row: int, stage: Stage, epoch: int) -> list[Negative]:
         key = fold_key(self.plan.seed, stage.index, epoch, int(self.plan.index.id_hash[row]))
-        return Slot(record, choose_negatives(record, stage, self.plan.config.missing_level, key))
+        return choose_negatives(record, stage, self.plan.config.missing_level, key)
 
 
 def choose_negatives(record: Record, stage: Stage, missing_level: str, key: int) -> list[Negative]:
@@ -101,23 +94,29 @@ def choose_negatives(record: Record, stage: Stage, missing_level: str, key: int)
     return [fitting[place] for place in sorted(drawn)]
 
 
-def make_micro_batch(slots: Sequence[Slot], negatives: int, *, seed: int, pool: int) -> MicroBatch:
-    """Lays slots out as the arrays of a `MicroBatch` with `negatives` places for negatives in each."""
+def make_micro_batch(
+    records: Sequence[Record | None],
+    negatives: Sequence[Sequence[Negative]],
+    width: int,
+    *,
+    seed: int,
+    group: int,
+) -> MicroBatch:
+    """Lays out records (None: an empty place) and the negatives that they bring as the arrays of a
+    `MicroBatch`, with `width` places for negatives each."""
     documents, levels, document_valid = [], [], []
-    for slot in slots:
-        missing = negatives - len(slot.negatives)
-        positive = slot.record.positive if slot.record else ""
-        documents += [positive, *(n.text for n in slot.negatives), *[""] * missing]
-        document_valid.append([slot.record is not None, *[True] * len(slot.negatives), *[False] * missing])
-        levels.append([*(n.level or 0 for n in slot.negatives), *[0] * missing])
-    records = [slot.record for slot in slots]
+    for record, brought in zip(records, negatives, strict=True):
+        missing = width - len(brought)
+        documents += [record.positive if record else "", *(n.text for n in brought), *[""] * missing]
+        document_valid.append([record is not None, *[True] * len(brought), *[False] * missing])
+        levels.append([*(n.level or 0 for n in brought), *[0] * missing])
     symmetric = [record is not None and record.task.kind == "symmetric" for record in records]
     instructions = [record.task.instruction if record else None for record in records]
     queries = [record.query if record else "" for record in records]
-    shape = (len(slots), 1 + negatives)
+    shape = (len(records), 1 + width)
     return MicroBatch(
         seed=seed,
-        pool=pool,
+        group=group,
         ids=[record.id if record else "" for record in records],
         queries=queries,
         documents=documents,
@@ -129,7 +128,7 @@ def make_micro_batch(slots: Sequence[Slot], negatives: int, *, seed: int, pool: 
         ],
         valid=np.array([record is not None for record in records]),
         document_valid=np.array(document_valid, dtype=bool).reshape(shape),
-        levels=np.array(levels, dtype=np.int64).reshape(len(slots), negatives),
+        levels=np.array(levels, dtype=np.int64).reshape(len(records), width),
         query_hash=text_hashes(queries),
         document_hash=text_hashes(documents).reshape(shape),
         symmetric=np.array(symmetric),

@@ -1,10 +1,10 @@
 """The plan: a pure function from (seed, step) to the global batch, the same for every number of ranks.
 
-`batch(step)` says which records a step trains on; `share(step, world_size, rank)` which of them a rank works
-on. Both depend on their arguments alone, so training may stop and go on anywhere, with another number of
-ranks too.
+`batch(step)` says which records a step trains on; `local_batch(step, world_size, rank)` which of them a rank
+works on. Both depend on their arguments alone, so training may stop and go on anywhere, with another number
+of ranks too.
 
-The unit that is dealt to ranks is the micro-batch: its members do not depend on the world size, so neither
+The unit that is assigned to ranks is the micro-batch: its members do not depend on the world size, so neither
 does anything that is seeded by it (dropout).
 """
 
@@ -12,17 +12,18 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum.assignment import assign, make_micro_batches
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.curriculum.dealing import deal, make_micro_batches
 from mgh_ds.curriculum.layout import EMPTY, make_layout
 from mgh_ds.curriculum.mixing import fold_key
-from mgh_ds.curriculum.stages import ALL_LEVELS, SourceName, Stage, make_stages
+from mgh_ds.curriculum.stages import SourceName, Stage, make_stages
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import StoreIndex
 
 __all__ = ["EMPTY", "Coverage", "TrainingPlan"]
@@ -61,7 +62,8 @@ class TrainingPlan:
         global_batch: records a step, whatever the number of ranks.
         micro_batch: records a forward pass; must divide `global_batch`.
         seed: another seed, another order.
-        pools: into how many pools of negatives a global batch falls; must divide the number of micro-batches.
+        negative_groups: into how many groups a global batch is cut, whose queries see their own documents
+            alone; must divide the number of micro-batches.
         max_chars: where texts are cut: a longer one weighs no more. None: they are not cut.
 
     Raises MghError when a source has no eligible record or the batch sizes do not fit.
@@ -76,22 +78,23 @@ class TrainingPlan:
         global_batch: int,
         micro_batch: int,
         seed: int,
-        pools: int = 1,
+        negative_groups: int = 1,
         max_chars: int | None = None,
     ) -> None:
-        if min(steps, global_batch, micro_batch, pools) < 1 or global_batch % micro_batch:
+        if min(steps, global_batch, micro_batch, negative_groups) < 1 or global_batch % micro_batch:
             raise MghError(
-                f"steps ({steps}), global_batch ({global_batch}), micro_batch ({micro_batch}) and pools "
-                f"({pools}) must be positive, and micro_batch must divide global_batch"
+                f"steps ({steps}), global_batch ({global_batch}), micro_batch ({micro_batch}) and "
+                f"negative_groups ({negative_groups}) must be positive, and micro_batch must divide "
+                "global_batch"
             )
-        self.index, self.config, self.seed, self.pools = index, config, seed, pools
+        self.index, self.config, self.seed, self.negative_groups = index, config, seed, negative_groups
         self.steps, self.global_batch, self.micro_batch = steps, global_batch, micro_batch
         self.max_chars = max_chars
         self.count = global_batch // micro_batch  # micro-batches a step
-        if self.count % pools:
+        if self.count % negative_groups:
             raise MghError(
-                f"training.pools ({pools}) must divide the {self.count} micro-batches of a step "
-                f"(global_batch {global_batch} / micro_batch {micro_batch})"
+                f"training.negative_groups ({negative_groups}) must divide the {self.count} micro-batches "
+                f"of a step (global_batch {global_batch} / micro_batch {micro_batch})"
             )
         self.stages: Sequence[Stage] = make_stages(config, steps)
         self._coverage = {
@@ -103,7 +106,7 @@ class TrainingPlan:
         # Both sources of a stage, and of the next stage, which is prepared while this one trains.
         self._layout = functools.lru_cache(maxsize=4)(self._make_layout)
         self._lengths = functools.lru_cache(maxsize=2)(self._make_lengths)
-        self._dealt = functools.lru_cache(maxsize=2)(self._make_micro_batches)
+        self._micro_batches = functools.lru_cache(maxsize=2)(self._make_micro_batches)
 
     def stage(self, step: int) -> Stage:
         """The stage that step belongs to; steps count from 0."""
@@ -117,7 +120,7 @@ class TrainingPlan:
 
     def batch(self, step: int) -> np.ndarray:
         """Row numbers of the global batch, int64 [global_batch]; an epoch's last batch may end in `EMPTY`
-        (−1) slots."""
+        (−1) places."""
         source, epoch, position = self._place(step)
         return self._layout(self.stage(step).index, source, epoch)[position].astype(np.int64)
 
@@ -132,34 +135,42 @@ class TrainingPlan:
         return found
 
     def micro_batches(self, step: int, world_size: int, rank: int) -> np.ndarray:
-        """The numbers of the micro-batches of this rank's share of the step, int64 [k], the heaviest first.
+        """The numbers of this rank's micro-batches of the step, int64 [k], the heaviest first.
 
         Numbers run from 0 to global_batch / micro_batch − 1 and mean the same micro-batch for every world
         size. Every rank gets k = ceil(micro-batches / world_size); `EMPTY` pads where they do not divide
         evenly. Where they do, what any two ranks weigh differs by at most the batch's longest record minus
-        its shortest. If `pools` divides the world size, rank r works on pool r % pools alone.
+        its shortest. If `negative_groups` divides the world size, rank r works on group
+        r % negative_groups alone.
         """
         self.stage(step)
         if world_size > self.count:
             raise MghError(self._too_many_ranks(world_size))
-        return deal(self.count, self.pools, world_size, rank)
+        return assign(self.count, self.negative_groups, world_size, rank)
 
-    def share(self, step: int, world_size: int, rank: int) -> np.ndarray:
+    def local_batch(self, step: int, world_size: int, rank: int) -> np.ndarray:
         """The rows of those micro-batches, int64 [k, micro_batch]; padding ones are all `EMPTY`."""
         numbers = self.micro_batches(step, world_size, rank)
-        share = self._dealt(step)[numbers]
-        share[numbers == EMPTY] = EMPTY
-        return share
+        local = self._micro_batches(step)[numbers]
+        local[numbers == EMPTY] = EMPTY
+        return local
 
-    def pool_of(self, number: int) -> int:
-        """The pool that a micro-batch belongs to, from 0 to pools − 1."""
-        return number % self.pools
+    def group_of(self, number: int) -> int:
+        """The negative group that a micro-batch belongs to, counted from 0."""
+        return number % self.negative_groups
 
     def fingerprint(self, manifest_hash: str) -> str:
         """SHA-256 over everything that the batches depend on: two runs with the same one train on the same
         batches."""
-        sizes = [self.steps, self.global_batch, self.micro_batch, self.pools, self.seed, self.max_chars]
-        parts = [PLAN_VERSION, asdict(self.config), sizes, manifest_hash]
+        sizes = [
+            self.steps,
+            self.global_batch,
+            self.micro_batch,
+            self.negative_groups,
+            self.seed,
+            self.max_chars,
+        ]
+        parts = [PLAN_VERSION, self.config.model_dump(), sizes, manifest_hash]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def coverage(self) -> list[Coverage]:
@@ -191,7 +202,7 @@ class TrainingPlan:
         return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible))
 
     def _check_levels(self, stage: Stage) -> None:
-        present = [level for level in range(1, 5) if self.index.level_counts[:, level].any()]
+        present = [level for level in LEVELS if self.index.level_counts[:, level].any()]
         absent = [level for level in stage.levels if level not in present]
         if stage.negatives and present and absent:
             raise MghError(
@@ -202,7 +213,7 @@ class TrainingPlan:
     def _in_source(self, source: SourceName) -> np.ndarray:
         if source == "all":
             return np.ones(len(self.index), dtype=bool)
-        graded = _any_of(self.index.level_counts, ALL_LEVELS)
+        graded = _any_of(self.index.level_counts, LEVELS)
         return graded if source == "graded" else ~graded
 
     def _has_levels(self, stage: Stage) -> np.ndarray:
@@ -239,13 +250,13 @@ class TrainingPlan:
     def _make_micro_batches(self, step: int) -> np.ndarray:
         """The step's batch, int64 [micro-batches, micro_batch]."""
         batch = self.batch(step)
-        return make_micro_batches(batch, self.lengths(step, batch), self.micro_batch, self.pools)
+        return make_micro_batches(batch, self.lengths(step, batch), self.micro_batch, self.negative_groups)
 
     def _too_many_ranks(self, world_size: int) -> str:
         fitting = [
             size
             for size in range(1, self.global_batch // world_size + 1)
-            if self.global_batch % size == 0 and self.global_batch // size % self.pools == 0
+            if self.global_batch % size == 0 and self.global_batch // size % self.negative_groups == 0
         ]
         advice = f"training.micro_batch {fitting[-1]} would fit" if fitting else "use fewer ranks"
         return (

@@ -43,8 +43,8 @@ class ShardError(Exception):
 
 
 @dataclass(frozen=True)
-class StageShare:
-    """What a rank trains on in a stage, from `first_step` to the stage's end."""
+class LocalStage:
+    """What one rank trains on in a stage, from `first_step` to the stage's end."""
 
     plan: TrainingPlan
     stage: Stage
@@ -62,28 +62,28 @@ class StageShare:
         return f"stage-{self.stage.index}-rank-{self.rank}-of-{self.world_size}"
 
     def rows(self, step: int) -> np.ndarray:
-        """Rows of the store, int64 [n], in the order of the slots; empty slots are left out."""
-        share = self.plan.share(step, self.world_size, self.rank)
-        return share[share != EMPTY]
+        """Rows of the store, int64 [n], in their order; empty places are left out."""
+        local = self.plan.local_batch(step, self.world_size, self.rank)
+        return local[local != EMPTY]
 
 
-class Rows(Protocol):
-    """Where a share's records are read."""
+class StageRecords(Protocol):
+    """Where a rank's records of a stage are read."""
 
     def read(self, step: int) -> pa.RecordBatch: ...
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]: ...
 
 
-class StoreRows:
-    """A share's records, read from the store itself."""
+class StoreRecords:
+    """Read from the store itself."""
 
-    def __init__(self, store: RecordStore, share: StageShare) -> None:
-        self.store, self.share = store, share
+    def __init__(self, store: RecordStore, local: LocalStage) -> None:
+        self.store, self.local = store, local
 
     def read(self, step: int) -> pa.RecordBatch:
         """The records of one step; columns as in `SCHEMA`."""
-        return self.store.take(self.share.rows(step), SCHEMA.names)
+        return self.store.take(self.local.rows(step), SCHEMA.names)
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Every step and its records, in order; many steps are copied at once."""
@@ -96,11 +96,11 @@ class StoreRows:
 
     def _stretches(self) -> Iterator[list[tuple[int, np.ndarray]]]:
         """Steps and their rows, cut where the next ones would be too much to copy at once."""
-        index = self.share.plan.index
+        index = self.local.plan.index
         stretch: list[tuple[int, np.ndarray]] = []
         records = characters = 0
-        for step in self.share.steps:
-            rows = self.share.rows(step)
+        for step in self.local.steps:
+            rows = self.local.rows(step)
             chars = index.query_chars[rows] + index.positive_chars[rows] + index.level_chars[rows].sum(axis=1)
             added = int(chars.sum(dtype=np.int64))
             if stretch and (records + len(rows) > COPY_ROWS or characters + added > COPY_CHARS):
@@ -136,12 +136,12 @@ class Description(BaseModel):
     blocks: Annotated[list[Block], Field(min_length=1)]
 
 
-class Shard:
+class StageShard:
     """A shard on disk. Nothing is believed that its checksum does not confirm."""
 
-    def __init__(self, path: Path, description: Description, share: StageShare) -> None:
+    def __init__(self, path: Path, description: Description, local: LocalStage) -> None:
         """Use `open_shard` or `write_shard`."""
-        self.path, self.description, self.share = path, description, share
+        self.path, self.description, self.local = path, description, local
 
     def read(self, step: int) -> pa.RecordBatch:
         """The records of one step; columns as in `SCHEMA`. Raises ShardError or OSError."""
@@ -159,47 +159,47 @@ class Shard:
             raise ShardError(f"{self.path} cannot be read: {error}") from None
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Every step of the share and its records, in order. Raises as `read`."""
-        for step in self.share.steps:
+        """Every step and its records, in order. Raises as `read`."""
+        for step in self.local.steps:
             yield step, self.read(step)
 
 
-def open_shard(folder: Path, share: StageShare, manifest_hash: str) -> Shard | None:
+def open_shard(folder: Path, local: LocalStage, manifest_hash: str) -> StageShard | None:
     """The shard that an earlier start left, if it left one; its records are not read yet.
 
-    Raises ShardError if it is not the share's, or lacks steps of it, and OSError.
+    Raises ShardError if it is another one's, or lacks steps of it, and OSError.
     """
-    path = folder / f"{share.name}.json"
+    path = folder / f"{local.name}.json"
     try:
         found = Description.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError:
         raise ShardError(f"{path} is damaged") from None
-    wanted = describe(share, manifest_hash, found.first_step, found.blocks)
+    wanted = describe(local, manifest_hash, found.first_step, found.blocks)
     differing = [key for key in Description.model_fields if getattr(found, key) != getattr(wanted, key)]
     if differing:
         raise ShardError(f"{path} has another {', '.join(differing)}")
-    if found.first_step > share.first_step or found.first_step + len(found.blocks) != share.steps.stop:
+    if found.first_step > local.first_step or found.first_step + len(found.blocks) != local.steps.stop:
         raise ShardError(f"{path} lacks steps")
     path = path.with_suffix(".arrow")
     if path.stat().st_size < max(block.offset + block.bytes for block in found.blocks):
         raise ShardError(f"{path} is cut short")
-    return Shard(path, found, share)
+    return StageShard(path, found, local)
 
 
 def write_shard(
     folder: Path,
-    share: StageShare,
+    local: LocalStage,
     manifest_hash: str,
     batches: Iterable[tuple[int, pa.RecordBatch]],
-) -> Shard:
-    """Writes the share's batches, one a step, and makes them visible when all are on disk.
+) -> StageShard:
+    """Writes a rank's batches of a stage, one a step, and makes them visible when all are on disk.
 
     Raises OSError, of a full disk for one; nothing half-written is left then.
     """
-    path, blocks = folder / f"{share.name}.arrow", []
-    for leftover in folder.glob(f".{share.name}.*"):  # of a start that was killed
+    path, blocks = folder / f"{local.name}.arrow", []
+    for leftover in folder.glob(f".{local.name}.*"):  # of a start that was killed
         _remove(leftover)
     with files.new_file(path) as file:
         file.write(SCHEMA.serialize())
@@ -209,39 +209,39 @@ def write_shard(
             blocks.append(Block(offset=file.tell(), bytes=content.size, sha256=digest))
             file.write(content)
         file.write(END_OF_STREAM)
-    description = describe(share, manifest_hash, share.first_step, blocks)
+    description = describe(local, manifest_hash, local.first_step, blocks)
     files.write_text(path.with_suffix(".json"), description.model_dump_json())
-    return Shard(path, description, share)
+    return StageShard(path, description, local)
 
 
-def describe(share: StageShare, manifest_hash: str, first_step: int, blocks: list[Block]) -> Description:
-    """What a shard of this share says of itself."""
+def describe(local: LocalStage, manifest_hash: str, first_step: int, blocks: list[Block]) -> Description:
+    """What a shard says of itself."""
     return Description(
         schema_version=SCHEMA_VERSION,
-        plan=share.plan.fingerprint(manifest_hash),
+        plan=local.plan.fingerprint(manifest_hash),
         manifest=manifest_hash,
-        stage=share.stage.index,
+        stage=local.stage.index,
         first_step=first_step,
-        world_size=share.world_size,
-        rank=share.rank,
+        world_size=local.world_size,
+        rank=local.rank,
         blocks=blocks,
     )
 
 
-def remove_shard(folder: Path, share: StageShare) -> None:
-    """Deletes the shard of one share, if there is one."""
+def remove_shard(folder: Path, local: LocalStage) -> None:
+    """Deletes the shard of one stage, if there is one."""
     for suffix in (".json", ".arrow"):
-        _remove((folder / share.name).with_suffix(suffix))
+        _remove((folder / local.name).with_suffix(suffix))
 
 
-def remove_old_shards(folder: Path, share: StageShare) -> None:
-    """Deletes what no rank needs once it is at `share`: shards of earlier stages and of another number of
+def remove_old_shards(folder: Path, local: LocalStage) -> None:
+    """Deletes what no rank needs once it is at `local`: shards of earlier stages and of another number of
     ranks, also half-written ones. Other files are left alone."""
     for path in folder.glob("*stage-*"):
         found = FILE_NAME.fullmatch(path.name)
         if found:
             stage, world_size = map(int, found.groups())
-            if stage < share.stage.index or world_size != share.world_size:
+            if stage < local.stage.index or world_size != local.world_size:
                 _remove(path)
 
 

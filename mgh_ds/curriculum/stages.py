@@ -1,6 +1,5 @@
 """The stages of a curriculum: which levels its negatives come from, and which steps it covers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
@@ -8,9 +7,6 @@ from typing import Literal
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import CurriculumConfig
-
-ALL_LEVELS = (1, 2, 3, 4)
-COARSE_TO_FINE = ((1,), (2, 3), (4,))
 
 SourceName = Literal["all", "graded", "ungraded"]
 
@@ -56,57 +52,21 @@ class Stage:
 def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
     """Lays the stages of `config` over `steps` optimiser steps.
 
-    Raises MghError when shares do not fit the stages, do not sum to 1, lie outside 0 … 1, or leave a stage
-    without a step.
+    Raises MghError for a stage that would get none of them.
     """
-    if config.negatives < 0 or config.length_window < 1:
-        raise MghError("curriculum: `negatives` must be 0 or more and `length_window` 1 or more")
-    groups = _level_groups(config)
-    shares = config.shares if config.shares is not None else [1 / len(groups)] * len(groups)
-    if len(shares) != len(groups):
-        raise MghError(
-            f"curriculum.shares has {len(shares)} numbers, but order `{config.order}` has "
-            f"{len(groups)} stages"
-        )
-    if not (abs(sum(shares) - 1) <= 1e-6 and min(shares) >= 0):  # NaN is neither
-        raise MghError(f"curriculum.shares must be positive and sum to 1, found {shares}")
-    ungraded = _ungraded_shares(config, len(groups))
-
+    wanted = config.stage_configs
+    shares = [1 / len(wanted) if stage.share is None else stage.share for stage in wanted]
     boundaries = [round(steps * sum(shares[:count])) for count in range(len(shares) + 1)]
     stages = []
-    for index, levels in enumerate(groups):
+    for index, stage in enumerate(wanted):
         first, end = boundaries[index], boundaries[index + 1]
-        name = ("levels " if len(levels) > 1 else "level ") + ", ".join(map(str, levels))
+        name = ("levels " if len(stage.levels) > 1 else "level ") + ", ".join(map(str, stage.levels))
         if end == first:
             raise MghError(
-                f"stage `{name}` gets none of the {steps} steps: train longer or change curriculum.shares"
+                f"stage `{name}` gets none of the {steps} steps: train longer or change the stages' shares"
             )
-        negatives = len(levels) if config.order == "all" else config.negatives
-        stages.append(Stage(index, name, levels, negatives, first, end - first, ungraded[index]))
+        negatives = config.negatives if stage.negatives is None else stage.negatives
+        ungraded = config.ungraded_share if stage.ungraded_share is None else stage.ungraded_share
+        exact = None if ungraded is None else Fraction(ungraded).limit_denominator(1_000_000)
+        stages.append(Stage(index, name, tuple(stage.levels), negatives, first, end - first, exact))
     return stages
-
-
-def _ungraded_shares(config: CurriculumConfig, stages: int) -> Sequence[Fraction | None]:
-    given = config.ungraded_share
-    if given is None:
-        return [None] * stages
-    shares = given if isinstance(given, list) else [given] * stages
-    if len(shares) != stages:
-        raise MghError(
-            f"curriculum.ungraded_share has {len(shares)} numbers, but order `{config.order}` has "
-            f"{stages} stages"
-        )
-    if not all(0 <= share <= 1 for share in shares):
-        raise MghError(f"curriculum.ungraded_share must lie between 0 and 1, found {given}")
-    return [Fraction(share).limit_denominator(1_000_000) for share in shares]
-
-
-def _level_groups(config: CurriculumConfig) -> tuple[tuple[int, ...], ...]:
-    if config.order in ("random", "all"):
-        return (ALL_LEVELS,)
-    if config.order.startswith("level-"):
-        return ((int(config.order.removeprefix("level-")),),)
-    groups = COARSE_TO_FINE if config.order == "coarse_to_fine" else COARSE_TO_FINE[::-1]
-    if not config.cumulative:
-        return groups
-    return tuple(tuple(sorted(sum(groups[: count + 1], ()))) for count in range(len(groups)))

@@ -11,11 +11,13 @@ from mteb.abstasks.sts import AbsTaskSTS
 
 from mgh_ds.evaluation.levels import document_instruction
 from mgh_ds.evaluation.mteb_model import INSTRUCTION_COLUMN
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
-GOLD = {1: 0.0, 2: 1.0, 3: 2.0, 4: 3.0}
-"""Similarity of a negative to its query by level, on the 0..5 scale of STS; the positive has 5."""
 GOLD_POSITIVE = 5.0
+"""Similarity of a positive to its query, the highest on the scale of STS, which begins at 0."""
+GOLD = {level: (level - 1) * GOLD_POSITIVE / (len(LEVELS) + 1) for level in LEVELS}
+"""Similarity of a negative to its query by level: even steps from 0, the positive two above the hardest."""
 
 
 def heldout_tasks(records: Sequence[Record]) -> list[Any]:

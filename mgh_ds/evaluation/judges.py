@@ -1,24 +1,20 @@
 """Models as judges of other people's data: an embedder's cosines, or a cross-encoder's verdict on pairs."""
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.protocols import Embed, ScorePairs
 from mgh_ds.model.config import PoolingMethod
 from mgh_ds.model.encoder import Encoder
-
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
-ScorePairs = Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
 
 
 def embedder_judge(name: str, pooling: PoolingMethod) -> Embed:
     """Unit vectors by any Encoder: `[n, dim]` for n texts. Raises MghError if the model cannot be loaded."""
     encoder = Encoder.from_pretrained(name, pooling=pooling)
 
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        return encoder.encode(list(texts), batch_size=64, progress=len(texts) > 2_000)
+    def embed(texts: list[str]) -> NDArray[np.float32]:
+        return encoder.encode(texts, batch_size=64, progress=len(texts) > 2_000)
 
     return embed
 
@@ -37,8 +33,8 @@ def cross_encoder_judge(name: str) -> ScorePairs:
         reason = str(error).splitlines()[0]
         raise MghError(f"the cross-encoder {name!r} cannot be loaded: {reason}") from None
 
-    def score(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        scores = model.predict(list(pairs), activation_fn=Sigmoid(), show_progress_bar=len(pairs) > 2_000)
+    def score(pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+        scores = model.predict(pairs, activation_fn=Sigmoid(), show_progress_bar=len(pairs) > 2_000)
         return np.asarray(scores, dtype=np.float32)
 
     return score

@@ -8,13 +8,14 @@ import numpy as np
 from mgh_ds.evaluation.encoding import Embeddings, Input
 from mgh_ds.evaluation.results import LevelScore
 from mgh_ds.model.encoder import Encoder
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 
 def level_accuracy(
     encoder: Encoder | Embeddings, records: Sequence[Record], *, instructions: bool = False
 ) -> dict[str, LevelScore]:
-    """By level, "1" (easiest) to "4" (hardest): the share of negatives that score strictly below the positive
+    """By level, "1" (easiest) and up: the share of negatives that score strictly below the positive
     by cosine with the query, the mean margin cos(query, positive) − cos(query, negative), and their number.
 
     With `instructions`, queries are read under their record's instruction, and so are the documents of
@@ -35,7 +36,7 @@ def level_accuracy(
     by_level: defaultdict[str, list[float]] = defaultdict(list)
     for (_, negative), margin in zip(graded, margins.tolist(), strict=True):
         by_level[str(negative.level)].append(margin)
-    return {level: _score(np.array(by_level[level])) for level in sorted(by_level)}
+    return {level: _score(np.array(by_level[level])) for level in map(str, LEVELS) if level in by_level}
 
 
 def document_instruction(record: Record) -> str | None:

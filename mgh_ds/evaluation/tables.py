@@ -1,10 +1,10 @@
-"""Evaluation results as tables: Markdown for files, rich for terminals. Scores are shown times 100."""
+"""Evaluation results as tables, for files and for terminals. Scores are shown times 100."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from rich.table import Table
 
+from mgh_ds.common.score_tables import COMPARISON_HEADER, change, comparisons, markdown_table, metric_name
 from mgh_ds.evaluation.results import EvaluationResult
 
 PUBLISHED = {
@@ -20,12 +20,8 @@ Source: the leaderboard's data (https://github.com/embeddings-benchmark/results,
 SciFact from its table.
 """
 
-METRICS = {
-    "ndcg_at_10": "nDCG@10",
-    "map_at_1000": "MAP",
-    "cosine_spearman": "Spearman",
-    "accuracy": "accuracy",
-}
+
+RESULT_TEXTS = 2  # columns before the figures
 
 
 def published(result: EvaluationResult) -> dict[str, float]:
@@ -41,7 +37,8 @@ def published(result: EvaluationResult) -> dict[str, float]:
 
 def results_table(result: EvaluationResult) -> Table:
     """One row a task, for the terminal."""
-    return _rich(f"{result.model}, {result.pooling} pooling", *_results_cells(result))
+    title = f"{result.model}, {result.pooling} pooling"
+    return _rich(title, *_results_cells(result), text_columns=RESULT_TEXTS)
 
 
 def results_markdown(result: EvaluationResult) -> str:
@@ -55,88 +52,39 @@ def results_markdown(result: EvaluationResult) -> str:
         + ", ".join(f"{name} {version}" for name, version in settings.get("versions", {}).items())
         + ".",
         "",
-        _markdown(*_results_cells(result)),
+        markdown_table(*_results_cells(result), text_columns=RESULT_TEXTS),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def comparison_table(before: EvaluationResult, after: EvaluationResult) -> Table:
     """Before, after and change: a row a task, then a row a negative level, for the terminal."""
-    return _rich(None, *_comparison_cells(before, after))
-
-
-def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> str:
-    """The same as Markdown."""
-    return _markdown(*_comparison_cells(before, after))
-
-
-class _Row(NamedTuple):
-    name: str
-    before: float
-    after: float
+    rows = comparisons(vars(before), vars(after))
+    return _rich(None, COMPARISON_HEADER, [row.cells() for row in rows], text_columns=1)
 
 
 def _results_cells(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
-    anchors = published(result)
-    header = ["task", "metric", "score", *(["published", "difference"] if anchors else [])]
+    references = published(result)
+    header = ["task", "metric", "score", *(["published", "difference"] if references else [])]
     rows = []
     for name, task in result.tasks.items():
         subsets = [subset for subset in task.get("subsets", []) if subset != "default"]
         score = 100 * task["score"]
-        row = [
-            f"{name} ({', '.join(subsets)})" if subsets else name,
-            METRICS.get(task["metric"], task["metric"]),
-        ]
-        row.append(f"{score:.2f}")
-        if anchors:
-            anchor = anchors.get(name)
-            row += ["–", "–"] if anchor is None else [f"{anchor:.2f}", _change(score - anchor)]
+        title = f"{name} ({', '.join(subsets)})" if subsets else name
+        row = [title, metric_name(task["metric"]), f"{score:.2f}"]
+        if references:
+            reference = references.get(name)
+            row += ["–", "–"] if reference is None else [f"{reference:.2f}", change(score - reference)]
         rows.append(row)
     return header, rows
 
 
-def _comparison_cells(before: EvaluationResult, after: EvaluationResult) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        _Row(
-            f"{name}, {METRICS.get(task['metric'], task['metric'])}",
-            task["score"],
-            after.tasks[name]["score"],
-        )
-        for name, task in before.tasks.items()
-        if name in after.tasks
-    ]
-    rows += [
-        _Row(f"positive above negatives of level {level}", score["accuracy"], after.levels[level]["accuracy"])
-        for level, score in before.levels.items()
-        if level in after.levels
-    ]
-    cells = [
-        [
-            row.name,
-            f"{100 * row.before:.2f}",
-            f"{100 * row.after:.2f}",
-            _change(100 * (row.after - row.before)),
-        ]
-        for row in rows
-    ]
-    return ["held-out score", "before", "after", "change"], cells
-
-
-def _change(points: float) -> str:
-    return f"{round(points, 2) + 0.0:+.2f}"  # adding zero turns −0.00 into +0.00
-
-
-def _rich(title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _rich(
+    title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
+) -> Table:
     table = Table(title=title, title_justify="left")
-    for column in header:
-        table.add_column(
-            column, justify="left" if column in ("task", "metric", "held-out score") else "right"
-        )
+    for number, column in enumerate(header):
+        table.add_column(column, justify="left" if number < text_columns else "right")
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    align = ["---" if column in ("task", "metric", "held-out score") else "---:" for column in header]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, align, *rows])

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import torch
+from ata_attention.transformers import register
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.attention import IMPLEMENTATION
 from mgh_ds.model.config import DType
 from mgh_ds.model.hf_logging import quiet
 
@@ -80,7 +80,7 @@ def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrai
                 folder,
                 config=config,
                 dtype=getattr(torch, dtype),
-                attn_implementation=IMPLEMENTATION,
+                attn_implementation=register(),
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,

@@ -176,11 +176,11 @@ class PackedBatch(NamedTuple):
 
     def backbone_inputs(self, first_position: int) -> dict[str, Any]:
         """Keywords of a transformers model whose texts begin at position `first_position`, and which runs
-        `mgh_ds.model.attention`."""
+        `ata_attention.transformers`."""
         return {
             "input_ids": self.input_ids[None],
-            # Without a mask transformers would look for borders of texts in the position ids, which waits for
-            # the GPU, and make an n × n mask of them. An empty mask is our mask function's sign for none.
+            # Without a mask transformers would find the borders of texts in the position ids, which waits for
+            # the GPU, and make an n × n mask of them. An empty mask is the mask function's sign for none.
             "attention_mask": self.pooling_mask.new_empty(1, 0),
             "position_ids": self.position_ids[None] + first_position,
             "cu_seq_lens_q": self.cu_seqlens,

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ata_attention.transformers import ColumnSumCollector, UnsupportedAttention
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.attention import RECORD, AttentionRecord
 from mgh_ds.model.backbone import first_position, load_backbone, longest_input
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import DType, LoraConfig, ModelConfig
@@ -43,25 +43,28 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Embeddings `[S, dim]`, fp32, of unit length. Raises MghError for a batch without texts."""
-        hidden, record = self.states(batch)
-        return nn.functional.normalize(self.pooling(hidden, batch, record), dim=-1)
+        hidden, collector = self.states(batch)
+        return nn.functional.normalize(self.pooling(hidden, batch, collector), dim=-1)
 
     def token_weights(self, batch: TokenBatch) -> Tensor:
         """The weight of each token in its text's embedding, `[B, N]` or `[T]`, fp32; a text's sum to 1."""
-        _, record = self.states(batch)
-        return self.pooling.weights(batch, record)
+        _, collector = self.states(batch)
+        return self.pooling.weights(batch, collector)
 
-    def states(self, batch: TokenBatch) -> tuple[Tensor, AttentionRecord | None]:
-        """Token states `[B, N, dim]` or `[T, dim]` of the last layer and, for ATA, what the attention left
-        behind."""
+    def states(self, batch: TokenBatch) -> tuple[Tensor, ColumnSumCollector | None]:
+        """Token states `[B, N, dim]` or `[T, dim]` of the last layer and, for ATA, the column sums of its
+        layers. Raises MghError for attention dropout and reentrant activation checkpointing."""
         if batch.texts == 0:
             raise MghError("the batch holds no texts: call the model with one at least")
-        record = None
+        collector = None
         if self.pooling.config.method == "ata":
-            record = AttentionRecord(self.layers, batch.token_mask)
+            collector = ColumnSumCollector(self.layers, batch.token_mask)
         inputs = batch.backbone_inputs(first_position(self.backbone.config))
-        output = self.backbone(**inputs, use_cache=False, **{RECORD: record})
-        return output.last_hidden_state.view(*batch.input_ids.shape, -1), record
+        try:
+            output = self.backbone(**inputs, use_cache=False, column_sums=collector)
+        except UnsupportedAttention as error:
+            raise MghError(str(error)) from error
+        return output.last_hidden_state.view(*batch.input_ids.shape, -1), collector
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:

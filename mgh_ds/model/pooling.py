@@ -1,10 +1,10 @@
 """From token states to one vector. Every method is a weighted mean, and is defined by its token weights."""
 
 import torch
+from ata_attention.transformers import ColumnSumCollector, LayerColumnSums
 from torch import Tensor, nn
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.attention import AttentionRecord, Received
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import PoolingConfig
 
@@ -21,29 +21,31 @@ class Pooling(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, hidden: Tensor, batch: TokenBatch, record: AttentionRecord | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, batch: TokenBatch, collector: ColumnSumCollector | None = None
+    ) -> Tensor:
         """Pools `hidden [B, N, D]` or `[T, D]` to `[S, D]`, fp32; the other arguments as for `weights`."""
-        weights = self._weights(batch, record)
+        weights = self._weights(batch, collector)
         return batch.weighted_sum(weights, hidden) / _divisor(weights, batch)[:, None]
 
-    def weights(self, batch: TokenBatch, record: AttentionRecord | None = None) -> Tensor:
+    def weights(self, batch: TokenBatch, collector: ColumnSumCollector | None = None) -> Tensor:
         """Token weights `[B, N]` or `[T]`, fp32, those of each text summing to 1.
 
         `batch.pooling_mask` marks the tokens that may carry weight; `cls` and `last` name one token of the
-        whole input and do not look at it. A text whose weights all vanish (none of its tokens may be pooled)
-        is pooled evenly over its tokens. `record` is what the attention left behind; ATA raises MghError if
-        it left nothing.
+        whole input, whatever the mask. A text whose weights all vanish (none of its tokens may be pooled)
+        is pooled evenly over its tokens. `collector` is what the attention left behind; ATA raises MghError
+        if it left nothing.
         """
-        weights = self._weights(batch, record)
+        weights = self._weights(batch, collector)
         return weights / batch.spread(_divisor(weights, batch))
 
-    def _weights(self, batch: TokenBatch, record: AttentionRecord | None) -> Tensor:
+    def _weights(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
         """Weights that do not sum to 1 yet: the sum is divided by once per text, and not once per token."""
         tokens = batch.token_mask.float()
-        weights = tokens * self._by_method(batch, record)
+        weights = tokens * self._by_method(batch, collector)
         return torch.where(batch.spread(batch.total(weights)) > 0, weights, tokens)
 
-    def _by_method(self, batch: TokenBatch, record: AttentionRecord | None) -> Tensor:
+    def _by_method(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
         match self.config.method:
             case "mean":
                 return batch.pooling_mask.float()
@@ -54,18 +56,18 @@ class Pooling(nn.Module):
             case "last":
                 return (batch.position_ids == batch.spread(batch.lengths) - 1).float()
             case "ata":
-                return batch.pooling_mask * self._attention_received(batch, record)
+                return batch.pooling_mask * self._column_sums(batch, collector)
 
-    def _attention_received(self, batch: TokenBatch, record: AttentionRecord | None) -> Tensor:
-        if record is None or len(record.received) < len(self.config.layers):
+    def _column_sums(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
+        if collector is None or len(collector.by_layer) < len(self.config.layers):
             raise MghError(
                 "ATA pooling needs the column sums of its layers, but the attention left none: the backbone "
                 "did not run the attention that mgh-ds registers (was its attn_implementation changed?)"
             )
-        layers = [self._transformed(layer, batch) for layer in record.received.values()]
+        layers = [self._transformed(layer, batch) for layer in collector.by_layer.values()]
         return torch.stack(layers).sum(0)
 
-    def _transformed(self, layer: Received, batch: TokenBatch) -> Tensor:
+    def _transformed(self, layer: LayerColumnSums, batch: TokenBatch) -> Tensor:
         """`Σ_h f(c_hj)`: heads are the second axis of padded and packed column sums alike."""
         sums = layer.column_sums.detach() if self.config.detach_weights else layer.column_sums
         match self.config.column_transform:
@@ -77,7 +79,7 @@ class Pooling(nn.Module):
                 return sums.sum(1) / visible_queries(batch, layer).clamp_min(1)
 
 
-def visible_queries(batch: TokenBatch, layer: Received) -> Tensor:
+def visible_queries(batch: TokenBatch, layer: LayerColumnSums) -> Tensor:
     """How many queries of its text see each key in that layer, itself among them: int64 `[B, N]` or `[T]`."""
     place, last = batch.position_ids, batch.spread(batch.lengths) - 1
     left, right = layer.window or (last, last)

@@ -1,22 +1,20 @@
 """What an embedding model must know beside its weights, and the file that keeps it in an exported folder."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.common import files
+from mgh_ds.common import config, files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE, PoolingConfig
 
 SETTINGS_FILE = "mgh_ds.json"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(config.Settings):
     """How a backbone and a tokenizer become an embedding model. The fields are explained in `ModelConfig`; a
     `max_length` of None is for the model to decide."""
 
-    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    pooling: PoolingConfig = PoolingConfig()
     bidirectional: bool = True
     max_length: int | None = None
     instruction_template: str = INSTRUCTION_TEMPLATE
@@ -25,12 +23,12 @@ class Settings:
     def changed(self, **options: Any) -> "Settings":
         """These settings with those `options` (fields of this class or of the pooling) that are not None."""
         given = {name: value for name, value in options.items() if value is not None}
-        own = {f.name: given.pop(f.name) for f in fields(self) if f.name in given}
-        return replace(self, pooling=replace(self.pooling, **given), **own)
+        own = {name: given.pop(name) for name in type(self).model_fields if name in given}
+        return self.replace(pooling=self.pooling.replace(**given), **own)
 
 
 def write_settings(settings: Settings, folder: Path) -> None:
-    files.write_json(folder / SETTINGS_FILE, asdict(settings))
+    files.write_json(folder / SETTINGS_FILE, settings.model_dump())
 
 
 def read_settings(folder: Path) -> Settings:
@@ -43,7 +41,7 @@ def read_settings(folder: Path) -> Settings:
         content = files.read_json(path)
         try:
             return Settings(**{**content, "pooling": PoolingConfig(**content["pooling"])})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, MghError) as error:
             raise MghError(
                 f"{path} does not hold the settings that this version of mgh-ds writes: {error}"
             ) from error

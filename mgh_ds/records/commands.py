@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.convert import FORMATS, REJECTED, convert, input_files
+from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.reader import Progress
 from mgh_ds.records.rows import ErrorReport, OnError
-from mgh_ds.records.schema import Subtype
 from mgh_ds.records.stats import stats, stats_table
 from mgh_ds.records.store import Store, is_store
+from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.records.validate import validate
 
 
@@ -36,9 +37,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--dataset", help="name kept as each record's source (default: the file's name)")
     parser.add_argument("--instruction", help="the task in a sentence, where the rows do not carry it")
-    parser.add_argument(
-        "--subtype", choices=get_args(Subtype), help="shape of the texts, where the rows do not say"
-    )
+    parser.add_argument("--subtype", choices=SUBTYPES, help="shape of the texts, where the rows do not say")
     parser.add_argument("--language", default="en", help="BCP-47 tag (default: en)")
     _add_on_error(parser)
     parser.set_defaults(call=convert_command)
@@ -69,28 +68,17 @@ def convert_command(
     input: Path,
     output: Path,
     format: str,
-    dataset: str | None = None,
-    instruction: str | None = None,
-    subtype: Subtype | None = None,
-    language: str = "en",
     on_error: OnError = "skip",
+    **settings: Any,
 ) -> None:
     """Converts files of a known format into a store, and prints what became of the rows.
+
+    `settings` are the fields of `records.convert.settings.Settings`.
 
     Raises MghError if no row is usable, at the first bad row if `on_error` is "stop", or if `output` exists.
     """
     with _progress(input) as progress:
-        summary = convert(
-            input,
-            output,
-            format,
-            dataset=dataset,
-            instruction=instruction,
-            subtype=subtype,
-            language=language,
-            on_error=on_error,
-            progress=progress,
-        )
+        summary = convert(input, output, format, Settings(**settings), on_error=on_error, progress=progress)
     _print_report(summary.report)
     console = Console()
     console.print(Text(f"{summary.records:,} records in {summary.path}"))

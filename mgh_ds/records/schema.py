@@ -4,11 +4,12 @@ The models are strict: nothing is coerced, unknown keys are refused, and the onl
 that white space at its ends goes. So a record that validates once is the same record wherever it is read.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -19,15 +20,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mgh_ds.records.levels import LEVELS
+from mgh_ds.records.subtypes import SUBTYPES, Kind
 
 SCHEMA_VERSION = 1
 MAX_TEXT_CHARS = 100_000
 MAX_NEGATIVES = 64
 MAX_ID_CHARS = 200
-
-
-Subtype = Literal["long-long", "long-short", "short-long", "short-short", "paraphrase", "sts"]
-SYMMETRIC_SUBTYPES = frozenset({"paraphrase", "sts"})
 
 # Error types whose message needs no "found …" beside it.
 SELF_EXPLAINING = frozenset(
@@ -49,6 +47,13 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _known_subtype(value: Any) -> Any:
+    if isinstance(value, str) and value in SUBTYPES:
+        return value
+    *others, last = (f"'{name}'" for name in SUBTYPES)
+    raise PydanticCustomError("literal_error", f"Input should be {', '.join(others)} or {last}")
+
+
 def _text(max_chars: int) -> StringConstraints:
     return StringConstraints(strip_whitespace=True, min_length=1, max_length=max_chars)
 
@@ -57,6 +62,7 @@ Text = Annotated[str, _text(MAX_TEXT_CHARS), AfterValidator(_without_nul)]
 Id = Annotated[str, _text(MAX_ID_CHARS), AfterValidator(_without_nul)]
 Note = Annotated[str, _text(2_000), AfterValidator(_without_nul)]
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$")]
+Subtype = Annotated[str, BeforeValidator(_known_subtype)]  # a key of SUBTYPES
 Level = Annotated[int, Field(ge=1, le=LEVELS[-1])]
 
 
@@ -67,28 +73,27 @@ class _Strict(BaseModel):
 class Task(_Strict):
     """What is asked of the embedding: the kind of relation, its shape, and the instruction in words.
 
-    Asymmetric subtypes name the lengths of query and positive; symmetric ones (both texts play the same part)
-    are `paraphrase` and `sts`.
+    `records.subtypes` says what each subtype is, and which kind it belongs to.
     """
 
-    kind: Literal["asymmetric", "symmetric"]
+    kind: Kind
     subtype: Subtype
     instruction: Text
 
     @model_validator(mode="after")
     def _kind_fits_subtype(self) -> Self:
-        if self.kind != kind_of(self.subtype):
+        right = SUBTYPES[self.subtype].kind
+        if self.kind != right:
             raise PydanticCustomError(
                 "kind_mismatch",
                 "Subtype '{subtype}' should have kind '{right}', not '{found}'",
-                {"subtype": self.subtype, "right": kind_of(self.subtype), "found": self.kind},
+                {"subtype": self.subtype, "right": right, "found": self.kind},
             )
         return self
 
 
 class Negative(_Strict):
-    """A text that is not the answer. `level` 1 is the easiest, 4 the hardest; None says it was never
-    graded."""
+    """A text that is not the answer. `level` is one of `records.levels`; None says it was never graded."""
 
     text: Text
     level: Level | None
@@ -127,17 +132,3 @@ class Record(_Strict):
         if "dataset" not in source:
             raise PydanticCustomError("missing_dataset", "Source should have the key 'dataset'")
         return source
-
-    @property
-    def levels(self) -> frozenset[int]:
-        """The levels that this record's graded negatives have."""
-        return frozenset(negative.level for negative in self.negatives if negative.level is not None)
-
-    def negatives_of(self, level: int | None) -> list[Negative]:
-        """The negatives of one level, in the record's order; None asks for the ungraded ones."""
-        return [negative for negative in self.negatives if negative.level == level]
-
-
-def kind_of(subtype: Subtype) -> Literal["asymmetric", "symmetric"]:
-    """The kind of task that a subtype belongs to."""
-    return "symmetric" if subtype in SYMMETRIC_SUBTYPES else "asymmetric"

@@ -3,16 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from mgh_ds.common.intervals import wilson
+from mgh_ds.common.score_tables import metric_name
 from mgh_ds.report.data import Evaluation, Level, Run, Score
-
-DIFFICULTY = {"1": "easy", "2": "medium", "3": "medium", "4": "hard"}
-METRICS = {
-    "cosine_spearman": "Spearman, cosine",
-    "map": "MAP",
-    "mrr": "MRR",
-    "ndcg": "nDCG",
-    "v_measure": "V-measure",
-}
+from mgh_ds.report.levels import easiest_first, hardest, level_title
 
 
 @dataclass(frozen=True)
@@ -47,32 +41,18 @@ class Headline:
     after_interval: tuple[float, float] | None
 
 
-def level_name(level: str) -> str:
-    """A level as the page names it: "level 4 · hard"; "ungraded" for negatives without a grade."""
-    if level in DIFFICULTY:
-        return f"level {level} · {DIFFICULTY[level]}"
-    return "ungraded" if level == "null" else f"level {level}"
-
-
-def metric_name(metric: str) -> str:
-    """An MTEB metric as papers write it: "nDCG@10" for ndcg_at_10; others with their blanks back."""
-    name, at, cutoff = metric.partition("_at_")
-    return METRICS.get(name, name.replace("_", " ")) + (f"@{cutoff}" if at else "")
-
-
 def headline(run: Run) -> Headline | None:
     """The change on the hardest level that was evaluated, or None when nothing has been evaluated yet."""
-    levels = [level for level in _either(run, "levels") if level in DIFFICULTY]
-    if not levels:
+    level = hardest(_either(run, "levels"))
+    if level is None:
         return None
-    hardest = max(levels)
-    before, after = _level(run.before, hardest), _level(run.after, hardest)
+    before, after = _level(run.before, level), _level(run.after, level)
     return Headline(
-        level=hardest,
-        count=max(level.count for level in (before, after) if level),
+        level=level,
+        count=max(found.count for found in (before, after) if found),
         points=_accuracy(before, after),
-        before_interval=wilson_interval(before.accuracy, before.count) if before else None,
-        after_interval=wilson_interval(after.accuracy, after.count) if after else None,
+        before_interval=interval(before) if before else None,
+        after_interval=interval(after) if after else None,
     )
 
 
@@ -85,19 +65,19 @@ def task_rows(run: Run) -> list[Row]:
 
 def level_rows(run: Run) -> list[Row]:
     """Accuracy of "positive above negative" by level, easiest first."""
-    names = sorted(_either(run, "levels"))
-    return [_level_row(name, _level(run.before, name), _level(run.after, name)) for name in names]
+    levels = easiest_first(_either(run, "levels"))
+    return [
+        _level_row(level_title(level, levels), _level(run.before, level), _level(run.after, level))
+        for level in levels
+    ]
 
 
-def wilson_interval(share: float, count: int) -> tuple[float, float] | None:
-    """The 95 % score interval of a binomial share, in points (Wilson 1927); None without observations."""
-    if count == 0 or math.isnan(share):
+def interval(level: Level) -> tuple[float, float] | None:
+    """The 95 % Wilson interval of a level's accuracy, in points; None without observations."""
+    if level.count == 0 or math.isnan(level.accuracy):
         return None
-    z = 1.96
-    centre = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 100 / (1 + z * z / count)
-    return max(0.0, (centre - half) * scale), min(100.0, (centre + half) * scale)
+    low, high = wilson(level.accuracy, level.count)
+    return 100 * low, 100 * high
 
 
 def _task_row(name: str, before: Score | None, after: Score | None) -> Row:
@@ -107,9 +87,9 @@ def _task_row(name: str, before: Score | None, after: Score | None) -> Row:
 
 
 def _level_row(name: str, before: Level | None, after: Level | None) -> Row:
-    count = max(level.count for level in (before, after) if level)
+    count = max(found.count for found in (before, after) if found)
     detail = f"margin {_margin(before)} → {_margin(after)}, n = {count}"
-    return Row(level_name(name), detail, _accuracy(before, after))
+    return Row(name, detail, _accuracy(before, after))
 
 
 def _accuracy(before: Level | None, after: Level | None) -> Pair:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationE
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.files import read_json
+from mgh_ds.report.levels import easiest_first
 
 Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float that a run may not have measured: null or absent in the file is NaN here."""
@@ -108,7 +109,7 @@ class RunInfo(BaseModel):
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageSteps:
     """A stretch of consecutive steps that trained on the same levels."""
 
     index: int
@@ -143,14 +144,14 @@ class Run:
         return self.info.name or self.folder.resolve().name
 
     @cached_property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[StageSteps]:
         spans = groupby(self.steps, key=lambda step: (step.stage, step.stage_name))
-        return [Stage(index, name, list(steps)) for (index, name), steps in spans]
+        return [StageSteps(index, name, list(steps)) for (index, name), steps in spans]
 
     @cached_property
     def levels(self) -> list[str]:
         """The levels that training logged, easiest first."""
-        return sorted({level for step in self.steps for level in step.levels})
+        return easiest_first(level for step in self.steps for level in step.levels)
 
 
 def load_run(folder: Path) -> Run:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
+from mgh_ds.common.charts.scales import number
 from mgh_ds.common.files import write_bytes
+from mgh_ds.common.templates import page_environment
 from mgh_ds.report import anchors, comparison, plots
-from mgh_ds.report.data import Parameters, Run, Stage, load_run
-from mgh_ds.report.scales import number
+from mgh_ds.report.data import Parameters, Run, StageSteps, load_run
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def render(run: Run) -> str:
         .render(
             run=run,
             info=run.info,
-            facts=facts(run),
+            overview=overview(run),
             headline=comparison.headline(run),
             groups=[("Held-out tasks", tasks), ("Accuracy on held-out negatives", levels)],
             ruler=ruler([row.points for row in tasks + levels]),
@@ -77,8 +78,8 @@ def render(run: Run) -> str:
     )
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
-    """The header's facts as (name, value); what the run has not written is left out."""
+def overview(run: Run) -> list[tuple[str, str]]:
+    """The header's overview as (name, value); what the run has not written is left out."""
     info = run.info
     known: list[tuple[str, str | None]] = [
         ("Model", info.model),
@@ -104,7 +105,7 @@ def wall_seconds(run: Run) -> float:
     return steps + sum(checkpoint.seconds for checkpoint in run.checkpoints)
 
 
-def stage_row(stage: Stage) -> StageRow:
+def stage_row(stage: StageSteps) -> StageRow:
     tenth = max(1, len(stage.steps) // 10)
     return StageRow(
         name=stage.name,
@@ -145,17 +146,10 @@ def times(ratio: float) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent, autoescape=True)
     environment.filters |= {
         "change": change,
         "duration": duration,
-        "level_name": comparison.level_name,
         "number": lambda value: number(value) if math.isfinite(value) else "…",
         "times": times,
     }

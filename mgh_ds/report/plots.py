@@ -1,26 +1,33 @@
-"""Line charts over the steps as plain geometry: ticks, stage bands, paths and labels in SVG units.
-
-`chart.svg.jinja` turns a `Chart` into inline SVG. The page draws its own SVG so that the colours follow the
-reader's light or dark theme, the letters stay text, and nothing has to be fetched.
-"""
+"""The run's line charts over the steps: loss, accuracy and margin by level, and its instruments."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from mgh_ds.report.data import Level, Run, Stage, Step
-from mgh_ds.report.scales import nice_ticks, number, tick_names
+from mgh_ds.common.charts.chart import (
+    CHARACTER,
+    Array,
+    Band,
+    Chart,
+    Frame,
+    Line,
+    Linear,
+    level_css,
+    linear_axis,
+    rounded,
+)
+from mgh_ds.common.charts.scales import nice_ticks, number
+from mgh_ds.report.data import Level, Run, StageSteps, Step
+from mgh_ds.report.levels import level_name
 
-Array = npt.NDArray[np.float64]
 Pieces = list[tuple[Array, Array]]  # a line as its unbroken stretches: steps and values, float64 [points]
 
 MOST_POINTS = 400  # a longer run's lines are thinned to about as many points as a chart has room for
 WIDE, HALF, SMALL = (960.0, 300.0), (470.0, 300.0), (470.0, 170.0)  # widths and heights in SVG units
 LINE_HEIGHT = 14.0
-CHARACTER = 6.3  # width of an average letter at the charts' font size
+LEFT, TOP, BELOW = 46.0, 24.0, 24.0  # margins; the right one grows with the labels
 
 
 @dataclass(frozen=True)
@@ -31,81 +38,6 @@ class Series:
     css: str
     values: Pieces
     mean: Pieces
-
-
-@dataclass(frozen=True)
-class Tick:
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Band:
-    """A stage's background; `name` is empty where it would not fit, `title` never."""
-
-    x: float
-    width: float
-    name: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """`path` is the running mean, `faint` the raw values; the label stands right of the last point."""
-
-    css: str
-    path: str
-    faint: str
-    label: str
-    label_x: float
-    label_y: float
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart in SVG units, ready to be drawn."""
-
-    alt: str
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    bands: list[Band]
-    lines: list[Line]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The plotting area in SVG units, and the ranges of steps and values that it spans."""
-
-    width: float
-    height: float
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    right_margin: float
-    left: float = 46.0
-    top: float = 24.0
-    bottom_margin: float = 24.0
-
-    @property
-    def right(self) -> float:
-        return self.width - self.right_margin
-
-    @property
-    def bottom(self) -> float:
-        return self.height - self.bottom_margin
-
-    def x(self, step: Array | float) -> Array:
-        low, high = self.x_range
-        return np.asarray(self.left + (step - low) / (high - low) * (self.right - self.left))
-
-    def y(self, value: Array | float) -> Array:
-        low, high = self.y_range
-        return np.asarray(self.bottom - (value - low) / (high - low) * (self.bottom - self.top))
 
 
 def loss_chart(run: Run) -> Chart | None:
@@ -170,8 +102,8 @@ def _single(
         return None
     mean = _smooth(run, values, np.ones(len(values)), window or smoothing_window(run))
     first, last = _ends(mean)
-    told = f"{number(first)} at first, {number(last)} at last"
-    alt = f"Line chart of the {name} over {len(run.steps)} steps: {told}."
+    ends = f"{number(first)} at first, {number(last)} at last"
+    alt = f"Line chart of the {name} over {len(run.steps)} steps: {ends}."
     line = Series(number(last), "single", _pieces(run, values), _pieces(run, mean))
     return _chart(run, [line], alt, size, include)
 
@@ -180,20 +112,20 @@ def _by_level(
     run: Run, name: str, value: Callable[[Level], float], include: tuple[float, ...] = ()
 ) -> Chart | None:
     """A chart with a line for each level; the running mean weighs a step by its number of negatives."""
-    lines, told = [], []
+    lines, described = [], []
     for level in run.levels:
         logged = [step.levels.get(level) for step in run.steps]
         values = np.array([value(one) if one and one.count else math.nan for one in logged], dtype=np.float64)
         counts = np.array([one.count if one else 0 for one in logged], dtype=np.float64)
         if np.isfinite(values).any():
-            label = "ungraded" if level == "null" else f"level {level}"
+            label = level_name(level)
             mean = _smooth(run, values, counts, smoothing_window(run))
-            lines.append(Series(label, f"level-{level}", _pieces(run, values), _pieces(run, mean)))
+            lines.append(Series(label, level_css(level), _pieces(run, values), _pieces(run, mean)))
             first, last = _ends(mean)
-            told.append(f"{label} from {number(first)} to {number(last)}")
+            described.append(f"{label} from {number(first)} to {number(last)}")
     if not lines:
         return None
-    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {'; '.join(told)}."
+    alt = f"Line chart of the {name} by level over {len(run.steps)} steps: {'; '.join(described)}."
     return _chart(run, lines, alt, HALF, include)
 
 
@@ -204,31 +136,20 @@ def _chart(
     width, height = size
     drawn = [values for one in series for _steps, values in one.values + one.mean]
     shown = np.concatenate([np.array(include, dtype=np.float64), *drawn])
-    y_values = nice_ticks(float(shown.min()), float(shown.max()), about=max(3, round(height / 60)))
-    first, last = run.steps[0].step, run.steps[-1].step
-    frame = Frame(
-        width=width,
-        height=height,
-        x_range=(first - 0.5, last + 0.5),
-        y_range=(y_values[0], y_values[-1]),
-        right_margin=max(67.0, 10 + CHARACTER * max(len(one.label) for one in series)),
+    y_scale, y_values, y_names = linear_axis(
+        float(shown.min()), float(shown.max()), about=max(3, round(height / 60))
     )
+    first, last = run.steps[0].step, run.steps[-1].step
+    right_margin = max(67.0, 10 + CHARACTER * max(len(one.label) for one in series))
+    x_scale = Linear(first - 0.5, last + 0.5)
+    frame = Frame(width, height, LEFT, width - right_margin, TOP, height - BELOW, x_scale, y_scale)
     x_values = [
         v for v in nice_ticks(first, last, about=round(width / 90)) if first <= v <= last and v % 1 == 0
     ]
-    return Chart(
-        alt=alt,
-        width=width,
-        height=height,
-        left=frame.left,
-        right=frame.right,
-        top=frame.top,
-        bottom=frame.bottom,
-        x_ticks=[Tick(_round(frame.x(value)), _step_name(value, x_values[-1])) for value in x_values],
-        y_ticks=[
-            Tick(_round(frame.y(value)), name)
-            for value, name in zip(y_values, tick_names(y_values), strict=True)
-        ],
+    return frame.chart(
+        alt,
+        frame.x_ticks(x_values, [_step_name(value, x_values[-1]) for value in x_values]),
+        frame.y_ticks(y_values, y_names),
         bands=[_band(stage, frame) for stage in run.stages],
         lines=_spread([_line(one, frame) for one in series], frame),
     )
@@ -238,22 +159,22 @@ def _step_name(step: float, last: float) -> str:
     return f"step {step:,.0f}" if step == last else f"{step:,.0f}"
 
 
-def _band(stage: Stage, frame: Frame) -> Band:
+def _band(stage: StageSteps, frame: Frame) -> Band:
     left, right = float(frame.x(stage.first - 0.5)), float(frame.x(stage.last + 0.5))
     fits = CHARACTER * len(stage.name) <= right - left
     title = f"{stage.name}: steps {stage.first} to {stage.last}"
-    return Band(_round(left), _round(right - left), stage.name if fits else "", title)
+    return Band(rounded(left), rounded(right - left), stage.name if fits else "", title)
 
 
 def _line(series: Series, frame: Frame) -> Line:
     steps, values = series.mean[-1]
     return Line(
         css=series.css,
-        path=_path(frame, series.mean),
-        faint=_path(frame, series.values),
+        path=_paths(frame, series.mean),
+        faint=_paths(frame, series.values),
         label=series.label,
-        label_x=_round(frame.x(steps[-1]) + 6),
-        label_y=_round(frame.y(values[-1]) + 4),
+        label_x=rounded(frame.x(steps[-1]) + 6),
+        label_y=rounded(frame.y(values[-1]) + 4),
     )
 
 
@@ -269,7 +190,7 @@ def _spread(lines: list[Line], frame: Frame) -> list[Line]:
             heights[index] = max(heights[index], heights[index - 1] + LINE_HEIGHT)
         lift = max(0.0, heights[-1] - frame.bottom)
         result += [
-            Line(line.css, line.path, line.faint, line.label, line.label_x, _round(height - lift))
+            replace(line, label_y=rounded(height - lift))
             for line, height in zip(column, heights, strict=True)
         ]
     return result
@@ -286,13 +207,8 @@ def _smooth(run: Run, values: Array, weights: Array, window: int) -> Array:
     return np.concatenate([running_mean(values[part], weights[part], window) for part in _parts(run)])
 
 
-def _path(frame: Frame, pieces: Pieces) -> str:
-    """SVG path data; a piece of one point becomes a short dash, for a dot would hardly show."""
-    paths = []
-    for steps, values in pieces:
-        points = [f"{x:.1f},{y:.1f}" for x, y in zip(frame.x(steps), frame.y(values), strict=True)]
-        paths.append("M" + " ".join(points) if len(points) > 1 else f"M{points[0]}m-2,0h4")
-    return "".join(paths)
+def _paths(frame: Frame, pieces: Pieces) -> str:
+    return "".join(frame.path(steps, values) for steps, values in pieces)
 
 
 def _pieces(run: Run, values: Array) -> Pieces:
@@ -319,7 +235,3 @@ def _thin(values: Array, count: int) -> Array:
         return values
     starts = np.arange(0, len(values), count)
     return np.asarray(np.add.reduceat(values, starts) / np.diff([*starts, len(values)]), dtype=np.float64)
-
-
-def _round(value: Array | float) -> float:
-    return round(float(value), 1)

@@ -12,9 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mgh_ds.records.schema import Record, Subtype, kind_of
+from mgh_ds.records.levels import EASIEST, HARDEST
+from mgh_ds.records.schema import Record, Subtype
+from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.config import FilterConfig
-from mgh_ds.synthesis.schemas import LEVEL_OF
+from mgh_ds.synthesis.levels import LEVEL_OF, NEGATIVE_LEVELS
 
 TEXTS = ("query", "positive", *LEVEL_OF)
 MAX_TASK_CHARS = 400
@@ -36,15 +38,14 @@ META_TALK = (
     "i'm sorry, but i",
     "here is the query",
     "here is the json",
-    "hard negative",
-    "easy negative",
+    *(NEGATIVE_LEVELS[level].key.replace("_", " ") for level in (HARDEST, EASIEST)),
     "lorem ipsum",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The six texts of an accepted answer. `texts` has the keys of `TEXTS`."""
+    """The texts of an accepted answer. `texts` has the keys of `TEXTS`."""
 
     texts: dict[str, str]
 
@@ -58,7 +59,7 @@ def read_tasks(text: str, finish_reason: str) -> list[str]:
     answer = _answer(text, finish_reason, {"tasks"})
     if not isinstance(answer["tasks"], list) or not answer["tasks"]:
         raise Refused("wrong_type:tasks")
-    tasks = [even(_string("tasks", task)) for task in answer["tasks"]]
+    tasks = [collapse_spaces(_string("tasks", task)) for task in answer["tasks"]]
     usable = [task for task in tasks if 10 <= len(task) <= MAX_TASK_CHARS and not _is_meta_talk(task.lower())]
     if not usable:
         raise Refused("no_usable_task")
@@ -89,7 +90,7 @@ def record_of(
     """The training record of an accepted sample. Raises Refused if a record may not be so."""
     values = {
         "id": unit_id,
-        "task": {"kind": kind_of(subtype), "subtype": subtype, "instruction": instruction},
+        "task": {"kind": SUBTYPES[subtype].kind, "subtype": subtype, "instruction": instruction},
         "language": language,
         "query": sample.texts["query"],
         "positive": sample.texts["positive"],
@@ -103,7 +104,7 @@ def record_of(
         raise Refused(f"no_record:{first['type']}") from None
 
 
-def even(text: str) -> str:
+def collapse_spaces(text: str) -> str:
     """Runs of white space become one space."""
     return " ".join(text.split())
 
@@ -147,13 +148,8 @@ def _is_meta_talk(lower: str) -> bool:
 
 
 def _check_length(name: str, text: str, subtype: Subtype, filters: FilterConfig) -> None:
-    query_shape, _, document_shape = subtype.partition("-")
-    shape = (query_shape if name == "query" else document_shape) if document_shape else "sentence"
-    least, most = {
-        "short": filters.short_chars,
-        "long": filters.long_chars,
-        "sentence": filters.sentence_chars,
-    }[shape]
+    traits = SUBTYPES[subtype]
+    least, most = getattr(filters, f"{traits.query if name == 'query' else traits.document}_chars")
     if len(text) < least:
         raise Refused(f"too_short:{name}")
     if len(text) > most:

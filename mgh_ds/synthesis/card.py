@@ -2,18 +2,20 @@
 cost."""
 
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mgh_ds.records.levels import LEVELS, MEDIUM
 from mgh_ds.records.schema import Record
 from mgh_ds.synthesis.counts import Counts
+from mgh_ds.synthesis.levels import in_words
 from mgh_ds.synthesis.plan import SynthesisPlan
 
 
-class Card:
+class DataCard:
     """Collects counts row by row."""
 
     def __init__(self, plan: SynthesisPlan, partial: bool, short: int, dropped: Counter[str]):
@@ -40,7 +42,7 @@ class Card:
             "partial": self.partial,
             "short_shards": self.short,
             "dropped": dict(sorted(self.dropped.items())),
-            "filters": asdict(self.plan.config.filters),
+            "filters": self.plan.config.filters.model_dump(),
             "counts": counts.as_json(),
         }
 
@@ -56,14 +58,24 @@ class Card:
         config = self.plan.config
         return environment.get_template("card.md.jinja").render(
             config=config,
+            levels=LEVELS,
+            medium=MEDIUM,
+            in_words=in_words,
+            enumerated=_enumerated,
             plan_hash=self.plan.plan_hash,
             partial=self.partial,
             short=self.short,
             dropped=dict(sorted(self.dropped.items())),
-            filters=asdict(config.filters),
+            filters=config.filters.model_dump(),
             noise=config.engine.kind == "scripted" or "tiny-random" in config.engine.model,
             engines=sorted(self.engines),
             counts=counts,
             by=self.by,
             tasks=len(self.tasks),
         )
+
+
+def _enumerated(numbers: Sequence[int]) -> str:
+    """The numbers as in a sentence: 2, 3 and 4."""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} and {last}" if others else last

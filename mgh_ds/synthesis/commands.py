@@ -16,15 +16,15 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.synthesis.counts import Counts, goal_of
 from mgh_ds.synthesis.decisions import DROPPABLE, decisions_to_drop
-from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
+from mgh_ds.synthesis.progress import WorkerProgress
 from mgh_ds.synthesis.status import status_table
 from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
 if TYPE_CHECKING:
-    from mgh_ds.audit.inputs import Embed, ScorePairs
+    from mgh_ds.common.protocols import Embed, ScorePairs
 
 # For schedulers: work is left and nothing is wrong, so try again later (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
@@ -101,15 +101,15 @@ def run_command(folder: Path, shards: Sequence[int] | None, settings: Sequence[s
     chosen = list(dict.fromkeys(range(plan.config.shards) if shards is None else shards))
     for shard in chosen:
         plan.check_shard(shard)
-    live = Live(plan)
+    progress = WorkerProgress(plan)
     try:
-        with _stoppable(live):
-            held = run(plan, chosen, live)
+        with _stoppable(progress):
+            held = run(plan, chosen, progress)
     except _Stopped as stopped:
-        live.say(f"stopped by {stopped}: {KEPT}")
+        progress.log(f"stopped by {stopped}: {KEPT}")
         raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
-        live.say(f"stopped by Ctrl-C: {KEPT}")
+        progress.log(f"stopped by Ctrl-C: {KEPT}")
         raise
     except OSError as error:
         if files.disk_is_full(error):
@@ -119,7 +119,7 @@ def run_command(folder: Path, shards: Sequence[int] | None, settings: Sequence[s
             ) from error
         raise
     finally:
-        live.close()
+        progress.close()
     if held:
         print(f"other workers hold {len(held)} of the shards: {', '.join(map(str, held[:10]))}")
     _print_shards_done(plan)
@@ -221,14 +221,14 @@ class _Stopped(BaseException):
 
 
 @contextmanager
-def _stoppable(live: Live) -> Iterator[None]:
+def _stoppable(progress: WorkerProgress) -> Iterator[None]:
     """SIGTERM and SIGUSR1, which schedulers send before they kill, end the block in order."""
 
     def stop(number: int, _frame: object) -> NoReturn:
         # Raised at once, to end any wait. If that happens within a finaliser or C code, which swallow it, the
         # worker's next step raises it again.
-        live.stop_with = _Stopped(signal.Signals(number).name)
-        raise live.stop_with
+        progress.stop_with = _Stopped(signal.Signals(number).name)
+        raise progress.stop_with
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:

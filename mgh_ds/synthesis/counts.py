@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.plan import SynthesisPlan
-from mgh_ds.synthesis.units import Stage
+from mgh_ds.synthesis.units import SynthesisStage
 
 NUMBERS = ("units", "accepted", "tokens_in", "tokens_out", "accepted_tokens_in", "accepted_tokens_out")
 
@@ -53,7 +53,7 @@ class Counts:
         return cls(**{name: values[name] for name in NUMBERS}, reasons=Counter(values["reasons"]))
 
 
-def goal_of(plan: SynthesisPlan, stage: Stage, shard: int | None = None) -> int:
+def goal_of(plan: SynthesisPlan, stage: SynthesisStage, shard: int | None = None) -> int:
     """What is to be reached: answers in stage 1; samples or tokens in stage 2. Each shard has its own part of
     it, so that none waits for another."""
     budget = plan.config.samples.budget
@@ -63,7 +63,7 @@ def goal_of(plan: SynthesisPlan, stage: Stage, shard: int | None = None) -> int:
     return total // plan.config.shards + (shard < total % plan.config.shards)
 
 
-def progress_of(plan: SynthesisPlan, stage: Stage, counts: Counts) -> int:
+def progress_of(plan: SynthesisPlan, stage: SynthesisStage, counts: Counts) -> int:
     """How far the counts are towards the goal, in the goal's unit."""
     budget = plan.config.samples.budget
     if stage == "tasks" or budget.tokens is None:

@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.synthesis.merge import UNITS
 
 # What `merge --drop` takes, and when a row of decisions.parquet is meant. What was not measured is null.
 DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
     "near_duplicate": lambda row: row["near_duplicate_of"] is not None,
     "wrong_language": lambda row: row["wrong_language"],
-    "false_negative": lambda row: any(row[f"false_negative_{level}"] for level in (1, 2, 3, 4)),
+    "false_negative": lambda row: any(row[f"false_negative_{level}"] for level in LEVELS),
     "misordered": lambda row: row["ordered"] is False,
 }
 

@@ -28,12 +28,13 @@ from mgh_ds.records.columns import hash64
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import StoreWriter
 from mgh_ds.synthesis.answers import Refused, fold, read_sample, record_of
-from mgh_ds.synthesis.card import Card
+from mgh_ds.synthesis.card import DataCard
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines.port import Completion
-from mgh_ds.synthesis.parts import COLUMNS, read_part, read_summary
+from mgh_ds.synthesis.parts import read_part, read_summary
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.tasks import open_tasks
+from mgh_ds.synthesis.unit_row import COLUMNS
 from mgh_ds.synthesis.units import Task
 
 Progress = Callable[[int], object]
@@ -51,7 +52,7 @@ REASON = COLUMNS.get_field_index("reason")
 
 
 @dataclass
-class Merged:
+class MergeResult:
     """What a merge made."""
 
     path: Path
@@ -64,7 +65,7 @@ def merge(
     partial: bool = False,
     drop: dict[str, str] | None = None,
     progress: Progress | None = None,
-) -> Merged:
+) -> MergeResult:
     """Merges stage 2 into `merged/`, replacing an earlier one in one step.
 
     `drop` gives ids of accepted samples to leave out, with the reason. `progress` is called with numbers of
@@ -73,8 +74,8 @@ def merge(
     """
     scope, tasks = open_tasks(plan)
     paths, total, short = find_parts(plan, scope, partial)
-    result = Merged(plan.folder / "merged")
-    card = Card(plan, partial, short, Counter((drop or {}).values()))
+    result = MergeResult(plan.folder / "merged")
+    card = DataCard(plan, partial, short, Counter((drop or {}).values()))
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".merge.") as buckets:
         count = min(MOST_BUCKETS, math.ceil(total / BUCKET_UNITS))
         sorted_tables = _sorted_tables(paths, count, Path(buckets))

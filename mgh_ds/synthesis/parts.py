@@ -15,35 +15,8 @@ import pyarrow.parquet as pq
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts
+from mgh_ds.synthesis.unit_row import COLUMNS, UnitRow
 
-COLUMNS = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in [
-            ("unit_id", pa.string()),
-            ("task_id", pa.string()),
-            ("subtype", pa.string()),
-            ("instruction", pa.string()),
-            ("index", pa.int32()),
-            ("shard", pa.int32()),
-            ("round", pa.int32()),
-            ("slots", pa.string()),
-            ("plan_hash", pa.string()),
-            ("prompt_hash", pa.string()),
-            ("seed", pa.int64()),
-            ("model", pa.string()),
-            ("revision", pa.string()),
-            ("engine", pa.string()),
-            ("attempts", pa.int32()),
-            ("finish_reason", pa.string()),
-            ("tokens_in", pa.int32()),
-            ("tokens_out", pa.int32()),
-            ("error", pa.string()),
-            ("reason", pa.string()),  # why the row was refused; empty if it was accepted
-            ("text", pa.string()),  # as the model wrote it
-        ]
-    ]
-)
 SUMMARY = b"mgh_ds.part"
 
 
@@ -72,15 +45,15 @@ def part_path(folder: Path, chunk: int) -> Path:
     return folder / f"part-{chunk:05d}.parquet"
 
 
-def write_part(path: Path, rows: Sequence[dict[str, Any]], summary: PartSummary) -> None:
+def write_part(path: Path, rows: Sequence[UnitRow], summary: PartSummary) -> None:
     """Writes the rows, sorted by id, and links the file into place. A part that is there already stays as it
     is: whoever wrote it was first.
 
     Raises OSError; nothing is left behind then.
     """
-    ordered = sorted(rows, key=lambda row: row["unit_id"])
+    ordered = sorted(rows, key=lambda row: row.unit_id)
     schema = COLUMNS.with_metadata({SUMMARY: summary.encode()})
-    table = pa.Table.from_pylist(list(ordered), schema=schema)
+    table = pa.table({name: [getattr(row, name) for row in ordered] for name in COLUMNS.names}, schema=schema)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

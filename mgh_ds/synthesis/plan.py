@@ -12,21 +12,21 @@ DIR/
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mgh_ds import __version__
 from mgh_ds.common import files
 from mgh_ds.common.config import dump_config, load_config
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.schema import Subtype
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.synthesis.engines import check_engine
 from mgh_ds.synthesis.prompts import Prompts
 from mgh_ds.synthesis.schemas import sample_schema, task_schema
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
-from mgh_ds.synthesis.units import UNITS_VERSION, Stage
+from mgh_ds.synthesis.units import STAGES, UNITS_VERSION, SynthesisStage
 
 # What `run` may set anew: how an engine is driven does not change what it is asked.
 ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripted")
@@ -42,7 +42,7 @@ class SynthesisPlan:
     prompts: Prompts
     slots: SlotTable
 
-    def shard_folder(self, stage: Stage, shard: int) -> Path:
+    def shard_folder(self, stage: SynthesisStage, shard: int) -> Path:
         """Where the journals and parts of one stage of one shard are."""
         return self.folder / "work" / stage / f"shard-{shard:05d}"
 
@@ -59,7 +59,6 @@ def freeze_plan(arguments: Sequence[str], output: Path) -> SynthesisPlan:
     and if `output` exists.
     """
     config = load_config(SynthesisConfig, arguments)
-    check_config(config)
     check_engine(config.engine)
     slots_file = Path(config.prompts.slots) if config.prompts.slots else PACKAGED_SLOTS
     slots = SlotTable.load(slots_file)
@@ -93,8 +92,8 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
     prompts = Prompts.load(folder / "templates", slots)
     config = load_config(SynthesisConfig, recipe)
     identity = _identity(config, prompts, folder / "slots.yaml")
-    if difference := _difference(frozen["identity"], identity):
-        raise _changed(folder, *difference)
+    if found := differences(frozen["identity"], identity):
+        raise _changed(folder, *found[0])
     if frozen["plan_hash"] != _hash(identity):
         raise MghError(
             f"{folder / 'plan.json'} was changed after it was frozen: its hash is not its content's"
@@ -104,62 +103,19 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
         wanted = _identity(config, prompts, folder / "slots.yaml")
         if new_filters:
             wanted["config"]["filters"] = identity["config"]["filters"]
-        if difference := _difference(identity, wanted):
-            raise _frozen(folder, *difference, free="filters" if new_filters else "engine")
-    check_config(config)
+        if found := differences(identity, wanted):
+            raise _frozen(folder, *found[0], free="filters" if new_filters else "engine")
     return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots)
 
 
-def check_config(config: SynthesisConfig) -> None:
-    """Raises MghError naming the first key whose value cannot be worked with. Says nothing of the engine."""
-    if not config.name.strip():
-        raise MghError("name is empty: records name it as their data set")
-    budget = config.samples.budget
-    if (budget.samples is None) == (budget.tokens is None):
-        raise MghError("samples.budget: set exactly one of `samples` and `tokens`")
-    for key, number, most in [
-        ("shards", config.shards, 100_000),
-        ("chunk", config.chunk, 65_536),
-        ("tasks.calls", config.tasks.calls, 10**9),
-        ("tasks.per_call", config.tasks.per_call, 100),
-        ("samples.max_rounds", config.samples.max_rounds, 1_000),
-        ("samples.budget", budget.samples or budget.tokens or 0, 10**13),
-        ("engine.max_in_flight", config.engine.max_in_flight, 10**6),
-    ]:
-        if not 1 <= number <= most:
-            raise MghError(f"{key} is {number}: it must lie between 1 and {most:,}")
-    subtypes = config.tasks.subtypes
-    if unknown := sorted(subtypes.keys() - set(get_args(Subtype))):
-        raise MghError(f"tasks.subtypes: unknown {unknown[0]!r}; there are {', '.join(get_args(Subtype))}")
-    if any(share < 0 for share in subtypes.values()) or abs(sum(subtypes.values()) - 1) > 1e-6:
-        raise MghError(
-            f"tasks.subtypes are probabilities: they sum to {sum(subtypes.values()):.6g}, not to 1"
-        )
-    if not 0 < config.tasks.near_duplicate <= 1:
-        raise MghError(f"tasks.near_duplicate is {config.tasks.near_duplicate}: it must lie in (0, 1]")
-    for name, bounds in asdict(config.filters).items():
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
-            raise MghError(f"filters.{name} is {bounds}: give [least, most] characters, 0 < least <= most")
-    for stage, sampling in (("tasks", config.tasks.sampling), ("samples", config.samples.sampling)):
-        if (
-            sampling.max_tokens < 1
-            or sampling.temperature < 0
-            or not 0 < sampling.top_p <= 1
-            or (sampling.top_k or 1) < 1
-        ):
-            raise MghError(
-                f"{stage}.sampling: max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 1 are needed"
-            )
-
-
-def stage_schema(config: SynthesisConfig, stage: Stage) -> dict[str, Any]:
+def stage_schema(config: SynthesisConfig, stage: SynthesisStage) -> dict[str, Any]:
     """The JSON schema of a stage's answers."""
     return task_schema(config.tasks.per_call) if stage == "tasks" else sample_schema()
 
 
 def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> dict[str, Any]:
     """Everything that decides what is asked and what is kept, as plain JSON values."""
-    values = asdict(config)
+    values = config.model_dump()
     del values["prompts"]  # their content counts, not where it lay
     values["engine"] = {name: values["engine"][name] for name in ENGINE_IDENTITY}
     texts = {f"templates/{name}": _sha256(text.encode()) for name, text in sorted(prompts.files().items())}
@@ -167,7 +123,7 @@ def _identity(config: SynthesisConfig, prompts: Prompts, slots_file: Path) -> di
         "units_version": UNITS_VERSION,
         "config": values,
         "files": {**texts, "slots.yaml": _sha256(slots_file.read_bytes())},
-        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in get_args(Stage)},
+        "schemas": {stage: _hash(stage_schema(config, stage)) for stage in STAGES},
     }
 
 
@@ -186,21 +142,6 @@ def _frozen(folder: Path, key: str, before: Any, after: Any, *, free: str) -> Mg
         f"`{key.removeprefix('config.')}` (frozen as {before!r}, now {after!r}) is part of the frozen plan "
         f"{folder}: make a new plan to change it. What may be set here are the keys of {free}"
     )
-
-
-def _difference(frozen: Any, found: Any) -> tuple[str, Any, Any] | None:
-    """The first key whose value differs, with both values."""
-    return next(iter(_differences(frozen, found)), None)
-
-
-def _differences(frozen: Any, found: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(frozen, dict) and isinstance(found, dict):
-        return [
-            difference
-            for key in [*frozen, *(key for key in found if key not in frozen)]
-            for difference in _differences(frozen.get(key), found.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if frozen == found else [(path, frozen, found)]
 
 
 def _hash(value: Any) -> str:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, cast, get_args
+from dataclasses import dataclass
 
 from mgh_ds.records.schema import Subtype
+from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks
 from mgh_ds.synthesis.engines.port import Completion, Request
 from mgh_ds.synthesis.plan import SynthesisPlan, stage_schema
-from mgh_ds.synthesis.units import Stage, Task, Unit, seed_of, uniform
+from mgh_ds.synthesis.unit_row import UnitRow
+from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of, uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,12 @@ class Prepared:
 class Preparer:
     """Prepares the units of one stage."""
 
-    def __init__(self, plan: SynthesisPlan, stage: Stage, tasks: dict[str, Task]):
+    def __init__(self, plan: SynthesisPlan, stage: SynthesisStage, tasks: dict[str, Task]):
         """`tasks` is stage 1's result by id; empty in stage 1."""
         self.plan, self.stage, self.tasks = plan, stage, tasks
         self.schema = stage_schema(plan.config, stage)
         self.sampling = plan.config.tasks.sampling if stage == "tasks" else plan.config.samples.sampling
-        self._constant = json.dumps([self.schema, asdict(self.sampling)], sort_keys=True)
+        self._constant = json.dumps([self.schema, self.sampling.model_dump()], sort_keys=True)
 
     def prepare(self, unit: Unit) -> Prepared:
         """The unit's slots, prompt and request. The same unit gives the same everywhere."""
@@ -43,8 +44,8 @@ class Preparer:
             task = self.tasks[unit.task_id]
             messages = self.plan.prompts.for_sample(task, slots)
         request = Request(unit.unit_id, messages, self.schema, self.sampling, seed_of(unit.unit_id))
-        said = (part for message in messages for part in (message["role"], message["content"]))
-        text = "\0".join((self._constant, *said))
+        parts = (part for message in messages for part in (message["role"], message["content"]))
+        text = "\0".join((self._constant, *parts))
         digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return Prepared(unit, task, slots, request, digest)
 
@@ -55,13 +56,13 @@ class Preparer:
         return Request("probe", messages, self.schema, type(self.sampling)(max_tokens=8), 0)
 
     def _subtype(self, unit: Unit) -> Subtype:
-        shares = self.plan.config.tasks.subtypes
-        left = uniform(unit.unit_id, "subtype") * sum(shares.values())
-        for subtype in [subtype for subtype in get_args(Subtype) if shares.get(subtype)]:
-            left -= shares[subtype]
+        probabilities = self.plan.config.tasks.subtypes
+        left = uniform(unit.unit_id, "subtype") * sum(probabilities.values())
+        for subtype in [subtype for subtype in SUBTYPES if probabilities.get(subtype)]:
+            left -= probabilities[subtype]
             if left < 0:
                 break
-        return cast(Subtype, subtype)
+        return subtype
 
 
 def reason_of(completion: Completion, prepared: Prepared, plan: SynthesisPlan) -> str:
@@ -86,29 +87,29 @@ def row_of(
     shard: int,
     round: int,
     engine: str,
-) -> dict[str, Any]:
-    """The unit's row in a part: the answer as it came, and where it came from."""
+) -> UnitRow:
+    """The unit's row in a part."""
     unit, task = prepared.unit, prepared.task
-    return {
-        "unit_id": unit.unit_id,
-        "task_id": unit.task_id,
-        "subtype": task.subtype,
-        "instruction": task.instruction,
-        "index": unit.index,
-        "shard": shard,
-        "round": round,
-        "slots": json.dumps(prepared.slots, ensure_ascii=False, separators=(",", ":")),
-        "plan_hash": plan.plan_hash,
-        "prompt_hash": prepared.prompt_hash,
-        "seed": prepared.request.seed,
-        "model": plan.config.engine.model,
-        "revision": plan.config.engine.revision or "",
-        "engine": engine,
-        "attempts": completion.attempts,
-        "finish_reason": completion.finish_reason,
-        "tokens_in": completion.tokens_in,
-        "tokens_out": completion.tokens_out,
-        "error": completion.error,
-        "reason": reason,
-        "text": completion.text,
-    }
+    return UnitRow(
+        unit_id=unit.unit_id,
+        task_id=unit.task_id,
+        subtype=task.subtype,
+        instruction=task.instruction,
+        index=unit.index,
+        shard=shard,
+        round=round,
+        slots=json.dumps(prepared.slots, ensure_ascii=False, separators=(",", ":")),
+        plan_hash=plan.plan_hash,
+        prompt_hash=prepared.prompt_hash,
+        seed=prepared.request.seed,
+        model=plan.config.engine.model,
+        revision=plan.config.engine.revision or "",
+        engine=engine,
+        attempts=completion.attempts,
+        finish_reason=completion.finish_reason,
+        tokens_in=completion.tokens_in,
+        tokens_out=completion.tokens_out,
+        error=completion.error,
+        reason=reason,
+        text=completion.text,
+    )

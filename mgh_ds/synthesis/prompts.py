@@ -2,31 +2,35 @@
 
 A template has one block a message, `{% block user %}` and, for models that take one, `{% block system %}`;
 nothing but comments stands outside. It sees the labels of its stage's slots, `subtype`, and `count` (tasks)
-or `instruction` (samples), and may include other files of its folder. All is checked and tried on load.
+or `instruction` (samples), and may include other files of its folder. In an asymmetric sample `subtype` is
+the lengths of query and positive, such as short-long, whatever the subtype's name. Marks such as
+`[[NEGATIVES]]`, which speak of the levels (`levels.py`), are replaced on load. All is checked and tried then.
 """
 
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from jinja2 import DictLoader, StrictUndefined, Template, TemplateNotFound, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.schema import Subtype, kind_of
+from mgh_ds.records.schema import Subtype
+from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.engines.port import Messages
+from mgh_ds.synthesis.levels import expand_marks
 from mgh_ds.synthesis.slots import SlotTable
-from mgh_ds.synthesis.units import Stage, Task
+from mgh_ds.synthesis.units import SynthesisStage, Task
 
 PACKAGED_TEMPLATES = Path(__file__).with_name("templates")
 ROLES = ("system", "user")
-STAGE_OF: dict[str, Stage] = {
+STAGE_OF: dict[str, SynthesisStage] = {
     "tasks.jinja": "tasks",
     "samples-asymmetric.jinja": "samples",
     "samples-symmetric.jinja": "samples",
 }
-NAMES_OF: dict[Stage, frozenset[str]] = {
+NAMES_OF: dict[SynthesisStage, frozenset[str]] = {
     "tasks": frozenset({"subtype", "count"}),
     "samples": frozenset({"subtype", "instruction"}),
 }
@@ -47,7 +51,7 @@ class Prompts:
         self._environment = _environment(self._texts)
         self._trees = {name: self._parse(name) for name in self._texts}
         self._templates = {name: self._compile(name) for name in STAGE_OF}
-        for subtype in get_args(Subtype):
+        for subtype in SUBTYPES:
             self.for_tasks(subtype, 2, table.draw("tasks", TRIAL_ID))
             task = Task(TRIAL_ID, subtype, "Given a question, retrieve the passage that answers it")
             self.for_sample(task, table.draw("samples", TRIAL_ID))
@@ -59,7 +63,7 @@ class Prompts:
         texts = {}
         for path in sorted(folder.glob("*.jinja")):
             try:
-                texts[path.name] = path.read_text(encoding="utf-8")
+                texts[path.name] = expand_marks(path.read_text(encoding="utf-8"), str(path))
             except (OSError, UnicodeDecodeError) as error:
                 raise MghError(f"template {path} cannot be read as UTF-8 text: {error}") from None
         missing = STAGE_OF.keys() - texts.keys()
@@ -77,8 +81,8 @@ class Prompts:
 
     def for_sample(self, task: Task, drawn: dict[str, str]) -> Messages:
         """Asks for one sample of a task."""
-        known = {"subtype": task.subtype, "instruction": task.instruction}
-        return self._render(f"samples-{kind_of(task.subtype)}.jinja", known, drawn)
+        known = {"subtype": _subtype_or_lengths(task.subtype), "instruction": task.instruction}
+        return self._render(f"samples-{SUBTYPES[task.subtype].kind}.jinja", known, drawn)
 
     def _render(self, name: str, known: dict[str, Any], drawn: dict[str, str]) -> Messages:
         template = self._templates[name]
@@ -91,7 +95,7 @@ class Prompts:
             ]
         # A template is a small program of the user's: whatever it raises is a fault of its own.
         except Exception as error:
-            raise MghError(f"{self._at(name)} cannot be rendered: {_in_words(error)}") from error
+            raise MghError(f"{self._at(name)} cannot be rendered: {_describe(error)}") from error
         for message in messages:
             if not message["content"]:
                 raise MghError(f"{self._at(name)} renders an empty {message['role']} message")
@@ -136,7 +140,7 @@ class Prompts:
                     seen.add(other)
                     waiting.append(other)
 
-    def _check_names(self, name: str, stage: Stage) -> None:
+    def _check_names(self, name: str, stage: SynthesisStage) -> None:
         slots = frozenset(self._table.stages[stage])
         if clash := slots & NAMES_OF[stage]:
             raise MghError(f"the slot `{min(clash)}` has the name of something that templates know already")
@@ -159,6 +163,12 @@ class Prompts:
 
     def _files_there(self) -> str:
         return f"a template may use the files of its folder only: {', '.join(self._texts)}"
+
+
+def _subtype_or_lengths(subtype: Subtype) -> str:
+    """What a stage-2 template knows as `subtype`: a symmetric subtype's name, an asymmetric one's lengths."""
+    traits = SUBTYPES[subtype]
+    return subtype if traits.kind == "symmetric" else f"{traits.query}-{traits.document}"
 
 
 def _environment(texts: dict[str, str]) -> ImmutableSandboxedEnvironment:
@@ -188,7 +198,7 @@ def _blocks(joint: str) -> str:
     return joint.join(f"{{% block {role} %}}" for role in ROLES)
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, TemplateNotFound):
         return f"there is no file {error} in its folder"
     return f"{error}" or type(error).__name__

@@ -7,8 +7,7 @@ each token, so lengths are checked afterwards.
 
 from typing import Any
 
-# The keys of an answer's negatives and their similarity levels, in the order in which they are written.
-LEVEL_OF: dict[str, int] = {"hard_negative": 4, "near_negative": 3, "far_negative": 2, "easy_negative": 1}
+from mgh_ds.synthesis.levels import LEVEL_OF
 
 
 def task_schema(count: int) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def task_schema(count: int) -> dict[str, Any]:
 
 
 def sample_schema() -> dict[str, Any]:
-    """Stage 2: a query, its positive, and the four negatives of `LEVEL_OF`, hardest first."""
+    """Stage 2: a query, its positive, and a negative of each level, hardest first."""
     return _object({key: _text() for key in ("query", "positive", *LEVEL_OF)})
 
 

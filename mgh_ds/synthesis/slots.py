@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Language
-from mgh_ds.synthesis.units import STAGES, Stage, uniform
+from mgh_ds.synthesis.units import STAGES, SynthesisStage, uniform
 
 PACKAGED_SLOTS = Path(__file__).with_name("slots.yaml")
 SUM_TOLERANCE = 1e-6
@@ -62,7 +62,7 @@ class SlotTable:
     """All slots, and which are drawn for which stage."""
 
     slots: dict[str, Slot]
-    stages: dict[Stage, tuple[str, ...]]
+    stages: dict[SynthesisStage, tuple[str, ...]]
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -75,7 +75,7 @@ class SlotTable:
         except _Problem as problem:
             raise MghError(f"slot tables {path}: {problem}") from None
 
-    def draw(self, stage: Stage, unit_id: str) -> dict[str, str]:
+    def draw(self, stage: SynthesisStage, unit_id: str) -> dict[str, str]:
         """The unit's value of every slot of its stage; each depends on the unit and the slot's name alone."""
         return {name: self.slots[name].at(uniform(unit_id, name)) for name in self.stages[stage]}
 
@@ -117,7 +117,7 @@ def _read(path: Path) -> Any:
         raise _Problem(f"not valid YAML: {error}") from None
 
 
-def _tables(content: Any) -> tuple[dict[str, Slot], dict[Stage, tuple[str, ...]]]:
+def _tables(content: Any) -> tuple[dict[str, Slot], dict[SynthesisStage, tuple[str, ...]]]:
     if not isinstance(content, dict) or content.keys() != {"slots", "stages"}:
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise _Problem(
@@ -189,7 +189,7 @@ def _entry(where: str, value: str, entry: Any) -> tuple[float, str]:
     return float(entry), label
 
 
-def _stage(stage: Stage, names: Any, slots: dict[str, Slot]) -> tuple[str, ...]:
+def _stage(stage: SynthesisStage, names: Any, slots: dict[str, Slot]) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise _Problem(f"`stages.{stage}` must be a list of slot names")
     for name in names:

@@ -16,7 +16,7 @@ from mgh_ds.synthesis.journal import read_journal
 from mgh_ds.synthesis.parts import read_summary
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.tasks import open_tasks, tasks_path
-from mgh_ds.synthesis.units import STAGES, Stage
+from mgh_ds.synthesis.units import STAGES, SynthesisStage
 
 SILENT_S = 60  # a worker writes its file every few seconds
 FORGOTTEN_S = 86_400  # it was killed: a worker that ends in order removes its file
@@ -34,9 +34,9 @@ class StageStatus:
     counts: Counts = field(default_factory=Counts)
 
 
-def read_status(plan: SynthesisPlan) -> dict[Stage, StageStatus]:
+def read_status(plan: SynthesisPlan) -> dict[SynthesisStage, StageStatus]:
     """Both stages' status. Damaged parts are named, not counted."""
-    found: dict[Stage, StageStatus] = {}
+    found: dict[SynthesisStage, StageStatus] = {}
     for stage in STAGES:
         status = found[stage] = StageStatus(goal_of(plan, stage), plan.config.shards)
         for shard in range(plan.config.shards):
@@ -88,7 +88,7 @@ def status_table(plan: SynthesisPlan) -> RenderableType:
     return Group(*lines)
 
 
-def _rows(plan: SynthesisPlan, stage: Stage, status: StageStatus) -> dict[str, str]:
+def _rows(plan: SynthesisPlan, stage: SynthesisStage, status: StageStatus) -> dict[str, str]:
     counts = status.counts
     reached = progress_of(plan, stage, counts)
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.reasons.most_common(6))

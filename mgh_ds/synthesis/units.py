@@ -9,8 +9,8 @@ from typing import Literal
 
 from mgh_ds.records.schema import Subtype
 
-Stage = Literal["tasks", "samples"]
-STAGES: tuple[Stage, ...] = ("tasks", "samples")
+SynthesisStage = Literal["tasks", "samples"]
+STAGES: tuple[SynthesisStage, ...] = ("tasks", "samples")
 
 # Raise it when a unit's id, slots or prompt would come out differently: plans of another version are refused.
 UNITS_VERSION = 1
@@ -33,7 +33,7 @@ class Unit:
     """One call. In stage 1 `task_id` is empty."""
 
     unit_id: str
-    stage: Stage
+    stage: SynthesisStage
     task_id: str
     index: int
 
@@ -43,7 +43,7 @@ class Unit:
         return int(self.unit_id, 16)
 
 
-def make_unit(scope: str, stage: Stage, task_id: str, index: int) -> Unit:
+def make_unit(scope: str, stage: SynthesisStage, task_id: str, index: int) -> Unit:
     """The unit of a task and index. `scope` is what fixes the stage: the plan's hash, in stage 2 with the
     tasks'."""
     name = "\0".join((scope, stage, task_id, str(index)))
@@ -51,7 +51,7 @@ def make_unit(scope: str, stage: Stage, task_id: str, index: int) -> Unit:
 
 
 def units_of_shard(
-    scope: str, stage: Stage, task_ids: Sequence[str], shard: int, shards: int
+    scope: str, stage: SynthesisStage, task_ids: Sequence[str], shard: int, shards: int
 ) -> Iterator[Unit]:
     """The endless stream of a shard's units: index 0 of every task, then index 1, …, those with id modulo
     `shards` equal to `shard`."""

@@ -1,7 +1,7 @@
 """The worker: takes units from the shards it holds, keeps the engine full, and hands back what it answers.
 
 Several shards are open at once, so that the last answers of one do not leave the engine idle. A unit that the
-engine dies of is tried again in ever smaller company: whoever dies alone is guilty.
+engine dies of is tried again among ever fewer others, in the end alone.
 """
 
 import time
@@ -14,32 +14,32 @@ from mgh_ds.common.files import HeldError
 from mgh_ds.synthesis.counts import progress_of
 from mgh_ds.synthesis.engines import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, EngineDied
-from mgh_ds.synthesis.keeper import EngineKeeper
-from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared
-from mgh_ds.synthesis.shard import Shard
+from mgh_ds.synthesis.progress import WorkerProgress
+from mgh_ds.synthesis.shard_run import ShardRun
+from mgh_ds.synthesis.supervisor import EngineSupervisor
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks, tasks_path
-from mgh_ds.synthesis.units import Stage, Task
+from mgh_ds.synthesis.units import SynthesisStage, Task
 
 OPEN_SHARDS = 4
 POLL_S = 0.2
 WAIT_S = 0.5
-# How many units may be in flight with one that the engine died of once, and twice. After three times it is
-# given up.
-COMPANY = {1: 32, 2: 1}
-GIVEN_UP_AFTER = 3
+# How many units may be in flight together that the engine died of once, and twice. After three times a unit
+# is given up.
+SUSPECTS_IN_FLIGHT = {1: 32, 2: 1}
+MAX_CRASHES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
     """A unit that the engine has, and the shard that waits for it."""
 
-    shard: Shard
+    shard: ShardRun
     prepared: Prepared
 
 
-def run(plan: SynthesisPlan, shards: Sequence[int], live: Live) -> list[int]:
+def run(plan: SynthesisPlan, shards: Sequence[int], progress: WorkerProgress) -> list[int]:
     """Works until the given shards are done. Returns those that another worker holds.
 
     Stage 1 must be complete in all shards before stage 2 can begin anywhere: a worker that has done its own
@@ -47,24 +47,24 @@ def run(plan: SynthesisPlan, shards: Sequence[int], live: Live) -> list[int]:
     Raises MghError for what no retry can mend; everything finished until then is kept.
     """
     check_engine(plan.config.engine)
-    log = plan.folder / "logs" / f"engine-{live.name}.log"
-    keeper = EngineKeeper(partial(open_engine, plan.config.engine, log), plan.config.engine.start_s)
+    log = plan.folder / "logs" / f"engine-{progress.name}.log"
+    supervisor = EngineSupervisor(partial(open_engine, plan.config.engine, log), plan.config.engine.start_s)
     try:
         if not tasks_path(plan).exists():
-            left, told = list(dict.fromkeys([*shards, *range(plan.config.shards)])), 0
-            while left := StageRun(plan, "tasks", plan.plan_hash, {}, keeper, live).work(left):
+            left, logged = list(dict.fromkeys([*shards, *range(plan.config.shards)])), 0
+            while left := StageRun(plan, "tasks", plan.plan_hash, {}, supervisor, progress).work(left):
                 if tasks_path(plan).exists():
                     break
-                if len(left) != told:
-                    live.say(f"waiting for stage 1 of {len(left)} shards that other workers hold")
-                    told = len(left)
-                live.wait(WAIT_S)
+                if len(left) != logged:
+                    progress.log(f"waiting for stage 1 of {len(left)} shards that other workers hold")
+                    logged = len(left)
+                progress.wait(WAIT_S)
             else:
                 freeze_tasks(plan)
         scope, tasks = open_tasks(plan)
-        return StageRun(plan, "samples", scope, tasks, keeper, live).work(shards)
+        return StageRun(plan, "samples", scope, tasks, supervisor, progress).work(shards)
     finally:
-        keeper.close()
+        supervisor.close()
 
 
 class StageRun:
@@ -73,17 +73,17 @@ class StageRun:
     def __init__(
         self,
         plan: SynthesisPlan,
-        stage: Stage,
+        stage: SynthesisStage,
         scope: str,
         tasks: dict[str, Task],
-        keeper: EngineKeeper,
-        live: Live,
+        supervisor: EngineSupervisor,
+        progress: WorkerProgress,
     ):
         self.plan, self.stage, self.scope, self.tasks = plan, stage, scope, tasks
-        self.keeper, self.live = keeper, live
+        self.supervisor, self.progress = supervisor, progress
         self._waiting: deque[int] = deque()
         self._held: list[int] = []
-        self._open: list[Shard] = []
+        self._open: list[ShardRun] = []
         self._in_flight: dict[str, InFlight] = {}
         self._suspects: list[InFlight] = []
         self._warned = False
@@ -93,7 +93,7 @@ class StageRun:
     def work(self, shards: Iterable[int]) -> list[int]:
         """Works until these shards are done; returns those held by others."""
         self._waiting, self._held = deque(shards), []
-        self.live.begin(self.stage, list(self._waiting))
+        self.progress.begin(self.stage, list(self._waiting))
         try:
             while self._step():
                 pass
@@ -111,7 +111,7 @@ class StageRun:
             return False
         try:
             some = batch[0] if batch else next(iter(self._in_flight.values()))
-            engine = self.keeper.ready(some.shard.preparer.probe())
+            engine = self.supervisor.ready(some.shard.preparer.probe())
             if batch:
                 engine.submit([one.prepared.request for one in batch])
                 self._in_flight.update({one.prepared.unit.unit_id: one for one in batch})
@@ -122,12 +122,12 @@ class StageRun:
                 raise EngineDied(f"no sign of life for {quiet:.0f} s")
         except EngineDied as died:
             self._in_flight.update({one.prepared.unit.unit_id: one for one in batch})
-            self._bury(died)
+            self._handle_death(died)
         else:
             if completions:
-                self.keeper.answered()
+                self.supervisor.record_answer()
             self._settle(completions, engine.version)
-        self.live.show(self._reached())
+        self.progress.show(self._reached())
         return True
 
     def _reached(self) -> int:
@@ -136,8 +136,8 @@ class StageRun:
 
     def _next_batch(self) -> list[InFlight]:
         """What to submit now: suspects, once nothing else is in flight; else whatever there is room for,
-        unless suspects are in flight, whose company is chosen."""
-        among_suspects = any(self._deaths(one) for one in self._in_flight.values())
+        unless suspects are in flight, whose number is limited."""
+        among_suspects = any(self._crashes(one) for one in self._in_flight.values())
         batch = [] if self._suspects or among_suspects else self._fill()
         for shard in self._open:
             self._suspects += [InFlight(shard, prepared) for prepared in shard.suspects()]
@@ -158,34 +158,34 @@ class StageRun:
         return batch
 
     def _next_suspects(self) -> list[InFlight]:
-        """Those with the fewest deaths first, in the company that is still allowed."""
-        deaths = min(self._deaths(suspect) for suspect in self._suspects)
-        batch = [suspect for suspect in self._suspects if self._deaths(suspect) == deaths]
-        batch = batch[: COMPANY[min(deaths, max(COMPANY))]]
+        """Those with the fewest crashes first, as many together as are still allowed."""
+        crashes = min(self._crashes(suspect) for suspect in self._suspects)
+        batch = [suspect for suspect in self._suspects if self._crashes(suspect) == crashes]
+        batch = batch[: SUSPECTS_IN_FLIGHT[min(crashes, max(SUSPECTS_IN_FLIGHT))]]
         chosen = {suspect.prepared.unit.unit_id for suspect in batch}
         self._suspects = [one for one in self._suspects if one.prepared.unit.unit_id not in chosen]
         return batch
 
-    def _deaths_too_many(self) -> int:
-        """The deaths after which a unit is given up. An engine that has answered nothing yet is the likelier
+    def _max_crashes(self) -> int:
+        """The crashes after which a unit is given up. An engine that has answered nothing yet is the likelier
         culprit, but not for ever."""
-        works = self.keeper.has_answered or any(shard.answered for shard in self._open)
-        return GIVEN_UP_AFTER if works else 2 * GIVEN_UP_AFTER
+        works = self.supervisor.has_answered or any(shard.answered for shard in self._open)
+        return MAX_CRASHES if works else 2 * MAX_CRASHES
 
-    def _deaths(self, one: InFlight) -> int:
+    def _crashes(self, one: InFlight) -> int:
         return one.shard.crashes[one.prepared.unit.unit_id]
 
     def _open_another(self) -> bool:
         while self._waiting and len(self._open) < OPEN_SHARDS:
             number = self._waiting.popleft()
             try:
-                shard = Shard(self.plan, self.stage, self.scope, self.tasks, number)
+                shard = ShardRun(self.plan, self.stage, self.scope, self.tasks, number)
             except HeldError:
                 self._held.append(number)
                 continue
             if not shard.locked and not self._warned:
                 self._warned = True
-                self.live.say(
+                self.progress.log(
                     f"{shard.folder} cannot be locked: safe, but give each shard to one worker only"
                 )
             self._open.append(shard)
@@ -200,36 +200,36 @@ class StageRun:
                 by_shard.setdefault(shard.number, []).append(completion)
         for shard in list(self._open):
             if some := by_shard.get(shard.number):
-                self.live.count(shard.finish(some, engine))
+                self.progress.count(shard.finish(some, engine))
                 self._close_if_done(shard)
             else:
                 shard.sync_if_due()
 
-    def _close_if_done(self, shard: Shard) -> None:
+    def _close_if_done(self, shard: ShardRun) -> None:
         if shard.done:
             self._finished += progress_of(self.plan, self.stage, shard.counts)
             if shard.short:
-                self.live.say(
+                self.progress.log(
                     f"shard {shard.number} ends short of its goal: its rounds of top-up are used up"
                 )
             shard.close()
             self._open.remove(shard)
 
-    def _bury(self, died: EngineDied) -> None:
+    def _handle_death(self, died: EngineDied) -> None:
         """Everything in flight becomes suspect; what the engine died of three times is given up."""
         lost, self._in_flight = list(self._in_flight.values()), {}
         for shard in list(self._open):
             mine = [one for one in lost if one.shard is shard]
-            shard.lost([one.prepared.unit.unit_id for one in mine])
-            too_many = self._deaths_too_many()
-            given_up = [one for one in mine if self._deaths(one) >= too_many]
-            self._suspects += [one for one in mine if self._deaths(one) < too_many]
+            shard.record_crash([one.prepared.unit.unit_id for one in mine])
+            too_many = self._max_crashes()
+            given_up = [one for one in mine if self._crashes(one) >= too_many]
+            self._suspects += [one for one in mine if self._crashes(one) < too_many]
             if given_up:
-                ends = [_quarantined(one, self._deaths(one), died) for one in given_up]
-                self.live.count(shard.finish(ends, "none"))
+                completions = [_quarantined(one, self._crashes(one), died) for one in given_up]
+                self.progress.count(shard.finish(completions, "none"))
                 self._close_if_done(shard)
-        self.live.say(f"the engine died with {len(lost)} units in flight ({died}); starting it again")
-        self.keeper.died(died)
+        self.progress.log(f"the engine died with {len(lost)} units in flight ({died}); starting it again")
+        self.supervisor.record_death(died)
 
 
 def _quarantined(one: InFlight, deaths: int, died: EngineDied) -> Completion:

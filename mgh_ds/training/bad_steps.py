@@ -5,7 +5,7 @@ from typing import Any
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.group import is_main
-from mgh_ds.training.pool import NotFiniteError
+from mgh_ds.training.objective import NotFiniteError
 from mgh_ds.training.run_folder import RunFolder
 
 

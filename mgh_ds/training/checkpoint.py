@@ -24,6 +24,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from mgh_ds.common import files
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.training.state import TrainingState
 
@@ -148,25 +149,13 @@ def check(path: Path, manifest: Manifest, identity: dict[str, Any], accepted: Se
     unknown = [key for key in accepted if key not in _keys(identity) | _keys(manifest["identity"])]
     if unknown:
         raise MghError(f"accept_changes: {unknown[0]} is no key that a checkpoint and its run have in common")
-    differing = differences(manifest["identity"], identity)
-    refused = {key: change for key, change in differing.items() if key not in accepted}
+    refused = [found for found in differences(manifest["identity"], identity) if found.key not in accepted]
     if refused:
-        names = ", ".join(f'"{key}"' for key in refused)
+        names = ", ".join(f'"{found.key}"' for found in refused)
         raise MghError(
-            f"{path} belongs to another run; differing: {'; '.join(map(': '.join, refused.items()))}. Choose "
+            f"{path} belongs to another run; differing: {'; '.join(map(str, refused))}. Choose "
             f"another --name, or go on all the same with --accept_changes '[{names}]'"
         )
-
-
-def differences(saved: Any, current: Any, key: str = "") -> dict[str, str]:
-    """Where two nested dictionaries differ: key → `saved → current`."""
-    if isinstance(saved, dict) and isinstance(current, dict):
-        names = [*saved, *(name for name in current if name not in saved)]
-        found: dict[str, str] = {}
-        for name in names:
-            found |= differences(saved.get(name), current.get(name), f"{key}.{name}" if key else name)
-        return found
-    return {} if saved == current else {key: f"{saved} → {current}"}
 
 
 def _intact(path: Path) -> Manifest | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -10,6 +9,7 @@ from safetensors.torch import load_file
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer
@@ -66,7 +66,7 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling,",
         f"trained by mgh-ds for {step} of {training.steps} steps",
         f"with global batches of {training.global_batch} records,",
-        f"curriculum `{config.curriculum.order}`, temperature {training.loss.temperature}.",
+        f"curriculum {_curriculum(config)}, loss {_loss(config)}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
@@ -82,6 +82,18 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _curriculum(config: RunConfig) -> str:
+    stages = config.curriculum.stages
+    if isinstance(stages, str):
+        return f"`{stages}`"
+    return "of levels " + ", then ".join(" and ".join(map(str, stage.levels)) for stage in stages)
+
+
+def _loss(config: RunConfig) -> str:
+    values = config.training.loss.model_dump(exclude={"name"})
+    return f"`{config.training.loss.name}` ({', '.join(f'{key} {value}' for key, value in values.items())})"
+
+
 def _score_lines(run: Path) -> list[str]:
     folder = RunFolder(run)
     if not (folder.evaluation("before").exists() and folder.evaluation("after").exists()):
@@ -89,16 +101,5 @@ def _score_lines(run: Path) -> list[str]:
     before, after = (files.read_json(folder.evaluation(label)) for label in ("before", "after"))
     if not all(part in result for result in (before, after) for part in ("tasks", "levels")):
         raise MghError(f"{folder.evaluation('after').parent} holds no complete scores: score the run again")
-    rows = [
-        f"| {name} ({score['metric']}) | {before['tasks'][name]['score']:.4f} | {score['score']:.4f} |"
-        for name, score in after["tasks"].items()
-    ]
-    rows += [
-        f"| positive above level-{level} negative | {_accuracy(before, level)} | {_accuracy(after, level)} |"
-        for level in after["levels"]
-    ]
-    return ["", "## Held-out records", "", "| | before | after |", "|---|---|---|", *rows]
-
-
-def _accuracy(evaluation: dict[str, Any], level: str) -> str:
-    return f"{evaluation['levels'][level]['accuracy']:.4f}"
+    rows = [row.cells() for row in comparisons(before, after)]
+    return ["", "## Held-out records", "", "Scores times 100.", "", markdown_table(COMPARISON_HEADER, rows)]

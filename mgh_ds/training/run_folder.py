@@ -10,7 +10,6 @@ from typing import Any
 
 from mgh_ds.common import files
 from mgh_ds.common.config import dump_config
-from mgh_ds.common.errors import MghError
 from mgh_ds.common.json_lines import JsonLines
 from mgh_ds.training.config import RunConfig
 
@@ -31,14 +30,11 @@ class RunFolder:
     def hold(self) -> None:
         """Keeps the folder to this process until it ends. Raises MghError if another one is at work in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock = files.hold(self.path / ".lock")
-        except files.HeldError:
-            raise MghError(
-                f"another job is training in {self.path}: wait for it, end it, or choose another --name"
-            ) from None
-        if self._lock is None:
-            print(f"{self.path} cannot be locked: see that no second job trains in it")
+        self._lock = files.hold_folder(
+            self.path,
+            held=f"another job is training in {self.path}: wait for it, end it, or choose another --name",
+            lockless="see that no second job trains in it",
+        )
 
     def start(self, config: RunConfig, step: int) -> None:
         """Writes the resolved configuration, and forgets what was logged after `step`: those steps are about

@@ -16,6 +16,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
 from mgh_ds.distributed.group import all_sum, device, is_main, on_main, rank, world_size
 from mgh_ds.distributed.signals import StopRequest
+from mgh_ds.losses import Exchange, make_loss
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
@@ -24,8 +25,8 @@ from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.feed import Feed, shards_folder
-from mgh_ds.training.pool import NotFiniteError, all_ids
+from mgh_ds.training.objective import NotFiniteError, all_ids
+from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.state import collect, restore
 from mgh_ds.training.step import StepResult, train_step
@@ -38,6 +39,7 @@ FREE_TRAINING_KEYS = (
     "bad_steps_limit",
     "silence_limit_s",
     "deepspeed",
+    "gather",  # how embeddings travel, not what is computed
 )
 
 
@@ -52,13 +54,14 @@ class Trainer:
         self.held_out = self._open(config.data.held_out) if config.data.held_out else None
         self.plan = TrainingPlan(self.store.index(), config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
-        self.plan.share(0, world_size(), rank())
+        self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
+        self.loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
         self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, folder.sync)
         self._copy_seconds: dict[int, float] = {}
 
@@ -71,13 +74,15 @@ class Trainer:
         started = datetime.now(UTC)
         bad = BadSteps(self.config.training.bad_steps_limit, self.folder)
         with (
-            Feed(self.store, self.plan, self.tokenizer, folder=self.shards, first_step=step) as feed,
+            Prefetcher(
+                self.store, self.plan, self.tokenizer, folder=self.shards, first_step=step
+            ) as prefetcher,
             tqdm(
                 total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
             ) as bar,
         ):
             while step < self.plan.steps and not self.asked_to_stop(stop):
-                line = self._step(step, feed, bad)
+                line = self._step(step, prefetcher, bad)
                 step += 1
                 bar.update()
                 if is_main():
@@ -95,18 +100,19 @@ class Trainer:
         on_main(lambda: self._write_summary(started))
         return True
 
-    def _step(self, step: int, feed: Feed, bad: BadSteps) -> str:
+    def _step(self, step: int, prefetcher: Prefetcher, bad: BadSteps) -> str:
         """One step and its lines in metrics and ledger; returns what the progress bar shows."""
         stage, begin = self.plan.stage(step), time.perf_counter()
-        inputs, waited = feed.take(step)
+        batches, waited = prefetcher.take(step)
+        batches = [batch.to(device()) for batch in batches]  # all that the step needs, once
         rate = self.engine.get_lr()[0]
         problem: NotFiniteError | None = None
         try:
-            result = train_step(self.engine, inputs, self.config.training)
+            result = train_step(self.engine, batches, self.loss)
         except NotFiniteError as error:
             problem = error
             self.engine.lr_scheduler.step()  # the rate is a function of the step, applied or not
-        ids = all_ids([part.batch for part in inputs])
+        ids = all_ids(batches)
         number, seconds = step + 1, time.perf_counter() - begin
         if is_main():
             self.folder.ledger.append(ledger_entry(number, stage.index, ids, problem))
@@ -152,21 +158,20 @@ class Trainer:
     def _open(self, path: str) -> Store:
         """Opens a store that rank 0 alone has converted, if it was a file, and checked."""
 
-        def make_ready() -> Path:
+        def prepare() -> Path:
             store = open_or_convert(path, self.folder.store_cache)
             store.verify()
             return store.path
 
-        return Store.open(on_main(make_ready))
+        return Store.open(on_main(prepare))
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that goes on from it must have in common."""
-        config = dataclasses.asdict(self.config)
+        config = self.config.model_dump()
         for name in FREE_SECTIONS:
             del config[name]
         for name in FREE_TRAINING_KEYS:
             del config["training"][name]
-        del config["training"]["loss"]["gather"]  # how embeddings travel, not what is computed
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
         return {"config": config, "plan": self.plan.fingerprint(self.store.manifest_hash)}
@@ -237,7 +242,7 @@ def step_entry(step: int, stage: int, stage_name: str, result: StepResult, secon
         "loss": result.loss,
         "records": result.records,
         "levels": result.levels,
-        "masked_share": result.masked_share,
+        **result.statistics,
         "seconds": seconds,
         "texts_per_s": result.texts / seconds,
         "tokens_per_s": result.tokens / seconds,

@@ -17,7 +17,7 @@ BASE = Path("configs/base/ablation.yaml").resolve()
 RECIPE = """\
 extends: {base}
 name: {order}
-curriculum: {{order: {order}, homogeneous: false}}
+curriculum: {{stages: {order}, homogeneous: false}}
 model: {{name_or_path: tiny-random/bert, lora: {{rank: 2}}, max_length: 64}}
 data: {{train: ["{sample}"]}}
 training: {{steps: 3, global_batch: 8, micro_batch: 8, warmup_steps: 0, learning_rate: 0.01}}

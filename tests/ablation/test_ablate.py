@@ -163,7 +163,7 @@ def test_the_grid_goes_round_by_round(recipes: list[str], tmp_path: Path) -> Non
     ]
     for cell in cells[2:]:
         config = cell.config
-        assert (config.curriculum.order, config.model.pooling.method, config.seed) == (
+        assert (config.curriculum.stages, config.model.pooling.method, config.seed) == (
             cell.row,
             cell.pooling,
             cell.seed,

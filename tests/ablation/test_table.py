@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mgh_ds.ablation.scores import Scores, differences
+from mgh_ds.ablation.scores import Scores
 from mgh_ds.ablation.table import PAPER, check_alike, markdown, summarise
 from mgh_ds.common.errors import MghError
 
@@ -20,7 +20,7 @@ RECIPE = {
 
 
 def scores(order: str, seed: int | None, pooling: str = "ata", **tasks: float) -> Scores:
-    recipe = RECIPE | {"curriculum": {"order": order}, "seed": seed, "name": f"{order}-{seed}"}
+    recipe = RECIPE | {"curriculum": {"stages": order}, "seed": seed, "name": f"{order}-{seed}"}
     found: Any = {
         task.replace("_", "-"): {"metric": "cosine_spearman", "score": score, "revision": "1"}
         for task, score in tasks.items()
@@ -89,8 +89,3 @@ def test_cells_of_one_table_are_alike() -> None:
     other.recipe["training"] = {"steps": 61, "global_batch": 32}
     with pytest.raises(MghError, match=r"cannot share a table; differing: training.steps: 60 → 61"):
         check_alike([*CELLS, other])
-
-
-def test_differences_are_named_by_their_path() -> None:
-    first, second = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": {"f": 1}}
-    assert differences(first, second) == ["a.c: 2 → 5", "d: 3 → None", "e: None → {'f': 1}"]

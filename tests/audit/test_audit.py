@@ -79,10 +79,10 @@ def with_negatives(record: Record, change: Callable[[int, str], str]) -> Record:
 
 
 def shuffled(record: Record, rng: np.random.Generator) -> Record:
-    """The record with its levels dealt to its negatives at random."""
-    dealt = rng.permutation(4).tolist()
+    """The record with its levels assigned to its negatives at random."""
+    assigned = rng.permutation(4).tolist()
     texts = graded_negatives(record)
-    return with_negatives(record, lambda level, _text: texts[dealt[level - 1]])
+    return with_negatives(record, lambda level, _text: texts[assigned[level - 1]])
 
 
 def similarities(records: Sequence[Record]) -> Similarities:
@@ -118,7 +118,7 @@ def test_graded_negatives_are_found_in_order_and_the_control_is_at_chance() -> N
     assert np.sum(found["confusion"], axis=1) == pytest.approx([100] * 4, abs=1e-4)
 
 
-def test_levels_dealt_at_random_have_no_order() -> None:
+def test_levels_assigned_at_random_have_no_order() -> None:
     rng = np.random.default_rng(3)
     found = measured_hardness([shuffled(record, rng) for record in graded_records(300)])
     assert holds(found["positive"]["asked"]["tau"], 0)

@@ -12,8 +12,9 @@ from mgh_ds.audit.charts import false_negative_chart
 from mgh_ds.audit.duplicates import duplicates, find_duplicates, jaccard, link, shingles
 from mgh_ds.audit.hardness import order_statistics, ranks
 from mgh_ds.audit.languages import identify, languages, same
-from mgh_ds.audit.statistics import Z, bootstrap_means, too_few, wilson
+from mgh_ds.audit.statistics import bootstrap_means, too_few, wilson
 from mgh_ds.audit.words import normalised, words
+from mgh_ds.common.intervals import Z
 from mgh_ds.records.schema import Negative, Record, Task
 
 TASK = Task(kind="asymmetric", subtype="short-short", instruction="Find the answer")

@@ -44,21 +44,21 @@ def test_ours_agree_with_eager(causal):
     torch.testing.assert_close(plain.forward()[0], out)
     _, expected = results(SDPA_FLASH, shape)
     torch.testing.assert_close(tuple(plain.backward(plain.trained())), expected, atol=1e-5, rtol=1e-5)
-    second = contenders.OUR_SECOND_LOOK.prepare(shape, make_inputs(shape, CPU))
+    second = contenders.OUR_COLUMN_SUMS.prepare(shape, make_inputs(shape, CPU))
     torch.testing.assert_close(second.forward(), sums)
 
 
 @interpreted
-def test_one_look_and_two_are_told_apart():
+def test_one_pass_and_two_are_distinguished():
     shape = case()
     inputs = make_inputs(shape, CPU)
-    one, two = contenders.OUR_SUMS.prepare(shape, inputs), contenders.OUR_TWO_LOOKS.prepare(shape, inputs)
-    assert (one.note, one.work) == ("one look", contenders.PLAIN)
+    one, two = contenders.OUR_SUMS.prepare(shape, inputs), contenders.OUR_TWO_PASSES.prepare(shape, inputs)
+    assert (one.note, one.work) == ("fused", contenders.PLAIN)
     torch.testing.assert_close(one.forward()[2], two.forward()[2])
-    long = case(lengths=(contenders.tiles.RESIDENT + 1,), heads=(1, 1))
-    assert contenders.OUR_SUMS.prepare(long, make_inputs(long, CPU)).note == "two looks"
+    long = case(lengths=(contenders.tiles.FUSED_MAX_SEQLEN + 1,), heads=(1, 1))
+    assert contenders.OUR_SUMS.prepare(long, make_inputs(long, CPU)).note == "two passes"
     with pytest.raises(contenders.Absent, match="too long"):
-        contenders.OUR_TWO_LOOKS.prepare(long, make_inputs(long, CPU))
+        contenders.OUR_TWO_PASSES.prepare(long, make_inputs(long, CPU))
 
 
 @interpreted

@@ -1,17 +1,17 @@
 """The measurement of gathering, end to end on a tiny size. That ranks receive what the arithmetic says:
-tests/training/test_gather.py."""
+tests/losses/test_gather.py."""
 
 import json
 
 from benchmarks import gather
+from benchmarks.gather import Way
 from benchmarks.timing import MIB
-from mgh_ds.training.config import LossConfig
-from mgh_ds.training.loss import BLOCK
+from mgh_ds.losses.info_nce import BLOCK
 
 
 def test_real_ranks_are_measured():
-    peak = gather._peak_mib(LossConfig(gather="ring"), 512, 64, 2, BLOCK)
-    assert peak > gather.held_bytes(LossConfig(gather="ring"), 256, 4, 64, 2, BLOCK) / MIB
+    peak = gather._peak_mib(Way("ring", False), 512, 64, 2, BLOCK)
+    assert peak > gather.held_bytes(Way("ring", False), 256, 4, 64, 2, BLOCK) / MIB
 
 
 def test_the_file_holds_what_was_measured_and_what_is_computed(tmp_path, monkeypatch, capsys):
@@ -38,4 +38,4 @@ def test_the_file_holds_what_was_measured_and_what_is_computed(tmp_path, monkeyp
 
 def test_a_rank_alone_receives_nothing():
     for way in ("whole", "ring"):
-        assert gather.received_bytes(LossConfig(gather=way, symmetric=True), 8, 2, 16, 1) == 0
+        assert gather.received_bytes(Way(way, False, symmetric=True), 8, 2, 16, 1) == 0

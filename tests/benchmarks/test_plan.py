@@ -21,7 +21,7 @@ def test_a_small_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (size, ranks) for size in (1, 2, 4, 8) for ranks in (4, 8)
     ]
     for row in found["ranks"]:
-        assert 1 <= row["dealt"]["mean"] < row["contiguous"]["mean"]
+        assert 1 <= row["assigned"]["mean"] < row["contiguous"]["mean"]
         assert (row["padding"] == 0) == (row["micro_batch"] == 1)
         assert row["padding"] <= row["padding_unsorted"]
 

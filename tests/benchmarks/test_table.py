@@ -8,6 +8,7 @@ from benchmarks import plot, table
 from benchmarks.plot import Panel
 from benchmarks.table import Row
 from mgh_ds.common import files
+from mgh_ds.common.charts.chart import Logarithmic
 
 ROW = Row("padded", "full", "float16", 64, "16/8", 512, 32, 16384, "forward", "ours: out")
 ENVIRONMENT = {"device": "Some chip, with a comma", "torch": "2.13.0"}
@@ -60,7 +61,7 @@ def test_the_plot_shows_every_point_once_and_nothing_that_is_not_there():
 
 
 def test_the_plots_axes_are_logarithmic():
-    axis = plot._Axis.of([64, 8192], 2)
+    axis = Logarithmic.around([64, 8192], 2)
     assert axis.place(64) == pytest.approx(1 - axis.place(8192))
     steps = [axis.place(2 * x) - axis.place(x) for x in (64, 512, 4096)]
     assert steps == pytest.approx([steps[0]] * 3)

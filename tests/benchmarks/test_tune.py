@@ -6,14 +6,14 @@ from unittest import mock
 
 import pytest
 import torch
-from ata_attention.gpu import compiled, tiles
+from ata_attention.gpu import tiles
 from ata_attention.gpu.tiles import Tile
 
-from benchmarks import tune
+from benchmarks import compiled, tune
 from benchmarks.candidates import Entry, candidates, entries
 from benchmarks.tune import Choice
 
-ATTEND = Entry("attend", 2, 64)
+ATTENTION = Entry("attention", 2, 64)
 LARGE, MIDDLE, SMALL = Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)
 CLEAN = {LARGE: None, MIDDLE: None, SMALL: None}
 
@@ -23,22 +23,22 @@ def timer(times):
 
 
 def test_the_fastest_is_chosen():
-    choice = tune.fastest(ATTEND, CLEAN, timer({LARGE: 1.0, MIDDLE: 0.98, SMALL: 1.2}))
+    choice = tune.fastest(ATTENTION, CLEAN, timer({LARGE: 1.0, MIDDLE: 0.98, SMALL: 1.2}))
     assert choice.tile == MIDDLE
     assert choice.remarks[1] == "(128, 64, 8, 2) 0.98 ms"
 
 
 def test_within_a_percent_the_preferred_one_is_chosen():
-    assert tune.fastest(ATTEND, CLEAN, timer({LARGE: 1.0, MIDDLE: 0.991, SMALL: 1.2})).tile == LARGE
+    assert tune.fastest(ATTENTION, CLEAN, timer({LARGE: 1.0, MIDDLE: 0.991, SMALL: 1.2})).tile == LARGE
     # The limit is drawn from the fastest: there is no drifting from neighbour to neighbour.
-    assert tune.fastest(ATTEND, CLEAN, timer({LARGE: 1.018, MIDDLE: 1.009, SMALL: 1.0})).tile == MIDDLE
+    assert tune.fastest(ATTENTION, CLEAN, timer({LARGE: 1.018, MIDDLE: 1.009, SMALL: 1.0})).tile == MIDDLE
 
 
 def test_what_does_not_compile_cleanly_is_not_timed():
-    faults = CLEAN | {LARGE: "attend spills 40 bytes of registers"}
-    choice = tune.fastest(ATTEND, faults, timer({MIDDLE: 3.0, SMALL: 2.0}))
+    faults = CLEAN | {LARGE: "attention spills 40 bytes of registers"}
+    choice = tune.fastest(ATTENTION, faults, timer({MIDDLE: 3.0, SMALL: 2.0}))
     assert choice.tile == SMALL
-    assert choice.remarks[0] == "(128, 128, 8, 2) attend spills 40 bytes of registers"
+    assert choice.remarks[0] == "(128, 128, 8, 2) attention spills 40 bytes of registers"
 
 
 def test_what_cannot_be_started_is_passed_over():
@@ -47,7 +47,7 @@ def test_what_cannot_be_started_is_passed_over():
             raise RuntimeError("out of resource: shared memory")
         return 1.0
 
-    choice = tune.fastest(ATTEND, CLEAN, start)
+    choice = tune.fastest(ATTENTION, CLEAN, start)
     assert choice.tile == MIDDLE
     assert "shared memory" in choice.remarks[0]
 
@@ -57,11 +57,11 @@ def test_a_lost_device_ends_the_run():
         raise torch.AcceleratorError("gone")
 
     with pytest.raises(torch.AcceleratorError):
-        tune.fastest(ATTEND, CLEAN, start)
+        tune.fastest(ATTENTION, CLEAN, start)
 
 
 def test_nothing_clean_is_no_choice():
-    assert tune.fastest(ATTEND, dict.fromkeys(CLEAN, "spills"), timer({})).tile is None
+    assert tune.fastest(ATTENTION, dict.fromkeys(CLEAN, "spills"), timer({})).tile is None
 
 
 def test_without_a_gpu_the_first_clean_candidate_is_chosen(monkeypatch):
@@ -72,8 +72,8 @@ def test_without_a_gpu_the_first_clean_candidate_is_chosen(monkeypatch):
         return "spills" if len(tried) < 3 else None
 
     monkeypatch.setattr(tune, "fault", fault)
-    choice = tune.first_clean("sm_90", ATTEND)
-    assert [tile for _, _, tile in tried] == candidates(ATTEND)[:3]
+    choice = tune.first_clean("sm_90", ATTENTION)
+    assert [tile for _, _, tile in tried] == candidates(ATTENTION)[:3]
     assert choice.tile == tried[-1][2]
     assert len(choice.remarks) == 2
 
@@ -90,7 +90,7 @@ def compilations(monkeypatch):
 
         def start(*arguments):
             started.append(arguments)
-            found.append(compiled.Compiled("attend", 255, spilled(*arguments), 1024, "wgmma.mma_async"))
+            found.append(compiled.Compiled("attention", 255, spilled(*arguments), 1024, "wgmma.mma_async"))
 
         monkeypatch.setattr(compiled, "start", start)
         yield found
@@ -100,17 +100,17 @@ def compilations(monkeypatch):
 
 
 def test_one_fault_in_any_variant_is_enough(compilations):
-    reason = tune.fault("sm_90", Entry("attend", 2, 96), LARGE)
-    assert reason == "attend spills 8 bytes of registers"
-    assert compilations[-1] == ("attend", "packed", 96, torch.bfloat16)
-    assert tune.fault("sm_90", ATTEND, LARGE) is None
+    reason = tune.fault("sm_90", Entry("attention", 2, 96), LARGE)
+    assert reason == "attention spills 8 bytes of registers"
+    assert compilations[-1] == ("attention", "packed", 96, torch.bfloat16)
+    assert tune.fault("sm_90", ATTENTION, LARGE) is None
     assert [variant for _, variant, dim, _ in compilations if dim == 64] == list(compiled.VARIANTS)
 
 
 def test_an_error_of_the_compiler_is_a_fault(monkeypatch):
     monkeypatch.setattr(compiled, "compiling_for", lambda _: nullcontext([]))
     monkeypatch.setattr(compiled, "start", mock.Mock(side_effect=RuntimeError("no such instruction")))
-    assert tune.fault("sm_90", ATTEND, LARGE) == "RuntimeError: no such instruction"
+    assert tune.fault("sm_90", ATTENTION, LARGE) == "RuntimeError: no such instruction"
 
 
 @pytest.mark.parametrize("table", ["sm_80", "sm_90"])
@@ -119,50 +119,50 @@ def test_every_shipped_entry_has_candidates_that_serve_its_kernel(table):
         tried = candidates(entry)
         assert len(tried) == len(set(tried)) >= 4
         assert all(tile.own >= 16 and tile.step >= 16 for tile in tried)
-        if entry.resident_keys:
-            assert {tile.own for tile in tried} == {entry.resident_keys}
+        if entry.fused_keys:
+            assert {tile.own for tile in tried} == {entry.fused_keys}
     assert {entry.kernel for entry in entries(table)} == set(compiled.KERNELS)
 
 
 def test_the_table_is_written_entry_by_entry_and_says_where_it_is_from(tmp_path):
     path = tmp_path / "sm_90.json"
-    other = Entry("add_columns", 2, 256)
-    everything = [ATTEND, other]
+    other = Entry("column_sums", 2, 256)
+    everything = [ATTENTION, other]
     spoilt = Choice(other, None, ["(128, 128, 8, 2) spills"])
-    assert tune.fill(path, [Choice(ATTEND, LARGE, []), spoilt], "compiled", everything) == [spoilt]
+    assert tune.fill(path, [Choice(ATTENTION, LARGE, []), spoilt], "compiled", everything) == [spoilt]
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert written == {"source": "compiled", "attend": {"2": {"64": [128, 128, 8, 2]}}}
+    assert written == {"source": "compiled", "attention": {"2": {"64": [128, 128, 8, 2]}}}
 
     assert tune.fill(path, [Choice(other, MIDDLE, [])], "timed", everything) == []
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert written["source"] == "timed; but attend 2 64: compiled"
-    assert written["add_columns"]["2"]["256"] == list(MIDDLE)
+    assert written["source"] == "timed; but attention 2 64: compiled"
+    assert written["column_sums"]["2"]["256"] == list(MIDDLE)
 
-    both = [Choice(ATTEND, SMALL, []), Choice(other, SMALL, [])]
+    both = [Choice(ATTENTION, SMALL, []), Choice(other, SMALL, [])]
     assert tune.fill(path, both, "timed again", everything) == []
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["source"] == "timed again"
-    assert Tile(*written["attend"]["2"]["64"]) == SMALL
+    assert Tile(*written["attention"]["2"]["64"]) == SMALL
 
 
 def test_a_run_that_ends_early_keeps_what_it_found(tmp_path):
     def found():
-        yield Choice(ATTEND, LARGE, [])
+        yield Choice(ATTENTION, LARGE, [])
         raise KeyboardInterrupt
 
     path = tmp_path / "sm_80.json"
     with pytest.raises(KeyboardInterrupt):
-        tune.fill(path, found(), "timed", [ATTEND])
-    assert json.loads(path.read_text(encoding="utf-8"))["attend"]["2"]["64"] == list(LARGE)
+        tune.fill(path, found(), "timed", [ATTENTION])
+    assert json.loads(path.read_text(encoding="utf-8"))["attention"]["2"]["64"] == list(LARGE)
 
 
 @pytest.mark.skipif(not tiles.interpreted(), reason="needs TRITON_INTERPRET=1")
-@pytest.mark.parametrize("kernel", [*compiled.KERNELS[:6], "attend_resident_64"])
+@pytest.mark.parametrize("kernel", [*compiled.KERNELS[:6], "fused_64"])
 def test_every_kernel_can_be_started_alone(kernel, monkeypatch):
     monkeypatch.setattr(tune, "LENGTH", 20)
     monkeypatch.setattr(tune, "HEADS", 2)
     monkeypatch.setattr(tune, "KV_HEADS", 1)
-    found = tune.prepare(Entry(kernel, 4, 32), "cpu", tokens=40 if "resident" not in kernel else 64)()
+    found = tune.prepare(Entry(kernel, 4, 32), "cpu", tokens=40 if "fused" not in kernel else 64)()
     assert all(x.isfinite().all() for x in (found if isinstance(found, tuple) else (found,)))
 
 

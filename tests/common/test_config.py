@@ -2,17 +2,20 @@
 name."""
 
 import re
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 import yaml
+from pydantic import Field
+from pydantic.fields import FieldInfo
 
-from mgh_ds.common.config import dump_config, load_config, read_recipe
+from mgh_ds.common.config import Settings, dump_config, load_config, read_recipe
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.keys import bounds, expected, tables_in
 from mgh_ds.curriculum.config import Order
-from mgh_ds.model.config import LoraConfig
+from mgh_ds.model.config import LoraConfig, ModelConfig, PoolingConfig
 from mgh_ds.synthesis import plan
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.training.config import RunConfig
@@ -102,9 +105,9 @@ def test_the_ablation_recipes_differ_in_their_order_alone() -> None:
     found = [load(path) for path in RECIPES if path.stem.startswith("ablation-")]
     assert {config.curriculum.order for config in found} == set(get_args(Order))
     for config in found:
-        order = replace(config.curriculum, order="all")
+        order = config.curriculum.replace(order="all")
         assert config.name == f"ablation-{config.curriculum.order}"
-        assert replace(config, name="ablation-all", curriculum=order) == load(
+        assert config.replace(name="ablation-all", curriculum=order) == load(
             Path("configs/ablation-all.yaml")
         )
 
@@ -126,12 +129,12 @@ def test_a_recipe_lays_its_keys_over_those_that_it_extends(tmp_path: Path) -> No
     )
     config, base = load(top), load(demo)
     assert (config.name, config.seed, config.data.train) == ("top", 5, ["x"])
-    assert config.model.lora == replace(base.model.lora, rank=4, alpha=7)
-    lora = replace(config.model.lora, rank=base.model.lora.rank, alpha=base.model.lora.alpha)
-    restored = replace(config, name="demo", seed=0, model=replace(config.model, lora=lora))
-    assert replace(restored, data=base.data) == base, "all other keys are the demo's"
+    assert config.model.lora == base.model.lora.replace(rank=4, alpha=7)
+    lora = config.model.lora.replace(rank=base.model.lora.rank, alpha=base.model.lora.alpha)
+    restored = config.replace(name="demo", seed=0, model=config.model.replace(lora=lora))
+    assert restored.replace(data=base.data) == base, "all other keys are the demo's"
     overridden = load_config(RunConfig, ["--config", str(top), "--seed", "9"])
-    assert overridden == replace(config, seed=9)
+    assert overridden == config.replace(seed=9)
 
 
 def test_null_and_tables_replace_each_other(tmp_path: Path) -> None:
@@ -220,3 +223,261 @@ def test_engine_settings_may_not_contradict_the_recipe(tmp_path: Path) -> None:
     path.write_text('{"zero_optimization": {"stage": 3}}')
     with pytest.raises(MghError, match="stage must be 2"):
         engine_settings(config.model, config.training)
+
+
+def test_a_number_may_be_written_with_an_exponent_alone(tmp_path: Path) -> None:
+    path = write_recipes(tmp_path, top="extends: demo\ntraining: {learning_rate: 1e-4, weight_decay: 1}\n")
+    config = load(path)
+    assert (config.training.learning_rate, config.training.weight_decay) == (1e-4, 1.0)
+    assert load_config(RunConfig, [*DEMO, "--training.learning_rate", "3e-5"]).training.learning_rate == 3e-5
+    path.write_text(dump_config(config.replace(name="1e4")))
+    assert load(path).name == "1e4"
+
+
+@pytest.mark.parametrize("name", ["123", "2026-01-01", "0x1F", "yes", "null", "a: b", "1e5", "[x"])
+def test_a_key_for_text_takes_a_word_as_it_stands(name: str) -> None:
+    assert load_config(RunConfig, [*DEMO, f"--name={name}"]).name == name
+
+
+def test_a_word_may_be_null_where_null_is_allowed() -> None:
+    assert load_config(RunConfig, [*DEMO, "--data.held_out", "null"]).data.held_out is None
+    assert load_config(RunConfig, [*DEMO, "--data.shards", "7"]).data.shards == "7"
+
+
+def test_tables_of_a_recipe_are_merged_and_tables_of_free_keys_are_given_whole() -> None:
+    assert load_config(RunConfig, [*DEMO, "--model.lora", "{rank: 4}"]).model.lora == LoraConfig(rank=4)
+    scripted = ["--config", "synth-scripted"]
+    whole = load_config(SynthesisConfig, [*scripted, "--tasks.subtypes", "{sts: 1}"])
+    assert whole.tasks.subtypes == {"sts": 1.0}
+    parts = [*scripted, "--engine.chat_template_kwargs", "{a: 1}", "--engine.chat_template_kwargs.b", "x"]
+    assert load_config(SynthesisConfig, parts).engine.chat_template_kwargs == {"a": 1, "b": "x"}
+
+
+def test_later_arguments_win_over_earlier_ones_and_over_recipes() -> None:
+    twice = [*DEMO, "--seed", "3", "--seed", "4", "--model.lora", "null", "--model.lora.rank", "2"]
+    config = load_config(RunConfig, twice)
+    assert (config.seed, config.model.lora) == (4, LoraConfig(rank=2))
+    assert load_config(RunConfig, ["--seed", "3", *DEMO]).seed == 0
+    assert load_config(RunConfig, [*DEMO, "--config", "tiny-mistral"]).name == "tiny-mistral"
+
+
+def test_a_recipe_that_ships_is_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {name: load(Path(f"configs/{name}.yaml")) for name in ("demo", "ablation-all")}
+    own = write_recipes(tmp_path, own="extends: demo\nname: own\n", deep="extends: base/ablation\nname: d\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # such as a run's folder: no recipe
+    for name, config in here.items():
+        assert load_config(RunConfig, ["--config", name]) == config
+    assert load(own) == here["demo"].replace(name="own")
+    deep = load(tmp_path / "deep.yaml")
+    assert deep == here["ablation-all"].replace(name="d", curriculum=deep.curriculum)
+    (tmp_path / "tiny-mistral").write_text("extends: demo\nname: a file goes first\n")
+    assert load_config(RunConfig, ["--config", "tiny-mistral"]).name == "a file goes first"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("dmo", "'dmo' is neither a configuration file nor the name of a recipe; did you mean `demo`?"),
+        ("mistral-7b", "did you mean `mistral-7b-full`?"),
+        ("configs/dmo.yaml", "configs/dmo.yaml: No such file or directory; did you mean `demo`?"),
+        ("zzzzzzz", "there are: ablation-all, ablation-coarse_to_fine"),
+    ],
+)
+def test_an_unknown_recipe_gets_the_nearest_name(recipe: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(MghError, match=re.escape(message)):
+        load_config(RunConfig, ["--config", recipe])
+    if not recipe.endswith(".yaml"):
+        with pytest.raises(MghError, match=re.escape(message)):
+            load(write_recipes(tmp_path, top=f"extends: {recipe}\n"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["--training.learning_rate", "-1"], "training.learning_rate must be above 0, found -1"),
+        (["--training.learning_rate", ".inf"], "training.learning_rate must be above 0, found inf"),
+        (["--training.learning_rate", "true"], "training.learning_rate must be a number, found True"),
+        (["--training.steps", "1.5"], "training.steps must be a whole number, found 1.5"),
+        (["--training.steps", "true"], "training.steps must be a whole number, found True"),
+        (["--training.steps.foo", "3"], "training.steps must be a whole number, found {'foo': 3}"),
+        (["--model.bidirectional", "1"], "model.bidirectional must be true or false, found 1"),
+        (["--model.lora", "7"], "model.lora must be a table or null, found 7"),
+        (["--model.lora.dropout", "1"], "model.lora.dropout must be at least 0 and below 1, found 1"),
+        (["--model.pooling.method", "atta"], "weighted_mean, found 'atta'; did you mean `ata`?"),
+        (
+            ["--model.pooling.layers", "[]"],
+            "model.pooling.layers must be a list of at least one whole number",
+        ),
+        (["--curriculum.ungraded_share", "x"], "must be a number or a list of numbers or null, found 'x'"),
+        (["--curriculum.ungraded_share", "[0, 2]"], "ungraded_share must lie between 0 and 1, found [0, 2]"),
+        (["--data.train", "[]"], "data: every path must name a store or file; data.train needs at least one"),
+        (["--name", "a/b"], "name must be the name of a folder, found 'a/b'"),
+        (["--curriculum.shares", "[1, {"], "--curriculum.shares is not valid YAML"),
+        (["--training.steps"], "--training.steps needs a value"),
+        (["--training.steps", "--seed", "1"], "--training.steps needs a value"),
+        (["stray"], "'stray' belongs to no option"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(override: list[str], message: str) -> None:
+    with pytest.raises(MghError, match=re.escape(message)) as error:
+        load_config(RunConfig, [*DEMO, *override])
+    assert str(error.value).startswith("command line: ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_names_the_file_that_set_the_key(tmp_path: Path) -> None:
+    write_recipes(tmp_path, base="extends: demo\ntraining: {steps: 0, warmup_steps: -1}\n")
+    top = write_recipes(tmp_path, top="extends: base.yaml\ntraining: {steps: 3}\n")
+    with pytest.raises(MghError, match=r"base\.yaml: training\.warmup_steps must not be negative, found -1"):
+        load(top)
+    bare = write_recipes(tmp_path, bare="name: x\n")
+    with pytest.raises(MghError, match=r"bare\.yaml: model is missing: it must be a table"):
+        load(bare)
+
+
+def test_settings_made_in_code_get_the_same_words() -> None:
+    with pytest.raises(MghError, match=r"^PoolingConfig\.layers must be a list of at least one"):
+        PoolingConfig(layers=[])
+    with pytest.raises(MghError, match=r"^unknown key `PoolingConfig\.metod`; did you mean .*\.method`"):
+        PoolingConfig(metod="ata")  # type: ignore[call-arg]
+    with pytest.raises(MghError, match=r"^LoraConfig\.rank must be above 0, found 0"):
+        LoraConfig().replace(rank=0)
+    with pytest.raises(MghError, match=r"^ModelConfig\.lora\.rank must be above 0, found 0"):
+        ModelConfig(name_or_path="x", lora={"rank": 0})  # type: ignore[arg-type]
+
+
+class Nce(Settings):
+    """A loss of the tests."""
+
+    name: Literal["nce"] = "nce"
+    temperature: float = Field(default=0.5, gt=0)
+    symmetric: bool = False
+
+
+class Margin(Settings):
+    """Another one."""
+
+    name: Literal["level_margin"] = "level_margin"
+    margin: float = Field(default=0.1, ge=0)
+    symmetric: bool = False
+
+
+class Part(Settings):
+    """An element of a list of tables."""
+
+    levels: list[int] = Field(min_length=1)
+    share: float | None = Field(default=None, gt=0)
+
+
+class Optimiser(Settings):
+    """A section of the tests' recipe."""
+
+    loss: Annotated[Nce | Margin, Field(discriminator="name")] = Nce()
+    only: Nce = Nce()
+    parts: list[Part] | None = None
+
+
+class Recipe(Settings):
+    """A recipe of the tests."""
+
+    training: Optimiser = Optimiser()
+
+
+def test_a_name_chooses_the_kind_of_a_table(tmp_path: Path) -> None:
+    def loss(*arguments: str) -> Settings:
+        return load_config(Recipe, arguments).training.loss
+
+    assert loss() == loss("--training.loss", "{}") == Nce()
+    assert loss("--training.loss.temperature", "2") == Nce(temperature=2)
+    assert loss("--training.loss.name", "level_margin", "--training.loss.margin", "3") == Margin(margin=3)
+    assert Recipe(training={"loss": {"temperature": 2}}).training.loss == Nce(temperature=2)  # type: ignore[arg-type]
+    base = write_recipes(tmp_path, base="training: {loss: {temperature: 2, symmetric: true}}\n")
+    assert loss("--config", str(base)) == Nce(temperature=2, symmetric=True)
+    assert loss("--config", str(base), "--training.loss.name", "nce") == Nce(temperature=2, symmetric=True)
+    # Another name begins the table anew: what the other kind was given does not count for this one.
+    assert loss("--config", str(base), "--training.loss.name", "level_margin") == Margin()
+    top = write_recipes(
+        tmp_path, top="extends: base.yaml\ntraining: {loss: {name: level_margin, margin: 3}}\n"
+    )
+    assert loss("--config", str(top), "--training.loss.symmetric", "true") == Margin(margin=3, symmetric=True)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(load_config(Recipe, ["--config", str(top)])))
+    assert loss("--config", str(copy)) == Margin(margin=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--training.loss.name", "level_margn"],
+            "training.loss.name must be one of nce, level_margin, found",
+        ),
+        (["--training.loss.name", "level_margn"], "; did you mean `level_margin`?"),
+        (
+            ["--training.only.name", "ncee"],
+            "training.only.name must be one of nce, found 'ncee'; did you mean",
+        ),
+        (
+            ["--training.loss.margin", "1"],
+            "training.loss.margin belongs to level_margin, but training.loss.name is nce",
+        ),
+        (
+            ["--training.loss.name", "level_margin", "--training.loss.temperature", "1"],
+            "training.loss.temperature belongs to nce, but training.loss.name is level_margin",
+        ),
+        (
+            ["--training.loss.temperature", "1", "--training.loss.name", "level_margin"],
+            "training.loss.temperature belongs to nce, but training.loss.name is level_margin",
+        ),
+        (["--training.loss.name", "[1]"], "training.loss.name must be one of nce, level_margin, found '[1]'"),
+        (["--training.loss.margni", "1"], "unknown key `training.loss.margni`"),
+        (["--training.loss.temperature", "0"], "training.loss.temperature must be above 0, found 0"),
+        (["--training.loss", "3"], "training.loss must be a table, found 3"),
+        (
+            ["--training.parts", "[{levels: [1]}, {levels: []}]"],
+            "training.parts[1].levels must be a list of at",
+        ),
+        (["--training.parts", "[{level: [1]}]"], "unknown key `training.parts[0].level`; did you mean"),
+        (
+            ["--training.parts", "[{levels: [1], share: 0}]"],
+            "training.parts[0].share must be above 0, found 0",
+        ),
+        (["--training.parts", "7"], "training.parts must be a list of tables or null, found 7"),
+    ],
+)
+def test_a_table_of_the_wrong_kind_is_refused_by_key(arguments: list[str], message: str) -> None:
+    with pytest.raises(MghError, match=re.escape(f"{message}")) as error:
+        load_config(Recipe, arguments)
+    assert str(error.value).startswith("command line: ")
+
+
+def keys_of(kind: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in kind.model_fields.items():
+        yield f"{kind.__name__}.{name}", field
+        for inner in tables_in(field.annotation):
+            yield from keys_of(inner)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [RunConfig, SynthesisConfig])
+def test_every_key_has_a_description_and_every_number_bounds(kind: type[Settings]) -> None:
+    # Layers count from either end; stages and filters, whose numbers depend on each other, check themselves.
+    free = ("PoolingConfig.layers", "CurriculumConfig.shares", "FilterConfig")
+    for name, field in keys_of(kind):
+        assert field.description, name
+        if re.search("number", expected(field.annotation)) and not name.startswith(free):
+            assert bounds(field.annotation, field.metadata), name
+
+
+def test_help_shows_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_config(RunConfig, ["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--training.steps (a whole number; required)\n    Optimiser steps. Must be above 0.\n" in printed
+    assert "--model.lora (a table or null; default: a table" in printed
+    assert "--model.lora.rank (a whole number; default: 16)" in printed
+    assert "--model.pooling.layers (a list of at least one whole number; default: [-1])" in printed
+    with pytest.raises(SystemExit):
+        load_config(Recipe, ["--help"])
+    assert "Where training.loss.name is level_margin." in capsys.readouterr().out

@@ -1,11 +1,11 @@
-"""The loader brings the negatives that the stage asks for, and lays slots out so that nothing is mistaken for
-something."""
+"""The loader brings the negatives that the stage asks for, and lays records out so that nothing is mistaken
+for something."""
 
 import numpy as np
 import pytest
 
 from mgh_ds.curriculum import CurriculumConfig, Stage, make_stages
-from mgh_ds.curriculum.loader import Slot, choose_negatives, make_micro_batch, text_hashes
+from mgh_ds.curriculum.loader import choose_negatives, make_micro_batch, text_hashes
 from mgh_ds.records.schema import Negative, Record, Task
 
 
@@ -26,7 +26,7 @@ def make_record(*levels: int | None, kind: str = "asymmetric", name: str = "r") 
 
 
 def stage_of(order: str, index: int = 0, negatives: int = 1) -> Stage:
-    return make_stages(CurriculumConfig(order=order, negatives=negatives), 30)[index]
+    return make_stages(CurriculumConfig(stages=order, negatives=negatives), 30)[index]
 
 
 def chosen_levels(record: Record, stage: Stage, missing: str = "nearest", key: int = 0) -> list[int | None]:
@@ -76,8 +76,8 @@ def test_ungraded_negatives_fit_every_stage() -> None:
 
 def test_micro_batches_keep_places_for_what_is_missing() -> None:
     one, two = make_record(4, name="one"), make_record(None, kind="symmetric", name="two")
-    slots = [Slot(one, one.negatives), Slot(None, []), Slot(two, two.negatives)]
-    batch = make_micro_batch(slots, 2, seed=9, pool=0)
+    negatives = [one.negatives, [], two.negatives]
+    batch = make_micro_batch([one, None, two], negatives, 2, seed=9, group=0)
     assert batch.ids == ["one", "", "two"]
     assert batch.documents == [
         "positive one",

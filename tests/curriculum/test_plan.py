@@ -21,6 +21,9 @@ from tests.effort import PLANS
 from tests.records.examples import make_records
 
 ORDERS = ["coarse_to_fine", "fine_to_coarse", "random", "level-1", "level-4", "all"]
+# The orders, and two of which each stage keeps the levels of those before it.
+CUMULATIVE = [[[1], [1, 2, 3], [1, 2, 3, 4]], [[4], [2, 3, 4], [1, 2, 3, 4]]]
+curricula = st.sampled_from([*ORDERS, *([{"levels": levels} for levels in stages] for stages in CUMULATIVE)])
 
 
 def make_index(
@@ -48,25 +51,26 @@ def make_index(
 
 @st.composite
 def arguments(draw: st.DrawFn) -> tuple[StoreIndex, CurriculumConfig, dict[str, Any]]:
-    """All that a plan is made from: data with and without gaps and ungraded records, every order, pools."""
+    """All that a plan is made from: data with and without gaps and ungraded records, every order, groups."""
     records, seed = draw(st.integers(3, 120)), draw(st.integers(0, 2**40))
     ungraded = draw(st.sampled_from([0, 0.3, 1]))
     share = draw(st.sampled_from([None, 0, 0.3, 0.5, 1])) if ungraded == 0.3 else None
     config = CurriculumConfig(
-        order=draw(st.sampled_from(ORDERS)),
-        cumulative=draw(st.booleans()),
+        stages=draw(curricula),
         missing_level=draw(st.sampled_from(["nearest", "in_batch", "skip"])),
         ungraded_share=share,
         homogeneous=draw(st.booleans()),
         length_window=draw(st.integers(1, 3)),
     )
-    micro_batch, pools = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    global_batch = micro_batch * pools * draw(st.integers(-(-8 // pools), -(-16 // pools)))
+    micro_batch, negative_groups = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    global_batch = (
+        micro_batch * negative_groups * draw(st.integers(-(-8 // negative_groups), -(-16 // negative_groups)))
+    )
     sizes = {
         "steps": draw(st.integers(3, 24)),
         "global_batch": global_batch,
         "micro_batch": micro_batch,
-        "pools": pools,
+        "negative_groups": negative_groups,
         "seed": seed,
         "max_chars": draw(st.sampled_from([None, 100])),
     }
@@ -106,18 +110,19 @@ def epochs(plan: TrainingPlan) -> dict[tuple[int, str, int], list[np.ndarray]]:
 def ledger(plan: TrainingPlan, step: int, world_size: int) -> dict[int, tuple[int, ...]]:
     """What the ranks together work on in a step: the rows of each micro-batch by its number.
 
-    Fails if a number is dealt twice, if a padding micro-batch holds a record or if ranks get unequal counts.
+    Fails if a number is assigned twice, if a padding micro-batch holds a record or if ranks get unequal
+    counts.
     """
     found: dict[int, tuple[int, ...]] = {}
     counts = set()
     for rank in range(world_size):
-        share = plan.share(step, world_size, rank)
+        share = plan.local_batch(step, world_size, rank)
         counts.add(share.shape)
         for number, rows in zip(plan.micro_batches(step, world_size, rank), share, strict=True):
             if number == EMPTY:
                 assert (rows == EMPTY).all()
             else:
-                assert int(number) not in found, "a micro-batch is dealt twice"
+                assert int(number) not in found, "a micro-batch is assigned twice"
                 found[int(number)] = tuple(rows.tolist())
     assert len(counts) == 1, "every rank has the same number of slots"
     return found
@@ -176,10 +181,10 @@ def test_ranks_share_the_same_batch_for_every_world_size(
 ) -> None:
     step = number % plan.steps
     world_size = min(world_size, plan.count)
-    dealt = ledger(plan, step, world_size)
-    assert dealt == ledger(plan, step, 1)
-    assert sorted(dealt) == list(range(plan.global_batch // plan.micro_batch))
-    assert sorted(row for rows in dealt.values() for row in rows) == sorted(plan.batch(step).tolist())
+    assigned = ledger(plan, step, world_size)
+    assert assigned == ledger(plan, step, 1)
+    assert sorted(assigned) == list(range(plan.global_batch // plan.micro_batch))
+    assert sorted(row for rows in assigned.values() for row in rows) == sorted(plan.batch(step).tolist())
 
 
 @PLANS
@@ -189,12 +194,14 @@ def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
 ) -> None:
     step, count = number % plan.steps, plan.count
     world_size = min(world_size, count)
-    pools = [plan.pool_of(micro_batch) for micro_batch in range(count)]
-    assert {pools.count(pool) for pool in range(plan.pools)} == {count // plan.pools}
-    if world_size % plan.pools == 0:
+    negative_groups = [plan.group_of(micro_batch) for micro_batch in range(count)]
+    assert {negative_groups.count(pool) for pool in range(plan.negative_groups)} == {
+        count // plan.negative_groups
+    }
+    if world_size % plan.negative_groups == 0:
         for rank in range(world_size):
             mine = plan.micro_batches(step, world_size, rank)
-            assert {plan.pool_of(number) for number in mine[mine != EMPTY]} <= {rank % plan.pools}
+            assert {plan.group_of(number) for number in mine[mine != EMPTY]} <= {rank % plan.negative_groups}
 
 
 @PLANS
@@ -206,12 +213,14 @@ def test_ranks_differ_by_at_most_the_longest_record_minus_the_shortest(
     world_size = max(size for size in range(1, world_size + 1) if plan.count % size == 0)
     records = plan.lengths(step, plan.batch(step))
     bound = records.max() - records.min()
-    ranks = [plan.lengths(step, plan.share(step, world_size, r)).sum() for r in range(world_size)]
+    ranks = [plan.lengths(step, plan.local_batch(step, world_size, r)).sum() for r in range(world_size)]
     assert max(ranks) - min(ranks) <= bound
-    micro_batches = plan.lengths(step, plan.share(step, 1, 0)).sum(axis=1)
+    micro_batches = plan.lengths(step, plan.local_batch(step, 1, 0)).sum(axis=1)
     assert max(micro_batches) - min(micro_batches) <= bound
-    pools = np.bincount(plan.micro_batches(step, 1, 0) % plan.pools, weights=micro_batches)
-    assert pools.max() - pools.min() <= bound
+    negative_groups = np.bincount(
+        plan.micro_batches(step, 1, 0) % plan.negative_groups, weights=micro_batches
+    )
+    assert negative_groups.max() - negative_groups.min() <= bound
 
 
 @PLANS
@@ -221,7 +230,9 @@ def test_calls_in_any_order_agree(made_from: Any, calls: list[tuple[int, int]]) 
     for number, world_size in calls:
         step, rank = number % busy.steps, number % world_size
         fresh = make_plan(made_from)
-        np.testing.assert_array_equal(busy.share(step, world_size, rank), fresh.share(step, world_size, rank))
+        np.testing.assert_array_equal(
+            busy.local_batch(step, world_size, rank), fresh.local_batch(step, world_size, rank)
+        )
         np.testing.assert_array_equal(busy.batch(step), fresh.batch(step))
         assert busy.epoch(step) == fresh.epoch(step)
 
@@ -273,12 +284,12 @@ def test_one_changed_byte_of_the_manifest_changes_the_hash_of_the_plan(store: St
 
 
 def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
-    sizes = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 7, "pools": 2}
+    sizes = {"steps": 9, "global_batch": 16, "micro_batch": 4, "seed": 7, "negative_groups": 2}
     code = (
         "import json; from tests.curriculum.test_plan import *;"
         "config = CurriculumConfig(ungraded_share=0.5);"
         f"plan = TrainingPlan(make_index(100, ungraded=0.3), config, **{sizes!r});"
-        "print(json.dumps([plan.share(step, 2, 1).tolist() for step in range(9)]))"
+        "print(json.dumps([plan.local_batch(step, 2, 1).tolist() for step in range(9)]))"
     )
     printed = [
         json.loads(
@@ -287,14 +298,14 @@ def test_a_fresh_process_with_another_hash_seed_agrees() -> None:
         for seed in ("1", "2")
     ]
     here = TrainingPlan(make_index(100, ungraded=0.3), CurriculumConfig(ungraded_share=0.5), **sizes)
-    assert printed[0] == printed[1] == [here.share(step, 2, 1).tolist() for step in range(9)]
+    assert printed[0] == printed[1] == [here.local_batch(step, 2, 1).tolist() for step in range(9)]
 
 
 def test_the_batches_are_those_of_this_version_of_the_plan() -> None:
     """Where this fails, runs begun before would go on with other batches: raise PLAN_VERSION."""
-    config = CurriculumConfig(order="random", length_window=2)
+    config = CurriculumConfig(stages="random", length_window=2)
     plan = TrainingPlan(make_index(20), config, steps=4, global_batch=8, micro_batch=2, seed=3)
-    assert plan.share(1, 2, 0).tolist() == [[16, 9], [14, 15]]
+    assert plan.local_batch(1, 2, 0).tolist() == [[16, 9], [14, 15]]
 
 
 def test_another_seed_gives_another_order() -> None:
@@ -307,7 +318,7 @@ def test_another_seed_gives_another_order() -> None:
 
 def test_an_epoch_differs_from_the_one_before() -> None:
     plan = TrainingPlan(
-        make_index(64), CurriculumConfig(order="all"), steps=8, global_batch=16, micro_batch=4, seed=0
+        make_index(64), CurriculumConfig(stages="all"), steps=8, global_batch=16, micro_batch=4, seed=0
     )
     first, second = ([plan.batch(step).tolist() for step in steps] for steps in (range(4), range(4, 8)))
     assert [plan.epoch(step) for step in range(8)] == [0] * 4 + [1] * 4
@@ -327,7 +338,7 @@ def test_the_fingerprint_follows_every_argument() -> None:
         fingerprint(steps=12),
         fingerprint(global_batch=32),
         fingerprint(micro_batch=8),
-        fingerprint(pools=2),
+        fingerprint(negative_groups=2),
         fingerprint(max_chars=50),
         fingerprint(curriculum={"ungraded_share": 0.5}),
     ]
@@ -362,7 +373,8 @@ def test_every_level_of_a_stage_must_occur_somewhere() -> None:
 def test_a_level_may_be_missing_in_a_stage_of_ungraded_records() -> None:
     index = make_index(50, ungraded=0.3)
     index.level_counts[:, 4] = 0
-    config = CurriculumConfig(ungraded_share=[0, 0.5, 1])
+    levels = zip([[1], [2, 3], [4]], [0, 0.5, 1], strict=True)
+    config = CurriculumConfig(stages=[{"levels": some, "ungraded_share": share} for some, share in levels])
     plan = TrainingPlan(index, config, steps=9, global_batch=8, micro_batch=4, seed=0)
     assert [part.name for part in plan.coverage()] == [
         "level 1, graded",
@@ -401,7 +413,7 @@ def test_a_share_for_records_that_do_not_exist_is_refused(
 def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     index = make_index(40)
     index.level_counts[:10, 4] = 0
-    config = CurriculumConfig(order="level-4", missing_level="skip")
+    config = CurriculumConfig(stages="level-4", missing_level="skip")
     plan = TrainingPlan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
     seen = np.concatenate([plan.batch(step) for step in range(4)])
     assert set(seen[seen != EMPTY].tolist()) == set(range(10, 40))
@@ -413,8 +425,8 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     [
         ({"steps": 0}, "must be positive"),
         ({"micro_batch": 5}, "must divide"),
-        ({"pools": 0}, "must be positive"),
-        ({"pools": 3}, r"pools \(3\) must divide the 4 micro-batches"),
+        ({"negative_groups": 0}, "must be positive"),
+        ({"negative_groups": 3}, r"negative_groups \(3\) must divide the 4 micro-batches"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
@@ -424,7 +436,7 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) 
 
 
 @pytest.mark.parametrize(
-    ("world_size", "pools", "advice"),
+    ("world_size", "negative_groups", "advice"),
     [
         (3, 1, "micro_batch 4 would fit"),
         (16, 1, "micro_batch 1 would fit"),
@@ -432,9 +444,17 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) 
         (3, 2, "micro_batch 4 would fit"),
     ],
 )
-def test_more_ranks_than_micro_batches_are_refused(world_size: int, pools: int, advice: str) -> None:
+def test_more_ranks_than_micro_batches_are_refused(
+    world_size: int, negative_groups: int, advice: str
+) -> None:
     plan = TrainingPlan(
-        make_index(50), CurriculumConfig(), steps=9, global_batch=16, micro_batch=8, seed=0, pools=pools
+        make_index(50),
+        CurriculumConfig(),
+        steps=9,
+        global_batch=16,
+        micro_batch=8,
+        seed=0,
+        negative_groups=negative_groups,
     )
     with pytest.raises(MghError, match=f"only 2 micro-batches.*{advice}"):
-        plan.share(0, world_size, 0)
+        plan.local_batch(0, world_size, 0)

@@ -35,14 +35,14 @@ def test_what_is_printed_is_the_plan(
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
     assert ["levels 2, 3", "8", "22", "360", "1.83", "0"] in rows
     assert ["rank", "2 micro-batches a step on each of 4"] in rows
-    facts = {row[0]: row[1] for row in rows if len(row) == 2}
+    values = {row[0]: row[1] for row in rows if len(row) == 2}
     hashes = dict(line.split(": ") for line in printed.splitlines() if line.startswith("hash of"))
     assert hashes["hash of the plan"] == plan.fingerprint(hashes["hash of the data"])
     balance = measure_balance(plan, plan, 4)
-    assert facts["heaviest rank / mean rank"].startswith(f"{balance.dealt.mean:.4f} ")
+    assert values["heaviest rank / mean rank"].startswith(f"{balance.assigned.mean:.4f} ")
 
 
-def test_every_share_is_exported(arguments: list[str], tmp_path: Path) -> None:
+def test_every_local_batch_is_exported(arguments: list[str], tmp_path: Path) -> None:
     file = tmp_path / "shares.jsonl"
     command(arguments, "--world-size", "4", "--export", str(file))
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -56,8 +56,8 @@ def test_every_share_is_exported(arguments: list[str], tmp_path: Path) -> None:
     assert any(len(line["ids"]) < 8 for line in lines), "no batch is short: nothing is left out here"
     for line in lines:
         assert list(line) == ["stage", "step", "rank", "ids"]
-        share = plan.share(line["step"], 4, line["rank"])
-        assert line["ids"] == store.ids(share[share != EMPTY])
+        batch = plan.local_batch(line["step"], 4, line["rank"])
+        assert line["ids"] == store.ids(batch[batch != EMPTY])
         assert line["stage"] == plan.stage(line["step"]).index
 
 
@@ -97,7 +97,7 @@ def test_a_number_of_ranks_that_does_not_fit_is_refused(
 def test_keys_of_the_recipe_may_be_overridden_and_others_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(arguments, "--world-size", "1", "--curriculum.order", "fine_to_coarse")
+    command(arguments, "--world-size", "1", "--curriculum.stages", "fine_to_coarse")
     printed = capsys.readouterr().out
     assert printed.index("level 4") < printed.index("levels 2, 3") < printed.index("level 1")
     with pytest.raises(SystemExit, match="did you mean"):

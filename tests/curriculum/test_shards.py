@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from mgh_ds.curriculum import CurriculumConfig, TrainingPlan, shards
 from mgh_ds.curriculum.shards import (
     SCHEMA,
-    Shard,
+    LocalStage,
     ShardError,
-    StageShare,
-    StoreRows,
+    StageShard,
+    StoreRecords,
     open_shard,
     remove_old_shards,
     write_shard,
@@ -50,16 +50,16 @@ def make_plan(mixture: Mixture, **changes: int) -> TrainingPlan:
     return TrainingPlan(mixture.index(), CurriculumConfig(homogeneous=False), **sizes)
 
 
-def share_of(plan: TrainingPlan, first_step: int = 0, world_size: int = 1, rank: int = 0) -> StageShare:
-    return StageShare(plan, plan.stage(first_step), first_step, world_size, rank)
+def share_of(plan: TrainingPlan, first_step: int = 0, world_size: int = 1, rank: int = 0) -> LocalStage:
+    return LocalStage(plan, plan.stage(first_step), first_step, world_size, rank)
 
 
-def write(folder: Path, mixture: Mixture, share: StageShare) -> Shard:
-    return write_shard(folder, share, mixture.manifest_hash, StoreRows(mixture, share).batches())
+def write(folder: Path, mixture: Mixture, local: LocalStage) -> StageShard:
+    return write_shard(folder, local, mixture.manifest_hash, StoreRecords(mixture, local).batches())
 
 
-def reopen(folder: Path, mixture: Mixture, share: StageShare) -> Shard:
-    shard = open_shard(folder, share, mixture.manifest_hash)
+def reopen(folder: Path, mixture: Mixture, local: LocalStage) -> StageShard:
+    shard = open_shard(folder, local, mixture.manifest_hash)
     assert shard is not None
     return shard
 
@@ -86,22 +86,22 @@ def test_a_shard_holds_what_the_store_holds_for_every_step_and_rank(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "COPY_ROWS", copy_rows)
         for rank in range(world_size):
-            share = share_of(plan, first_step, world_size, rank)
-            write(folder, mixture, share)
-            shard, steps = reopen(folder, mixture, share), []
+            local = share_of(plan, first_step, world_size, rank)
+            write(folder, mixture, local)
+            shard, steps = reopen(folder, mixture, local), []
             for step, rows in shard.batches():
                 steps.append(step)
                 assert rows.schema == SCHEMA
-                assert to_records(rows) == mixture.rows(share.rows(step)) == to_records(shard.read(step))
-            assert steps == list(share.steps)
+                assert to_records(rows) == mixture.rows(local.rows(step)) == to_records(shard.read(step))
+            assert steps == list(local.steps)
 
 
 def test_any_arrow_reader_reads_it(tmp_path: Path, mixture: Mixture) -> None:
-    share = share_of(make_plan(mixture), world_size=2, rank=1)
-    shard = write(tmp_path, mixture, share)
+    local = share_of(make_plan(mixture), world_size=2, rank=1)
+    shard = write(tmp_path, mixture, local)
     with pa.OSFile(str(shard.path)) as file:
         batches = [batch for batch in pa.ipc.open_stream(file) if len(batch)]
-    rows = [share.rows(step) for step in share.steps]
+    rows = [local.rows(step) for step in local.steps]
     assert [to_records(batch) for batch in batches] == [mixture.rows(part) for part in rows if len(part)]
 
 
@@ -140,21 +140,21 @@ def test_a_resumed_run_uses_the_shard_that_covers_its_step(tmp_path: Path, mixtu
     assert open_shard(tmp_path, share_of(plan, first_step=8), mixture.manifest_hash) is None
 
 
-def read_all(folder: Path, mixture: Mixture, share: StageShare) -> None:
-    for _ in reopen(folder, mixture, share).batches():
+def read_all(folder: Path, mixture: Mixture, local: LocalStage) -> None:
+    for _ in reopen(folder, mixture, local).batches():
         pass
 
 
 def test_every_flipped_bit_that_is_read_is_noticed(tmp_path: Path, mixture: Mixture) -> None:
-    share = share_of(make_plan(mixture))
-    shard = write(tmp_path, mixture, share)
+    local = share_of(make_plan(mixture))
+    shard = write(tmp_path, mixture, local)
     whole, blocks = shard.path.read_bytes(), shard.description.blocks
     for place in np.linspace(blocks[0].offset, blocks[-1].offset + blocks[-1].bytes - 1, 60).astype(int):
         shard.path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         with pytest.raises(ShardError, match="is damaged in step"):
-            read_all(tmp_path, mixture, share)
+            read_all(tmp_path, mixture, local)
     shard.path.write_bytes(whole)
-    read_all(tmp_path, mixture, share)
+    read_all(tmp_path, mixture, local)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_every_flipped_bit_that_is_read_is_noticed(tmp_path: Path, mixture: Mixt
 def test_a_damaged_shard_is_refused_at_opening(
     tmp_path: Path, mixture: Mixture, harm: Callable[[Path, Path], object], message: str
 ) -> None:
-    share = share_of(make_plan(mixture))
-    shard = write(tmp_path, mixture, share)
+    local = share_of(make_plan(mixture))
+    shard = write(tmp_path, mixture, local)
     harm(shard.path, shard.path.with_suffix(".json"))
     with pytest.raises(ShardError, match=message):
-        open_shard(tmp_path, share, mixture.manifest_hash)
+        open_shard(tmp_path, local, mixture.manifest_hash)
 
 
 def test_a_shard_that_shrinks_or_goes_while_in_use_is_noticed(tmp_path: Path, mixture: Mixture) -> None:
@@ -196,44 +196,44 @@ def test_the_shard_of_another_plan_store_stage_or_rank_is_refused(tmp_path: Path
         (share_of(plan, world_size=4, rank=1), "world_size"),
         (share_of(plan, first_step=4, world_size=2, rank=1), "stage"),
     ]
-    for share, difference in others:
+    for local, difference in others:
         for suffix in (".arrow", ".json"):
             content = shard.path.with_suffix(suffix).read_bytes()
-            (tmp_path / share.name).with_suffix(suffix).write_bytes(content)
+            (tmp_path / local.name).with_suffix(suffix).write_bytes(content)
         with pytest.raises(ShardError, match=f"has another {difference}$"):
-            open_shard(tmp_path, share, mixture.manifest_hash)
+            open_shard(tmp_path, local, mixture.manifest_hash)
     with pytest.raises(ShardError, match=r"has another plan, manifest$"):
         open_shard(tmp_path, share_of(plan, world_size=2, rank=1), "0" * 64)
 
 
 def test_a_shard_of_an_older_format_is_refused(tmp_path: Path, mixture: Mixture) -> None:
-    share = share_of(make_plan(mixture))
-    path = write(tmp_path, mixture, share).path.with_suffix(".json")
+    local = share_of(make_plan(mixture))
+    path = write(tmp_path, mixture, local).path.with_suffix(".json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 0}))
     with pytest.raises(ShardError, match="has another schema_version"):
-        open_shard(tmp_path, share, mixture.manifest_hash)
+        open_shard(tmp_path, local, mixture.manifest_hash)
 
 
 def test_what_a_killed_writer_left_is_deleted_by_the_next(tmp_path: Path, mixture: Mixture) -> None:
-    share = share_of(make_plan(mixture), world_size=2, rank=1)
+    local = share_of(make_plan(mixture), world_size=2, rank=1)
     own, neighbour = ".stage-0-rank-1-of-2.arrow.abcdefgh", ".stage-0-rank-0-of-2.arrow.abcdefgh"
     for name in (own, neighbour):
         (tmp_path / name).touch()
-    write(tmp_path, mixture, share)
+    write(tmp_path, mixture, local)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f"{share.name}.arrow", f"{share.name}.json", neighbour}
+    assert left == {f"{local.name}.arrow", f"{local.name}.json", neighbour}
 
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_nothing_half_written_is_left(tmp_path: Path, mixture: Mixture, after: int) -> None:
-    share = share_of(make_plan(mixture))
+    local = share_of(make_plan(mixture))
 
     def failing():  # type: ignore[no-untyped-def]
-        yield from itertools.islice(StoreRows(mixture, share).batches(), after)
+        yield from itertools.islice(StoreRecords(mixture, local).batches(), after)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_shard(tmp_path, share, mixture.manifest_hash, failing())
+        write_shard(tmp_path, local, mixture.manifest_hash, failing())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.evaluation.tables import (
-    comparison_markdown,
     comparison_table,
     published,
     results_markdown,
@@ -35,6 +35,11 @@ def result(label: str = "before", **changes: Any) -> EvaluationResult:
     return dataclasses.replace(made, **changes)
 
 
+def comparison(before: EvaluationResult, after: EvaluationResult) -> str:
+    """As Markdown, as it stands in a model's card."""
+    return markdown_table(COMPARISON_HEADER, [row.cells() for row in comparisons(vars(before), vars(after))])
+
+
 def rendered(table: object) -> str:
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(table)
@@ -42,10 +47,10 @@ def rendered(table: object) -> str:
 
 
 def test_results_stand_beside_published_figures() -> None:
-    markdown = results_markdown(result())
-    assert "| STS17 (en-en) | Spearman | 87.59 | 87.59 | +0.00 |" in markdown
-    assert "| NFCorpus | nDCG@10 | 31.59 | – | – |" in markdown
-    assert "at most 256 tokens, instructions off; mteb 2.26" in markdown
+    table = results_markdown(result())
+    assert "| STS17 (en-en) | Spearman | 87.59 | 87.59 | +0.00 |" in table
+    assert "| NFCorpus | nDCG@10 | 31.59 | – | – |" in table
+    assert "at most 256 tokens, instructions off; mteb 2.26" in table
     assert "87.59" in rendered(results_table(result()))
 
 
@@ -70,8 +75,8 @@ def test_comparison_shows_before_after_and_change() -> None:
         tasks={"STS17": {"metric": "cosine_spearman", "score": 0.88088}},
         levels={"4": {"accuracy": 0.5, "margin": 0.1, "count": 8}},
     )
-    markdown = comparison_markdown(result(), after).splitlines()
-    assert markdown == [
+    table = comparison(result(), after).splitlines()
+    assert table == [
         "| held-out score | before | after | change |",
         "| --- | ---: | ---: | ---: |",
         "| STS17, Spearman | 87.59 | 88.09 | +0.50 |",
@@ -84,4 +89,4 @@ def test_comparison_shows_before_after_and_change() -> None:
 
 def test_no_change_has_no_minus_sign() -> None:
     after = result(tasks={"STS17": {"metric": "cosine_spearman", "score": 0.875879}}, levels={})
-    assert "| +0.00 |" in comparison_markdown(result(), after)
+    assert "| +0.00 |" in comparison(result(), after)

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_interpreter():
-    """Whenever one device function calls another, the interpreter looks through all of `triton.language` for
+    """Whenever one device function calls another, the interpreter searches all of `triton.language` for
     what it must replace, which takes half of its time. What there is to replace never changes.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":

@@ -27,7 +27,7 @@ def oracle(q, k, v, d_out, d_sums, visible):
     group = q.shape[1] // k.shape[1]
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
     alive = visible.any(-1)
-    # Rows that see nothing may look at everything here; a zero gradient takes them out again.
+    # Rows that see nothing may attend to everything here; a zero gradient takes them out again.
     mask = (visible | ~alive[..., None])[:, None]
     keys, values = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     wide = torch.cat([values, d_sums[..., None]], -1).detach().requires_grad_()

@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
-from ata_attention.gpu import compiled, tiles
+from ata_attention.gpu import tiles
+
+from benchmarks import compiled
 
 TABLES = ("sm_80", "sm_90")
 SIZES = (2, 4)
@@ -40,22 +42,22 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
     assert [f"{one['entry']} {one['variant']}: {one['fault']}" for one in found if one["fault"]] == []
     dtype = {2: torch.bfloat16, 4: torch.float32}[size]
     entries = {one["entry"] for one in found}
-    for kernel in ("attend", "add_columns", "queries_backward_columns", "keys_backward_columns"):
+    for kernel in ("attention", "column_sums", "backward_dq_columns", "backward_dkv_columns"):
         assert {f"{kernel} {d}" for d in tiles.HEAD_DIMS} <= entries
     for head_dim in (64, 128):
-        assert compiled.is_shipped("attend_resident_256", table, head_dim, dtype) is (
-            f"attend_resident_256 {head_dim}" in entries
+        assert compiled.is_shipped("fused_256", table, head_dim, dtype) is (
+            f"fused_256 {head_dim}" in entries
         )
     assert {one["variant"] for one in found} == set(compiled.VARIANTS)
     assert max(one["spills"] for one in found) == 0 or size == 4
     # In fp32 more than a few bytes only at the largest head dimension.
     spilling = {one["entry"] for one in found if one["spills"] > 32}
-    assert spilling <= {"queries_backward 256", "queries_backward_columns 256"}
+    assert spilling <= {"backward_dq 256", "backward_dq_columns 256"}
     if size == 2:
         expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
         others = {one["entry"] for one in found if one["tensor_cores"] != expected}
-        # The one exception, by name: resident rows that are long or wide.
-        assert all("resident_256" in entry or ("resident" in entry and "256" in entry) for entry in others)
+        # The one exception, by name: the fused kernel's rows, if long or wide.
+        assert all("fused_256" in entry or ("fused" in entry and "256" in entry) for entry in others)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -72,14 +74,14 @@ def test_a_table_has_a_tile_for_everything_and_says_how_it_came_about(table):
 
 def test_faults_are_found():
     """The checks can fail."""
-    sound = compiled.Compiled("attend", 200, 0, 1024, "wgmma.mma_async")
-    assert sound.fault("sm_90", "attend", torch.bfloat16, 64) is None
-    assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", "attend", torch.bfloat16, 64)
-    assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", "attend", torch.float32, 64)
+    sound = compiled.Compiled("attention", 200, 0, 1024, "wgmma.mma_async")
+    assert sound.fault("sm_90", "attention", torch.bfloat16, 64) is None
+    assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", "attention", torch.bfloat16, 64)
+    assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", "attention", torch.float32, 64)
     assert "uses mma.sync" in sound._replace(tensor_cores="mma.sync").fault(
-        "sm_90", "attend", torch.bfloat16, 64
+        "sm_90", "attention", torch.bfloat16, 64
     )
     slow = sound._replace(tensor_cores="mma.sync")
-    assert slow.fault("sm_90", "attend_resident_256", torch.bfloat16, 64) is None
-    assert slow.fault("sm_90", "attend_resident_128", torch.bfloat16, 64) is not None
-    assert sound._replace(tensor_cores=None).fault("sm_90", "attend", torch.float32, 64) is None
+    assert slow.fault("sm_90", "fused_256", torch.bfloat16, 64) is None
+    assert slow.fault("sm_90", "fused_128", torch.bfloat16, 64) is not None
+    assert sound._replace(tensor_cores=None).fault("sm_90", "attention", torch.float32, 64) is None

@@ -72,7 +72,7 @@ windows = st.none() | st.integers(0, 20) | st.tuples(st.integers(0, 20), st.inte
     seed=st.integers(0, 99),
 )
 def test_random_packed_layouts(lengths, tile, causal, window, group, longest_is_known, seed):
-    """With empty rows. A known longest length leads to the one-look kernel, an unknown one to two looks."""
+    """With empty rows. A known longest length leads to the fused kernel, an unknown one to two passes."""
     inputs, cu_seqlens = packed_tensors(lengths, 1, group, 32, seed)
     longest = max(lengths) if longest_is_known else None
     options = {"causal": causal, "window": window, "cu_seqlens": cu_seqlens, "max_seqlen": longest}
@@ -87,10 +87,10 @@ def test_random_packed_layouts(lengths, tile, causal, window, group, longest_is_
     causal=st.booleans(),
     window=windows,
     side=st.sampled_from(["left", "right", "anywhere", "none"]),
-    one_look=st.booleans(),
+    may_fuse=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_padded_batches(n, causal, window, side, one_look, seed):
+def test_padded_batches(n, causal, window, side, may_fuse, seed):
     """With padding on either side or in between, against the oracle. NaN at padding harms nobody."""
     inputs = tensors(2, 1, 1, n, 32, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -109,15 +109,15 @@ def test_padded_batches(n, causal, window, side, one_look, seed):
     dirty = [x.masked_fill(~tokens[:, None, :, None], float("nan")) for x in (q, k, v, d_out)]
     dirty.append(d_sums.masked_fill(~tokens[:, None], float("nan")))
     with pytest.MonkeyPatch.context() as patch:
-        if not one_look:
-            patch.setattr(tiles, "RESIDENT", 0)
+        if not may_fuse:
+            patch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
         found = triton(*on_device(*dirty), causal=causal, window=window, key_padding_mask=tokens.to(DEVICE))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.double().cpu(), theirs, **TOLERANCE)
 
 
 @pytest.mark.parametrize("d", [8, 32, 64, 80, 96, 128, 256])
-@pytest.mark.parametrize("max_seqlen", [19, None], ids=["one look", "two looks"])
+@pytest.mark.parametrize("max_seqlen", [19, None], ids=["fused", "two passes"])
 def test_head_dimensions(d, max_seqlen):
     inputs, cu_seqlens = packed_tensors([19, 3], 1, 2, d)
     assert_equal_to_reference(inputs, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
@@ -130,7 +130,7 @@ def test_grouped_queries(heads, key_heads):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("max_seqlen", [60, None], ids=["one look", "two looks"])
+@pytest.mark.parametrize("max_seqlen", [60, None], ids=["fused", "two passes"])
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_precision_is_no_worse_than_twice_pytorchs_own(dtype, max_seqlen, causal):
     """err(ours) <= 2·err(PyTorch's attention in the same dtype) + one unit in the last place."""
@@ -198,18 +198,18 @@ def test_lse_and_rows_of_padding():
     assert (result.column_sums[gone] == 0).all()
 
 
-def test_short_sequences_take_one_look_and_long_ones_two(monkeypatch):
-    looks = []
-    for name in ("look", "look_again", "look_once"):
+def test_short_sequences_take_one_pass_and_long_ones_two(monkeypatch):
+    passes = []
+    for name in ("attention", "column_sums", "fused"):
         function = getattr(launch, name)
         monkeypatch.setattr(
-            launch, name, lambda *a, n=name, f=function, **o: (looks.append(n), f(*a, **o))[1]
+            launch, name, lambda *a, n=name, f=function, **o: (passes.append(n), f(*a, **o))[1]
         )
     for n in (256, 257):
-        looks.clear()
+        passes.clear()
         q, k, v, *_ = on_device(*tensors(1, 1, 1, n, 32))
         result = ata_attention(q, k, v, backend="triton")
-        assert looks == (["look_once"] if n == 256 else ["look", "look_again"])
+        assert passes == (["fused"] if n == 256 else ["attention", "column_sums"])
         torch.testing.assert_close(
             result.column_sums, ata_attention(q, k, v, backend="reference").column_sums, **TOLERANCE
         )
@@ -218,7 +218,7 @@ def test_short_sequences_take_one_look_and_long_ones_two(monkeypatch):
 def test_unused_column_sums_cost_nothing(monkeypatch):
     """The gradient of `out` alone takes plain attention's path, and is PyTorch's."""
     given_to = []
-    for name in ("backward_queries", "backward_keys"):
+    for name in ("backward_dq", "backward_dkv"):
         function = getattr(launch, name)
         monkeypatch.setattr(
             launch, name, lambda *a, f=function: (given_to.append(a[1] is not None), f(*a))[1]
@@ -365,7 +365,7 @@ def test_compiles_into_one_graph(packed):
 
 
 def test_nothing_waits_for_the_device(monkeypatch):
-    """On tensors that say they are on a GPU and have no values, whatever looks at a value fails."""
+    """On tensors that say they are on a GPU and have no values, whatever reads a value fails."""
     monkeypatch.setattr(ops, "refusal", lambda *_: None)
     with FakeTensorMode():
         q = torch.empty(34, 4, 32, device="cuda")

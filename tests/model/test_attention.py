@@ -1,5 +1,5 @@
-"""The attention bridge on each family: who sees whom, what is recorded, and what flows back through the
-column sums.
+"""The registered attention on each family: which tokens attend to which, the collected column sums, and what
+flows back through them.
 """
 
 import pytest
@@ -47,7 +47,7 @@ def test_the_first_token_sees_the_last_also_after_saving_and_loading(family, loa
 
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
-def test_a_decoder_left_causal_does_not_look_ahead_also_after_saving_and_loading(family, load, tmp_path):
+def test_a_decoder_left_causal_does_not_attend_ahead_also_after_saving_and_loading(family, load, tmp_path):
     model, tokenizer = load(family, bidirectional=False)
     assert not first_state_moves(model, tokenizer)
     export(model, tokenizer, tmp_path / "saved", card="")
@@ -84,14 +84,14 @@ def test_an_embedding_does_not_depend_on_its_batch(family, load):
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_the_record_holds_eager_attentions_column_sums(family, bidirectional, load, folders):
+def test_the_collected_column_sums_are_eager_attentions(family, bidirectional, load, folders):
     model, tokenizer = load(family, bidirectional=bidirectional)
     batch = tokenizer.tokenize(TEXTS)
-    hidden, record = model.states(batch)
-    [received] = record.received.values()
-    assert received.backend == "chunked"
+    hidden, collector = model.states(batch)
+    [collected] = collector.by_layer.values()
+    assert collected.backend == "chunked"
     eager_hidden, expected = eager(eager_model(folders[family], bidirectional), batch)
-    torch.testing.assert_close(received.column_sums, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(collected.column_sums, expected, atol=1e-4, rtol=1e-4)
     at = batch.attention_mask
     torch.testing.assert_close(hidden[at], eager_hidden[at], atol=1e-4, rtol=1e-4)
     # Not uniform: in each text some token has a tenth more than its even share at least.
@@ -104,13 +104,13 @@ def test_the_record_holds_eager_attentions_column_sums(family, bidirectional, lo
 def test_each_layer_asked_for_leaves_its_own_column_sums(family, load, folders):
     model, tokenizer = load(family, layers=[0, -2])
     batch = tokenizer.tokenize(TEXTS)
-    _, record = model.states(batch)
+    _, collector = model.states(batch)
     count = model.backbone.config.num_hidden_layers
-    assert list(record.received) == [0, count - 2]
+    assert list(collector.by_layer) == [0, count - 2]
     reference = eager_model(folders[family], bidirectional=True)
-    for layer, received in record.received.items():
+    for layer, collected in collector.by_layer.items():
         _, expected = eager(reference, batch, layer)
-        torch.testing.assert_close(received.column_sums, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(collected.column_sums, expected, atol=1e-4, rtol=1e-4)
 
 
 def eager(model, batch, layer=-1):
@@ -174,7 +174,9 @@ def test_reentrant_checkpointing_is_refused(load):
 def test_adapters_get_the_same_gradient_with_checkpointing_and_a_seed_repeats_their_dropout(folders):
     gradients = []
     for checkpointing in (False, True):
-        config = ModelConfig(str(folders["mistral"]), max_length=64, activation_checkpointing=checkpointing)
+        config = ModelConfig(
+            name_or_path=str(folders["mistral"]), max_length=64, activation_checkpointing=checkpointing
+        )
         model, tokenizer = build_model(config, seed=3)
         torch.manual_seed(0)
         model.train()(tokenizer.tokenize(TEXTS)).square().sum(0).square().sum().backward()
@@ -194,14 +196,14 @@ def test_a_sliding_window_reaches_the_column_sums(bidirectional, folders, tmp_pa
         (tmp_path / name).write_bytes((folders["mistral"] / name).read_bytes())
     model, tokenizer = load_model(tmp_path, Settings(bidirectional=bidirectional), padding_free=False)
     batch = tokenizer.tokenize(TEXTS)
-    hidden, record = model.states(batch)
-    [received] = record.received.values()
+    hidden, collector = model.states(batch)
+    [collected] = collector.by_layer.values()
     eager_hidden, sums = eager(eager_model(tmp_path, bidirectional), batch)
-    torch.testing.assert_close(received.column_sums, sums, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(collected.column_sums, sums, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
         hidden[batch.attention_mask], eager_hidden[batch.attention_mask], atol=1e-4, rtol=1e-4
     )
-    assert received.window == ((4, 4) if bidirectional else (3, 0))
+    assert collected.window == ((4, 4) if bidirectional else (3, 0))
 
 
 def test_training_mode_adds_no_dropout_to_the_backbone(load):
@@ -221,7 +223,7 @@ def test_only_ata_pooling_runs_the_column_sum_attention(load, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("ata_attention ran")
 
-    monkeypatch.setattr("mgh_ds.model.attention.ata_attention", refuse)
+    monkeypatch.setattr("ata_attention.transformers.ata_attention", refuse)
     model, tokenizer = load("llama", method="mean")
     model(tokenizer.tokenize(TEXTS))
     model, tokenizer = load("llama")

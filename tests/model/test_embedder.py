@@ -30,7 +30,7 @@ def trainable(model):
 
 @pytest.mark.parametrize("family", ["bert", "mistral"])
 def test_only_adapters_are_trained_on_every_linear_layer(family, folders):
-    model, _ = build_model(ModelConfig(str(folders[family]), lora=LoraConfig(rank=2)))
+    model, _ = build_model(ModelConfig(name_or_path=str(folders[family]), lora=LoraConfig(rank=2)))
     adapted = {name.split(".lora_")[0] for name in trainable(model)}
     linear = {
         name
@@ -43,17 +43,17 @@ def test_only_adapters_are_trained_on_every_linear_layer(family, folders):
 
 def test_named_layers_only(folders):
     lora = LoraConfig(target_modules=["q_proj", "v_proj"])
-    model, _ = build_model(ModelConfig(str(folders["qwen3"]), lora=lora))
+    model, _ = build_model(ModelConfig(name_or_path=str(folders["qwen3"]), lora=lora))
     assert {name.split(".")[-4] for name in trainable(model)} == {"q_proj", "v_proj"}
 
 
 def test_without_adapters_everything_is_trained(folders):
-    model, _ = build_model(ModelConfig(str(folders["llama"]), lora=None))
+    model, _ = build_model(ModelConfig(name_or_path=str(folders["llama"]), lora=None))
     assert trainable(model) == {name for name, _ in model.named_parameters()}
 
 
 def test_the_seed_alone_decides_the_adapters_first_weights(folders):
-    config = ModelConfig(str(folders["mistral"]))
+    config = ModelConfig(name_or_path=str(folders["mistral"]))
     models = []
     for seed in (7, 7, 8):
         torch.rand(3)  # the state of the global generator must not matter, and is left as it was
@@ -69,14 +69,16 @@ def test_fresh_adapters_change_nothing(folders):
     """B starts at zero."""
     vectors = []
     for lora in (None, LoraConfig()):
-        model, tokenizer = build_model(ModelConfig(str(folders["qwen2"]), lora=lora))
+        model, tokenizer = build_model(ModelConfig(name_or_path=str(folders["qwen2"]), lora=lora))
         vectors.append(model(tokenizer.tokenize(TEXTS)))
     assert torch.equal(*vectors)
 
 
 def test_adapters_that_fit_nothing_are_refused(folders):
     with pytest.raises(MghError, match=r"model\.lora does not fit"):
-        build_model(ModelConfig(str(folders["bert"]), lora=LoraConfig(target_modules=["q_proj"])))
+        build_model(
+            ModelConfig(name_or_path=str(folders["bert"]), lora=LoraConfig(target_modules=["q_proj"]))
+        )
 
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones(copy):
@@ -87,7 +89,7 @@ def test_an_unknown_backbone_is_refused_with_the_known_ones(copy):
         with pytest.raises(
             MghError, match=rf"a {kind!r} model, which mgh-ds does not know; it knows bert.*mistral"
         ):
-            build_model(ModelConfig(str(folder)))
+            build_model(ModelConfig(name_or_path=str(folder)))
 
 
 def test_xlm_roberta_is_roberta_by_another_name(copy, folders):
@@ -96,7 +98,7 @@ def test_xlm_roberta_is_roberta_by_another_name(copy, folders):
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "xlm-roberta"}))
     vectors = []
     for path in (folders["roberta"], folder):
-        model, tokenizer = build_model(ModelConfig(str(path), max_length=64))
+        model, tokenizer = build_model(ModelConfig(name_or_path=str(path), max_length=64))
         vectors.append(model(tokenizer.tokenize(TEXTS)))
     torch.testing.assert_close(*vectors)
     assert "XLMRoberta" in type(model.backbone.get_base_model()).__name__
@@ -109,7 +111,7 @@ def test_weights_that_are_missing_are_named(copy):
     del weights["layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MghError, match=r"layers\.1\.mlp\.up_proj\.weight is missing"):
-        build_model(ModelConfig(str(folder)))
+        build_model(ModelConfig(name_or_path=str(folder)))
 
 
 def test_pickled_weights_are_not_read(copy):
@@ -117,7 +119,7 @@ def test_pickled_weights_are_not_read(copy):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(MghError, match="no readable weights in safetensors"):
-        build_model(ModelConfig(str(folder)))
+        build_model(ModelConfig(name_or_path=str(folder)))
 
 
 def test_damaged_weights_are_named(copy):
@@ -125,7 +127,7 @@ def test_damaged_weights_are_named(copy):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MghError, match="qwen2 holds no readable weights"):
-        build_model(ModelConfig(str(folder)))
+        build_model(ModelConfig(name_or_path=str(folder)))
 
 
 def test_a_model_without_a_tokenizer_is_refused(copy):
@@ -133,9 +135,9 @@ def test_a_model_without_a_tokenizer_is_refused(copy):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(MghError, match="qwen2 holds no tokenizer"):
-        build_model(ModelConfig(str(folder)))
+        build_model(ModelConfig(name_or_path=str(folder)))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(MghError, match=r"no config\.json"):
-        build_model(ModelConfig(str(tmp_path)))
+        build_model(ModelConfig(name_or_path=str(tmp_path)))

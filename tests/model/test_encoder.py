@@ -114,7 +114,13 @@ def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
     encoder = Encoder.from_pretrained(folders["llama"], **options, device="cpu")
     encoder.save(tmp_path / "saved")
     again = Encoder.from_pretrained(tmp_path / "saved", device="cpu")
-    assert again.model.pooling.config == PoolingConfig("weighted_mean", "log1p", [0, -1], False, True)
+    assert again.model.pooling.config == PoolingConfig(
+        method="weighted_mean",
+        column_transform="log1p",
+        layers=[0, -1],
+        include_bos=False,
+        include_instruction=True,
+    )
     assert (again.max_length, again.pooling) == (40, "weighted_mean")
     assert np.array_equal(
         again.encode(TEXTS, instruction="Find it."), encoder.encode(TEXTS, instruction="Find it.")
@@ -130,7 +136,7 @@ def test_a_run_folder_stands_for_its_export(folders, tmp_path):
 def test_options_outweigh_the_saved_settings(folders, tmp_path):
     Encoder.from_pretrained(folders["llama"], pooling="mean", max_length=40).save(tmp_path / "saved")
     again = Encoder.from_pretrained(tmp_path / "saved", pooling="last", include_bos=False)
-    assert again.model.pooling.config == PoolingConfig("last", include_bos=False)
+    assert again.model.pooling.config == PoolingConfig(method="last", include_bos=False)
     assert again.max_length == 40
 
 

@@ -112,7 +112,7 @@ def test_a_failure_leaves_nothing_behind(trained, tmp_path, monkeypatch):
 
 
 def test_half_precision_is_kept(folders, tmp_path):
-    model, tokenizer = build_model(ModelConfig(str(folders["mistral"]), dtype="bfloat16"))
+    model, tokenizer = build_model(ModelConfig(name_or_path=str(folders["mistral"]), dtype="bfloat16"))
     export(model, tokenizer, tmp_path / "out", card="")
     again = Encoder.from_pretrained(tmp_path / "out", dtype="bfloat16", device="cpu")
     assert again.model.backbone.dtype == torch.bfloat16

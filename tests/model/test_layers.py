@@ -1,7 +1,6 @@
 """`num_layers`: the first layers of a backbone alone, for every family, kept by export."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,14 +15,14 @@ from tests.model.conftest import FAMILIES, TEXTS
 
 def config(folder, num_layers: int | None = 2) -> ModelConfig:
     pooling = PoolingConfig(method="mean", include_bos=True)
-    return ModelConfig(str(folder), num_layers=num_layers, pooling=pooling, max_length=64)
+    return ModelConfig(name_or_path=str(folder), num_layers=num_layers, pooling=pooling, max_length=64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_first_layers_are_those_of_the_whole_model(folders, family):
     """For encoders, whose last layer has no norm after it, states can be compared with the whole model's."""
-    short, tokenizer = build_model(replace(config(folders[family]), lora=None))
-    whole, _ = build_model(replace(config(folders[family], None), lora=None))
+    short, tokenizer = build_model(config(folders[family]).replace(lora=None))
+    whole, _ = build_model(config(folders[family], None).replace(lora=None))
     assert short.backbone.config.num_hidden_layers == 2
     own, all_weights = short.backbone.state_dict(), whole.backbone.state_dict()
     assert own.keys() < all_weights.keys()
@@ -68,4 +67,4 @@ def test_more_layers_than_there_are_and_none_are_refused(folders, count):
 def test_pooling_counts_the_layers_that_are_left(folders):
     pooling = PoolingConfig(layers=[2])
     with pytest.raises(MghError, match="layers names 2, but the model has 2"):
-        build_model(replace(config(folders["mistral"]), pooling=pooling))
+        build_model(config(folders["mistral"]).replace(pooling=pooling))

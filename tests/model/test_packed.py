@@ -6,10 +6,10 @@ Tolerance: both kinds do the same sums in fp32, in another order; that leaves ab
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
+from ata_attention import transformers as attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model import attention
 from mgh_ds.model.backbone import first_position
 from mgh_ds.model.batches import PackedBatch, PaddedBatch
 from mgh_ds.model.config import ModelConfig, PoolingConfig
@@ -62,7 +61,7 @@ def test_every_pooling_gives_the_padded_embeddings(family, bidirectional, load):
 
 def moved_adapters(folder, **options):
     """A model in training whose adapters are no longer zero, which would hide half of the gradient."""
-    model, tokenizer = build_model(ModelConfig(str(folder), max_length=64, **options), seed=3)
+    model, tokenizer = build_model(ModelConfig(name_or_path=str(folder), max_length=64, **options), seed=3)
     random = torch.Generator().manual_seed(5)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -186,11 +185,11 @@ def test_sliding_windows_are_honoured_layer_by_layer(
     """By the layers with column sums (ata) and by those without (mean)."""
     model, tokenizer = windowed(folders, tmp_path, family, bidirectional, **changes)
     packed, padded = both(tokenizer)
-    _, record = model.states(packed)
+    _, collector = model.states(packed)
     limited = (4, 4) if bidirectional else (3, 0)
     windows = [limited, None if changes else limited, limited]
-    assert [record.received[layer].window for layer in range(3)] == windows
-    model.pooling = Pooling(replace(model.pooling.config, method=method))
+    assert [collector.by_layer[layer].window for layer in range(3)] == windows
+    model.pooling = Pooling(model.pooling.config.replace(method=method))
     near(model(packed), model(padded))
     without, _ = load(family, bidirectional=bidirectional, method=method)
     assert (without(packed) - model(packed)).abs().max() > 1e-3, "the window is too wide to prove anything"
@@ -235,7 +234,7 @@ def test_no_mask_is_made(family, bidirectional, folders, tmp_path):
         with Largest(batch.tokens) as watch:
             model(batch)
     finally:
-        AttentionInterface.register(attention.IMPLEMENTATION, attention.attention_forward)
+        attention.register()
     assert masks == [None] * model.backbone.config.num_hidden_layers
     assert watch.found == []
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from ata_attention import ata_attention
+from ata_attention import ata_attention, transformers
 
-from mgh_ds.model import attention
 from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.model.embedder import build_model
 
@@ -34,7 +33,7 @@ def test_embeddings_and_gradients_are_the_portable_backends(family, padding_free
             ran.append(result.backend)
             return result
 
-        monkeypatch.setattr(attention, "ata_attention", observed)
+        monkeypatch.setattr(transformers, "ata_attention", observed)
         model.zero_grad()
         vectors = model(batch)
         (vectors @ vectors.T).sum().backward()

@@ -16,6 +16,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records import store as store_module
 from mgh_ds.records.convert import FORMATS, REJECTED, ConversionSummary, convert
 from mgh_ds.records.convert.llm2vec import SEPARATOR
+from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store
@@ -28,7 +29,7 @@ def converted(
     path: Path, format: str, **options: Any
 ) -> tuple[list[Record], ConversionSummary, list[dict[str, Any]]]:
     """Converts into a folder beside the input: the records, the summary, the refused rows as written."""
-    summary = convert(path, path.with_name("store"), format, **options)
+    summary = convert(path, path.with_name("store"), format, Settings(**options))
     report = summary.report
     assert report.rows_read == report.accepted + report.rejected
     rejected_path = summary.path / REJECTED
@@ -71,7 +72,7 @@ def test_mgh(tmp_path: Path):
 def test_mgh_takes_no_settings(tmp_path: Path):
     path = write_jsonl(tmp_path / "own.jsonl", [record_values(0)])
     with pytest.raises(MghError, match="bring their own"):
-        convert(path, tmp_path / "store", "mgh", instruction=ASK)
+        convert(path, tmp_path / "store", "mgh", Settings(instruction=ASK))
 
 
 def test_flagembedding(tmp_path: Path):
@@ -158,7 +159,7 @@ def test_a_file_that_is_no_parquet(tmp_path: Path):
     path = tmp_path / "pairs.parquet"
     path.write_bytes(b"PAR1, or so it says")
     with pytest.raises(MghError, match="not a readable Parquet file"):
-        convert(path, tmp_path / "store", "sentence-transformers", instruction=ASK)
+        convert(path, tmp_path / "store", "sentence-transformers", Settings(instruction=ASK))
     assert not (tmp_path / "store").exists()
 
 
@@ -389,11 +390,12 @@ import resource, sys
 from pathlib import Path
 from mgh_ds.records import store
 from mgh_ds.records.convert import convert
+from mgh_ds.records.convert.settings import Settings
 store.PART_CHARS = 2**20
 small, large, output, format = sys.argv[1:]
-convert(Path(small), Path(output) / "small", format, instruction="i")
+convert(Path(small), Path(output) / "small", format, Settings(instruction="i"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-convert(Path(large), Path(output) / "large", format, instruction="i")
+convert(Path(large), Path(output) / "large", format, Settings(instruction="i"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

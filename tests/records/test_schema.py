@@ -17,17 +17,6 @@ def test_a_record_survives_json(record: Record):
     assert Record.model_validate(json.loads(record.model_dump_json())) == record
 
 
-def test_levels_and_negatives_of():
-    negatives = [
-        {"text": text, "level": level} for text, level in [("a", 2), ("b", None), ("c", 2), ("d", 4)]
-    ]
-    record = Record.model_validate(record_values(negatives=negatives))
-    assert record.levels == frozenset({2, 4})
-    assert [negative.text for negative in record.negatives_of(2)] == ["a", "c"]
-    assert [negative.text for negative in record.negatives_of(None)] == ["b"]
-    assert record.negatives_of(1) == []
-
-
 def test_limits_are_inclusive():
     values = record_values(
         id="i" * MAX_ID_CHARS,
@@ -35,7 +24,7 @@ def test_limits_are_inclusive():
         negatives=[{"text": f"n{number}", "level": None} for number in range(MAX_NEGATIVES)],
     )
     assert len(Record.model_validate(values).negatives) == MAX_NEGATIVES
-    assert Record.model_validate(record_values(negatives=[])).levels == frozenset()
+    assert Record.model_validate(record_values(negatives=[])).negatives == []
 
 
 def test_white_space_around_a_text_goes_and_nothing_else_changes():

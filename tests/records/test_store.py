@@ -87,7 +87,7 @@ def test_the_index_says_what_the_records_are(tmp_path: Path):
     assert index.positive_chars.tolist() == [len(record.positive) for record in content]
     for row, record in enumerate(content):
         for column, level in enumerate([None, 1, 2, 3, 4]):
-            lengths = [len(negative.text) for negative in record.negatives_of(level)]
+            lengths = [len(negative.text) for negative in record.negatives if negative.level == level]
             assert index.level_counts[row, column] == len(lengths)
             assert index.level_chars[row, column] == max(lengths, default=0)
     dtypes = [getattr(index, name).dtype.name for name in StoreIndex.__dataclass_fields__]

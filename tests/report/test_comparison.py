@@ -1,14 +1,11 @@
 """The before/after table, the headline, and the heat map of anchor weights."""
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mgh_ds.report.anchors import heat_maps, ratios
-from mgh_ds.report.comparison import headline, level_name, level_rows, metric_name, task_rows, wilson_interval
-from mgh_ds.report.data import Anchor, load_run
+from mgh_ds.report.comparison import headline, interval, level_rows, task_rows
+from mgh_ds.report.data import Anchor, Level, load_run
+from mgh_ds.report.levels import easiest_first, hardest, level_title
 
 
 def test_changes_are_in_points(make_run):
@@ -17,21 +14,13 @@ def test_changes_are_in_points(make_run):
     assert tasks["HeldOutRetrieval"].points.change == pytest.approx(3.8)
     assert tasks["HeldOutRetrieval"].detail == "nDCG@10"
     assert tasks["HeldOutSTS"].points.change == pytest.approx(-0.7)
-    assert [row.name for row in level_rows(run)] == [level_name(level) for level in "1234"]
+    assert [row.name for row in level_rows(run)] == [
+        "level 1 · easy",
+        "level 2 · medium",
+        "level 3 · medium",
+        "level 4 · hard",
+    ]
     assert level_rows(run)[1].points.change == pytest.approx(100 * 8 / 108)
-
-
-@pytest.mark.parametrize(
-    ("metric", "name"),
-    [
-        ("ndcg_at_10", "nDCG@10"),
-        ("map_at_1000", "MAP@1000"),
-        ("cosine_spearman", "Spearman, cosine"),
-        ("max_f1", "max f1"),
-    ],
-)
-def test_metrics_are_named_as_papers_do(metric, name):
-    assert metric_name(metric) == name
 
 
 def test_the_headline_is_about_the_hardest_level(make_run):
@@ -55,20 +44,22 @@ def test_without_evaluations_there_is_no_headline(make_run):
     assert task_rows(run) == level_rows(run) == []
 
 
-@given(count=st.integers(2, 5000), data=st.data())
-def test_the_wilson_interval_solves_the_score_equation(count, data):
-    """Each end p satisfies |share − p| = 1.96 · sqrt(p(1 − p) / n), which is what defines the interval."""
-    share = data.draw(st.integers(0, count)) / count
-    interval = wilson_interval(share, count)
-    assert interval is not None
-    assert interval[0] - 1e-9 <= 100 * share <= interval[1] + 1e-9
-    for end in (points / 100 for points in interval):
-        standard_error = math.sqrt(max(0.0, end * (1 - end)) / count)
-        assert abs(share - end) == pytest.approx(1.96 * standard_error, abs=1e-6)
-
-
 def test_no_observations_give_no_interval():
-    assert wilson_interval(0.5, 0) is None
+    assert interval(Level(accuracy=0.5, count=0)) is None
+    assert interval(Level(accuracy=None, count=5)) is None
+
+
+def test_levels_are_as_many_as_the_files_have():
+    levels = ["10", "null", "2", "1", "odd", "9"]
+    assert easiest_first(levels) == ["1", "2", "9", "10", "null", "odd"]
+    assert hardest(levels) == "10"
+    assert hardest(["null"]) is None
+    assert [level_title(level, levels) for level in ("1", "9", "10", "null")] == [
+        "level 1 · easy",
+        "level 9 · medium",
+        "level 10 · hard",
+        "ungraded",
+    ]
 
 
 def anchor(tokens, weights, label="before", text="t"):

@@ -236,12 +236,13 @@ def test_changes(points, text):
 
 
 def test_the_report_knows_no_other_room():
-    """It reads files only: no torch, no other package of ours than errors and files."""
+    """It reads files only: no torch, no other package of ours than the common floor."""
     code = "import sys, mgh_ds.report.commands; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     ours = {name for name in modules if name.startswith("mgh_ds.") and not name.startswith("mgh_ds.report")}
-    assert ours == {"mgh_ds.common", "mgh_ds.common.errors", "mgh_ds.common.files"}
+    floor = ["", ".charts", ".charts.chart", ".charts.scales", ".errors", ".files", ".intervals"]
+    assert ours == {f"mgh_ds.common{name}" for name in [*floor, ".score_tables", ".templates"]}
     assert not {"torch", "transformers", "deepspeed", "mteb"} & set(modules)
 
 
@@ -256,9 +257,13 @@ def test_the_templates_are_part_of_the_package():
 
 def colours(theme):
     """The style sheet's custom colours of a theme, as (r, g, b)."""
-    css = (ROOT / "mgh_ds" / "report" / "style.css.jinja").read_text()
-    block = css.split(":root {")[2 if theme == "dark" else 1].split("}")[0]
-    found = dict(re.findall(r"--([\w-]+): ([^;]+);", block))
+    sheets = ("common/charts/colours.css.jinja", "report/style.css.jinja")
+    blocks = [(ROOT / "mgh_ds" / sheet).read_text().split(":root {") for sheet in sheets]
+    found = dict(
+        colour
+        for block in blocks
+        for colour in re.findall(r"--([\w-]+): ([^;]+);", block[2 if theme == "dark" else 1].split("}")[0])
+    )
     return {
         name: [int(value[i : i + 2], 16) for i in (1, 3, 5)]
         if value[0] == "#"

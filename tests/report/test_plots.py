@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgh_ds.common.charts.scales import nice_ticks, number, tick_names
 from mgh_ds.report import plots
 from mgh_ds.report.data import Level, Run, RunInfo, Step, load_run
-from mgh_ds.report.scales import nice_ticks, number, tick_names
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -123,6 +123,16 @@ def test_levels_have_their_own_lines_and_labels_apart():
     heights = sorted(line.label_y for line in chart.lines)
     assert min(np.diff(heights)) >= plots.LINE_HEIGHT - 0.11
     assert heights[-1] <= chart.bottom + 0.11
+
+
+def test_more_levels_than_colours_begin_again_dashed():
+    levels = {str(level): Level(accuracy=0.9, margin=0.2, count=8) for level in (1, 4, 5, 10)}
+    run = training([12], levels=lambda _step: levels)
+    chart = plots.margin_chart(run)
+    assert chart is not None
+    assert run.levels == ["1", "4", "5", "10"]
+    assert [line.label for line in chart.lines] == ["level 1", "level 4", "level 5", "level 10"]
+    assert [line.css for line in chart.lines] == ["level-1", "level-4", "level-1 beyond", "level-2 beyond"]
 
 
 def test_the_mean_weighs_a_step_by_its_negatives():

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.synthesis import journal, parts, shard
-from mgh_ds.synthesis.live import Live
+from mgh_ds.synthesis import journal, parts, shard_run
 from mgh_ds.synthesis.plan import open_plan
+from mgh_ds.synthesis.progress import WorkerProgress
 from mgh_ds.synthesis.worker import run
 
 
-class Silent(Live):
+class Silent(WorkerProgress):
     """Shows nothing, writes nothing."""
 
     def show(self, reached: int) -> None:
         pass
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         pass
 
 
@@ -66,4 +66,4 @@ def _sabotage(kill_at: int) -> None:
     journal.Journal.append = append_torn  # type: ignore[method-assign]
     parts.link_new = around(parts.link_new)
     parts.pq.write_table = around(parts.pq.write_table)
-    shard.Shard._remove_journals = around(shard.Shard._remove_journals)  # type: ignore[method-assign]
+    shard_run.ShardRun._remove_journals = around(shard_run.ShardRun._remove_journals)  # type: ignore[method-assign]

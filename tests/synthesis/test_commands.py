@@ -20,10 +20,10 @@ from mgh_ds import cli
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import judges
 from mgh_ds.records.store import Store
-from mgh_ds.synthesis import commands, live
+from mgh_ds.synthesis import commands, progress
 from mgh_ds.synthesis.commands import merge_command, run_command, status_command
-from mgh_ds.synthesis.live import Live
 from mgh_ds.synthesis.plan import SynthesisPlan
+from mgh_ds.synthesis.progress import WorkerProgress
 from tests.synthesis.kill_worker import work
 from tests.synthesis.recipes import content, small_plan
 
@@ -158,7 +158,7 @@ def test_an_audit_of_nothing_is_refused_before_a_model_is_loaded(
 def test_a_shard_named_twice_is_worked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan(tmp_path / "plan")
     asked: list[list[int]] = []
-    monkeypatch.setattr(commands, "run", lambda _plan, shards, _live: asked.append(list(shards)) or [])
+    monkeypatch.setattr(commands, "run", lambda _plan, shards, _progress: asked.append(list(shards)) or [])
     cli.main(["synth", "run", str(plan.folder), "--shard", "3", "--shard", "1", "--shard", "3"])
     assert asked == [[3, 1]]
 
@@ -188,7 +188,7 @@ def test_ctrl_c_says_that_work_is_kept(
 def test_a_signal_that_was_swallowed_ends_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def deaf(_plan: SynthesisPlan, _shards: list[int], shown: Live) -> list[int]:
+    def deaf(_plan: SynthesisPlan, _shards: list[int], shown: WorkerProgress) -> list[int]:
         with contextlib.suppress(BaseException):  # as a finaliser or C code does
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
@@ -203,12 +203,12 @@ def test_a_signal_that_was_swallowed_ends_the_next_step(
     assert "stopped by SIGTERM: what was finished is kept" in capsys.readouterr().err
 
 
-def test_the_live_line_fits_the_terminal(
+def test_the_progress_line_fits_the_terminal(
     finished: SynthesisPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(live.sys.stderr, "isatty", lambda: True)
-    shown = Live(finished)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    shown = WorkerProgress(finished)
     shown.begin("samples", ALL)
     shown.show(0)
     line = capsys.readouterr().err

@@ -15,7 +15,7 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EndpointConfig, EngineConfig, Sampling
-from mgh_ds.synthesis.engines.endpoint import HOPELESS, EndpointEngine, check_endpoint
+from mgh_ds.synthesis.engines.endpoint import MAX_FIRST_REFUSALS, EndpointEngine, check_endpoint
 from mgh_ds.synthesis.engines.port import Completion, Request
 
 KEY = "sk-very-secret-0123456789"
@@ -108,11 +108,11 @@ def run(
     **endpoint: Any,
 ) -> list[Completion]:
     config = EngineConfig(
-        "endpoint",
-        "some/model",
+        kind="endpoint",
+        model="some/model",
         chat_template_kwargs=chat_template_kwargs or {},
         max_in_flight=max_in_flight,
-        endpoint=EndpointConfig(server.url, **{"max_retries": 1, "timeout_s": 5.0, **endpoint}),
+        endpoint=EndpointConfig(base_url=server.url, **{"max_retries": 1, "timeout_s": 5.0, **endpoint}),
     )
     engine = EndpointEngine(config)
     try:
@@ -315,7 +315,7 @@ def test_a_refused_call_ends_alone() -> None:
 def test_a_server_that_refuses_everything_ends_the_run() -> None:
     with (
         serving(lambda *_: (400, '{"error": "response_format is not supported"}', {})) as server,
-        pytest.raises(MghError, match=f"(?s)refused the first {HOPELESS} calls.*response_format"),
+        pytest.raises(MghError, match=f"(?s)refused the first {MAX_FIRST_REFUSALS} calls.*response_format"),
     ):
         run(server, count=50, max_in_flight=1)
     assert len(server.bodies) < 50
@@ -349,9 +349,8 @@ def test_ends_keep_their_reason(said: str, known: str) -> None:
 
 def test_what_finished_before_a_failure_is_handed_over_first() -> None:
     with serving(lambda _, body: completion() if body["seed"] == 0 else (403, "", {})) as server:
-        engine = EndpointEngine(
-            EngineConfig("endpoint", "m", max_in_flight=1, endpoint=EndpointConfig(server.url))
-        )
+        endpoint = EndpointConfig(base_url=server.url)
+        engine = EndpointEngine(EngineConfig(kind="endpoint", model="m", max_in_flight=1, endpoint=endpoint))
         try:
             engine.submit(requests(2))
             while len(server.bodies) < 2:
@@ -373,7 +372,8 @@ def test_close_does_not_wait_for_calls() -> None:
         return completion()
 
     with serving(hang) as server:
-        engine = EndpointEngine(EngineConfig("endpoint", "m", endpoint=EndpointConfig(server.url)))
+        endpoint = EndpointConfig(base_url=server.url)
+        engine = EndpointEngine(EngineConfig(kind="endpoint", model="m", endpoint=endpoint))
         engine.submit(requests(20))
         while not server.bodies:
             time.sleep(0.01)
@@ -397,7 +397,7 @@ def test_close_does_not_wait_for_calls() -> None:
 )
 def test_addresses_that_hold_secrets_or_are_none_are_refused(url: str, words: str) -> None:
     with pytest.raises(MghError, match=words) as error:
-        check_endpoint(EndpointConfig(url))
+        check_endpoint(EndpointConfig(base_url=url))
     assert KEY not in str(error.value)
 
 

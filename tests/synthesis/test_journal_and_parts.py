@@ -12,7 +12,8 @@ from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.journal import Journal, read_journal
-from mgh_ds.synthesis.parts import COLUMNS, PartSummary, read_part, read_summary, write_part
+from mgh_ds.synthesis.parts import PartSummary, read_part, read_summary, write_part
+from mgh_ds.synthesis.unit_row import COLUMNS, UnitRow
 
 ENTRIES = [
     {"unit_id": "a", "text": "ärger \ud800 \x00"},
@@ -90,10 +91,11 @@ def test_a_flipped_bit_ends_the_reading_there(tmp_path_factory: pytest.TempPathF
     assert len(found) < len(whole)
 
 
-def rows(count: int, text: str = "answer") -> list[dict[str, Any]]:
+def rows(count: int, text: str = "answer") -> list[UnitRow]:
     empty: dict[str, Any] = {field.name: "" if str(field.type) == "string" else 0 for field in COLUMNS}
     return [
-        empty | {"unit_id": f"{number:04d}", "text": f"{text} {number}"} for number in reversed(range(count))
+        UnitRow(**empty | {"unit_id": f"{number:04d}", "text": f"{text} {number}"})
+        for number in reversed(range(count))
     ]
 
 
@@ -139,7 +141,7 @@ def test_a_cut_or_flipped_part_is_refused_by_name(tmp_path: Path) -> None:
         with contextlib.suppress(MghError):
             # Some bits, such as those of the footer's statistics, no content depends on.
             found = read_part(path)
-            assert found.column("text").to_pylist() == [row["text"] for row in rows(400)[::-1]]
+            assert found.column("text").to_pylist() == [row.text for row in rows(400)[::-1]]
             continue
         refused += 1
     assert refused > 0

@@ -3,12 +3,12 @@ their sandbox."""
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.schema import SYMMETRIC_SUBTYPES, Subtype
+from mgh_ds.records.schema import Subtype
+from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.engines.port import Messages
 from mgh_ds.synthesis.prompts import NAMES_OF, Prompts
 from mgh_ds.synthesis.schemas import LEVEL_OF
@@ -17,7 +17,6 @@ from mgh_ds.synthesis.units import Task
 
 TABLE = SlotTable.load(PACKAGED_SLOTS)
 PROMPTS = Prompts.load(None, TABLE)
-SUBTYPES: tuple[Subtype, ...] = get_args(Subtype)
 UNIT_ID = "5eed" * 8
 INSTRUCTION = "Given a clause from a lease, retrieve the heading that belongs above it"
 PLAIN = "{% block user %}{{ subtype }}{% endblock %}"
@@ -81,7 +80,7 @@ def test_a_sample_prompt_names_keys_levels_task_and_lengths(subtype: Subtype) ->
     assert places == sorted(places)
     for key, level in LEVEL_OF.items():
         assert f'"{key}": similarity {level} of 4.' in text
-    if subtype in SYMMETRIC_SUBTYPES:
+    if SUBTYPES[subtype].kind == "symmetric":
         assert "All six texts have a length of 22 to 40 words." in text
     else:
         length_of = {"short": "3 to 6 words", "long": "200 to 280 words"}

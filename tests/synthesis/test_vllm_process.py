@@ -1,6 +1,5 @@
 """The process around vLLM: the protocol, the deaths and the ends, with a stand-in for vLLM itself."""
 
-import dataclasses
 import importlib.util
 import os
 import signal
@@ -18,7 +17,7 @@ from mgh_ds.synthesis.engines import vllm_process
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.vllm_process import VllmEngine
-from mgh_ds.synthesis.engines.wire import Inbox, pack, request_from_json
+from mgh_ds.synthesis.engines.wire import Inbox, pack, request_from_json, request_to_json
 
 FAKE = "tests.synthesis.fake_vllm"
 
@@ -44,7 +43,9 @@ def start(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
 
     def start(how: str = "", start_s: float = 20.0) -> VllmEngine:
         (model / "how").write_text(how)
-        engines.append(VllmEngine(EngineConfig("vllm", str(model), start_s=start_s), model / "logs" / "log"))
+        engines.append(
+            VllmEngine(EngineConfig(kind="vllm", model=str(model), start_s=start_s), model / "logs" / "log")
+        )
         return engines[-1]
 
     yield start
@@ -186,7 +187,8 @@ from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines import vllm_process
 vllm_process.CHILD = {FAKE!r}
 importlib.util.find_spec = lambda _: object()
-engine = vllm_process.VllmEngine(EngineConfig("vllm", {str(model)!r}), Path({str(model / "log")!r}))
+config = EngineConfig(kind="vllm", model={str(model)!r})
+engine = vllm_process.VllmEngine(config, Path({str(model / "log")!r}))
 engine.poll(0.1)
 time.sleep(1000)
 """
@@ -215,7 +217,7 @@ def test_neither_vllm_nor_torch_is_imported_by_the_worker() -> None:
 def test_without_vllm_the_error_says_how_to_get_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MghError, match="make vllm"):
-        VllmEngine(EngineConfig("vllm", str(model)), model / "log")
+        VllmEngine(EngineConfig(kind="vllm", model=str(model)), model / "log")
 
 
 def test_a_model_folder_must_exist_and_chat(model: Path, tmp_path: Path) -> None:
@@ -252,5 +254,5 @@ def test_messages_survive_any_cutting_of_the_stream() -> None:
 
 def test_a_request_survives_the_wire() -> None:
     sent = request("hello")
-    (message,) = Inbox().feed(pack(dataclasses.asdict(sent)))
+    (message,) = Inbox().feed(pack(request_to_json(sent)))
     assert request_from_json(message) == sent

@@ -2,7 +2,6 @@
 change."""
 
 import contextlib
-import dataclasses
 import errno
 import json
 import multiprocessing
@@ -28,7 +27,7 @@ from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.journal import Journal
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, open_plan
-from mgh_ds.synthesis.shard import Shard
+from mgh_ds.synthesis.shard_run import ShardRun
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.units import uniform
@@ -182,13 +181,13 @@ def test_crashes_are_remembered_across_restarts(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Dying, "deaths", [], raising=False)
     monkeypatch.setattr(worker, "open_engine", lambda config, _log: Dying(config))
     plan = small_plan(tmp_path / "plan")
-    bury = worker.StageRun._bury
+    handle_death = worker.StageRun._handle_death
 
-    def bury_and_stop(self: worker.StageRun, died: EngineDied) -> None:
-        bury(self, died)
+    def handle_death_and_stop(self: worker.StageRun, died: EngineDied) -> None:
+        handle_death(self, died)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker.StageRun, "_bury", bury_and_stop)
+    monkeypatch.setattr(worker.StageRun, "_handle_death", handle_death_and_stop)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             work(plan.folder, ALL)
@@ -316,7 +315,7 @@ def test_a_remade_part_that_yields_more_does_not_orphan_later_rounds(
     merge(plan)
     for path in samples_folder(plan, 0).glob("part-0000[0-3].parquet"):
         path.unlink()
-    lucky = dataclasses.replace(plan.config.engine, scripted=ScriptedConfig(invalid=0.0))
+    lucky = plan.config.engine.replace(scripted=ScriptedConfig(invalid=0.0))
     monkeypatch.setattr(worker, "open_engine", lambda _config, _log: ScriptedEngine(lucky))
     work(plan.folder, ALL)
     assert merge(plan).counts.accepted > 160
@@ -347,9 +346,9 @@ def test_a_shard_has_one_worker_at_a_time(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan")
     work(plan.folder, ALL)
     scope, tasks = open_tasks(plan)
-    first = Shard(plan, "samples", scope, tasks, 2)
+    first = ShardRun(plan, "samples", scope, tasks, 2)
     with pytest.raises(HeldError):
-        Shard(plan, "samples", scope, tasks, 2)
+        ShardRun(plan, "samples", scope, tasks, 2)
     assert worker.run(plan, ALL, Silent(plan)) == [2]
     first.close()
     assert worker.run(plan, ALL, Silent(plan)) == []
@@ -365,7 +364,7 @@ def test_without_working_locks_two_workers_still_make_one_result(
     scope, tasks = open_tasks(plan)
     monkeypatch.setattr("mgh_ds.common.files.fcntl.flock", lambda *_: None)
     engine = ScriptedEngine(plan.config.engine)
-    both = [Shard(plan, "samples", scope, tasks, 0) for _ in range(2)]
+    both = [ShardRun(plan, "samples", scope, tasks, 0) for _ in range(2)]
     while not all(shard.done for shard in both):
         for shard in both:
             engine.submit([prepared.request for prepared in shard.take(7)])
@@ -379,7 +378,7 @@ def test_without_working_locks_two_workers_still_make_one_result(
 
 def test_stage_1_waits_for_a_held_shard_and_goes_on(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan")
-    held = Shard(plan, "tasks", plan.plan_hash, {}, 3)
+    held = ShardRun(plan, "tasks", plan.plan_hash, {}, 3)
     process = SERVER.Process(target=work, args=(plan.folder, [0]))
     process.start()
     done = [plan.shard_folder("tasks", shard) / "done.json" for shard in (0, 1, 2)]
@@ -470,8 +469,8 @@ def test_only_how_the_engine_is_driven_may_change(tmp_path: Path) -> None:
     [
         (["--samples.budget.tokens", "5"], "exactly one of `samples` and `tokens`"),
         (["--tasks.subtypes", "{sts: 0.4, paraphrase: 0.5}"], r"sum to 0\.9, not to 1"),
-        (["--tasks.subtypes", "{short: 1.0}"], "unknown 'short'"),
-        (["--shards", "0"], "shards is 0"),
+        (["--tasks.subtypes", "{short: 1.0}"], "unknown key `tasks.subtypes.short`; did you mean"),
+        (["--shards", "0"], "shards must lie between 1 and 100,000, found 0"),
         (["--name", ""], "name is empty"),
         (["--filters.long_chars", "[9, 3]"], r"filters\.long_chars"),
         (["--samples.sampling.top_p", "2"], "top_p"),

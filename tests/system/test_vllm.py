@@ -77,7 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(model: Path) -> EngineConfig:
-    return EngineConfig("vllm", str(model), vllm=SMALL)
+    return EngineConfig(kind="vllm", model=str(model), vllm=SMALL)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_dead_engine_core_is_reported_and_close_leaves_nothing_behind(engine: 
 
 
 def test_a_start_without_memory_says_so(config: EngineConfig, tmp_path: Path) -> None:
-    greedy = dataclasses.replace(config, vllm=dataclasses.replace(SMALL, kv_cache_gib=1e5))
+    greedy = config.replace(vllm=SMALL.replace(kv_cache_gib=1e5))
     engine = VllmEngine(greedy, tmp_path / "vllm.log")
     try:
         with pytest.raises(MghError, match=r"(?s)could not start.*emory.*vllm\.log"):

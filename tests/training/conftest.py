@@ -9,7 +9,7 @@ from mgh_ds.curriculum import CurriculumConfig
 from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, StoreWriter
-from mgh_ds.training.config import DataConfig, RunConfig, TrainingConfig
+from mgh_ds.training.config import DataConfig, RunConfig
 from tests.records.examples import record_values
 
 SAMPLE = Path("mgh_ds/records/sample/train.jsonl")
@@ -52,10 +52,13 @@ def tiny_run(short_records: Path, tmp_path: Path) -> Callable[..., RunConfig]:
             name="tiny",
             folder=str(tmp_path / "runs"),
             model=ModelConfig(
-                "tiny-random/mistral", lora=LoraConfig(rank=4, dropout=dropout), max_length=96, dtype=dtype
+                name_or_path="tiny-random/mistral",
+                lora=LoraConfig(rank=4, dropout=dropout),
+                max_length=96,
+                dtype=dtype,
             ),
             data=DataConfig(train=[str(short_records)]),
-            training=TrainingConfig(**sizes | training),  # type: ignore[arg-type]
+            training=sizes | training,  # type: ignore[arg-type]
             curriculum=CurriculumConfig(homogeneous=False),
         )
 

@@ -3,38 +3,47 @@
 import torch
 
 from mgh_ds.curriculum import CurriculumConfig, TrainingPlan
+from mgh_ds.losses import InfoNCESettings
 from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.records.store import Store
-from mgh_ds.training.config import DataConfig, LossConfig, RunConfig, TrainingConfig
+from mgh_ds.training.config import DataConfig, RunConfig, TrainingConfig
 
 GLOBAL_BATCH = 16
 STEP = 1  # of 16 + 13 records in two batches, one is not full: see the assertion in the test
 
 # Every way of gathering, the recipe's way and how it travels; each with 4 micro-batches.
 WAYS = {
-    f"{gather}, {'own' if own else 'all'} negatives, {pools} pools": TrainingConfig(
+    f"{gather}, {'own' if own else 'all'} negatives, {groups} groups": TrainingConfig(
         steps=4,
         global_batch=GLOBAL_BATCH,
         micro_batch=4,
-        pools=pools,
+        negative_groups=groups,
         gradient_clipping=0.0,
-        loss=LossConfig(0.05, own, True, 0.1 if own == (pools == 1) else None, gather),
+        gather=gather,
+        loss=InfoNCESettings(
+            temperature=0.05,
+            own_negatives_only=own,
+            symmetric=True,
+            false_negative_margin=0.1 if own == (groups == 1) else None,
+        ),
     )
     for gather in ("whole", "ring")
     for own in (False, True)
-    for pools in (1, 2)
+    for groups in (1, 2)
 }
 
 
 def make_config(training: TrainingConfig) -> RunConfig:
     return RunConfig(
         name="gradients",
-        model=ModelConfig("tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96),
+        model=ModelConfig(
+            name_or_path="tiny-random/mistral", lora=LoraConfig(rank=4, dropout=0.0), max_length=96
+        ),
         data=DataConfig(train=["unused"]),
         training=training,
-        curriculum=CurriculumConfig(order="all", homogeneous=False),
+        curriculum=CurriculumConfig(stages="all", homogeneous=False),
         seed=1,
     )
 

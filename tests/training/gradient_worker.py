@@ -4,7 +4,6 @@ Under a real DeepSpeed engine (ZeRO-2, gloo) it computes the gradient of one glo
 micro-batch size, and rank 0 writes them to OUT, to be compared across numbers of ranks.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from safetensors.torch import save_file
 
 from mgh_ds.curriculum import Loader
 from mgh_ds.distributed.group import process_group, rank, world_size
+from mgh_ds.losses import Exchange, make_loss
 from mgh_ds.records.store import Store
+from mgh_ds.training.batch import make_batch
 from mgh_ds.training.config import TrainingConfig
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.step import accumulate_gradient
 from tests.training.gradient_setup import STEP, make_config, make_model, make_plan
 
@@ -30,11 +30,13 @@ def main(store_path: Path, out: Path, ways: Mapping[str, TrainingConfig]) -> Non
         first = next(iter(ways.values()))
         model, tokenizer = make_model(make_config(first))
         # One engine for all: updates at a rate of 0 leave the weights and clear the gradient.
-        engine = make_engine(model, make_config(first).model, dataclasses.replace(first, learning_rate=0.0))
+        still = first.model_copy(update={"learning_rate": 0.0})  # which a recipe may not ask for
+        engine = make_engine(model, make_config(first).model, still)
         for way, training in ways.items():
             plan = make_plan(store, make_config(training))
-            batches = Loader(store, plan).micro_batches(STEP, world_size(), rank())
-            result = accumulate_gradient(engine, [tokenize(batch, tokenizer) for batch in batches], training)
+            texts = Loader(store, plan).micro_batches(STEP, world_size(), rank())
+            loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
+            result = accumulate_gradient(engine, [make_batch(one, tokenizer) for one in texts], loss)
             gradients = {
                 name: safe_get_full_grad(parameter).clone().contiguous()
                 for name, parameter in model.named_parameters()

@@ -14,14 +14,16 @@ from safetensors.torch import save_file
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import Loader
+from mgh_ds.curriculum.loader import MicroBatch
 from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
 from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.distributed.group import is_main, process_group, rank, world_size
 from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.distributed.watchdog import Watchdog
-from mgh_ds.training import checkpoint, feed, reshard, step, trainer
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.training import checkpoint, prefetch, stage_data, step, trainer
+from mgh_ds.training.batch import Batch, make_batch
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.inputs import Inputs, tokenize
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable
 
@@ -98,11 +100,16 @@ def train_with_poison(config: RunConfig, word: str) -> None:
     """Trains while texts that hold `word` get an embedding of NaN."""
     original = step.embed
 
-    def poisoned(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
-        marks = torch.tensor([word in query for query in inputs.batch.queries])
-        return original(model, inputs) + torch.where(marks, torch.nan, 0.0)[:, None, None]
+    def poisoned(texts: MicroBatch, tokenizer: Tokenizer) -> Batch:
+        marked.update(name for name, query in zip(texts.ids, texts.queries, strict=True) if word in query)
+        return make_batch(texts, tokenizer)
 
-    step.embed = poisoned
+    def embedded(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        marks = torch.tensor([name in marked for name in batch.ids])
+        return original(model, batch) + torch.where(marks, torch.nan, 0.0)[:, None, None]
+
+    marked: set[str] = set()
+    prefetch.make_batch, step.embed = poisoned, embedded
     train_expecting_error(config)
 
 
@@ -117,9 +124,9 @@ def save_first_gradient(config: RunConfig, out: Path) -> None:
     included."""
     with process_group():
         run = trainer.Trainer(config, RunFolder(config.path / str(world_size())))
-        batches = Loader(run.store, run.plan).micro_batches(0, world_size(), rank())
-        inputs = [tokenize(batch, run.tokenizer) for batch in batches]
-        step.train_step(run.engine, inputs, config.training)
+        texts = Loader(run.store, run.plan).micro_batches(0, world_size(), rank())
+        batches = [make_batch(one, run.tokenizer) for one in texts]
+        step.train_step(run.engine, batches, run.loss)
         if is_main():
             weights = {name: weight.detach().clone() for name, weight in trainable(run.model).items()}
             save_file(weights, out / f"{world_size()}.safetensors")
@@ -152,11 +159,11 @@ def _install(fault: Fault, run: trainer.Trainer) -> None:
         weight.register_hook(lambda gradient: (strike(), gradient)[1])
     else:
         owner, name = {
-            "load": (feed, "tokenize"),
-            "shard": (reshard, "write_shard"),
-            "boundary": (feed, "prove"),
+            "load": (prefetch, "make_batch"),
+            "shard": (stage_data, "write_shard"),
+            "boundary": (prefetch, "verify"),
             "forward": (step, "embed"),
-            "gather": (step, "pool_loss"),
+            "gather": (step, "objective"),
             "update": (run.engine, "step"),
             "copy": (trainer, "collect"),
             "write": (checkpoint, "save_file"),
@@ -189,4 +196,4 @@ def _poison(run: trainer.Trainer, fault: Fault, current: dict[str, int]) -> None
         weight.register_hook(lambda gradient: gradient * torch.nan if now() else gradient)
         return
     original = step.embed
-    step.embed = lambda model, inputs: original(model, inputs) * (torch.nan if now() else 1.0)
+    step.embed = lambda model, batch: original(model, batch) * (torch.nan if now() else 1.0)

@@ -1,7 +1,6 @@
 """Faults that real processes meet: killed, stopped, frozen, out of disk, out of numbers. Nothing is lost and
 nothing is trained twice: the ledger, the losses and the weights are those of a run without the fault."""
 
-import dataclasses
 import os
 import random
 import re
@@ -29,7 +28,7 @@ Make = Callable[..., RunConfig]
 
 
 def named(config: RunConfig, name: str) -> RunConfig:
-    return dataclasses.replace(config, name=name)
+    return config.replace(name=name)
 
 
 def wait_for_step(config: RunConfig, step: int) -> None:
@@ -158,7 +157,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_run_and_spoils_nothing(tiny_run: Make, small_disk: Path) -> None:
     whole = named(tiny_run(checkpoint_every=1), "whole")
     run_ranks(2, run_worker.train, whole)
-    full = dataclasses.replace(named(tiny_run(checkpoint_every=1), "full"), folder=str(small_disk))
+    full = named(tiny_run(checkpoint_every=1), "full").replace(folder=str(small_disk))
     codes, outputs = start_ranks(
         2, run_worker.train, full, Fault("forward", 2, action="terminate"), timeout=100
     )

@@ -1,41 +1,38 @@
 """Real processes under DeepSpeed ZeRO-2: 1, 2, 3 and 4 ranks, chunked or whole, whatever they gather and how,
 give the gradient of one plain process.
 
-The batch has an identical text, records of both kinds and empty slots. The reference embeds every slot in one
-process without DeepSpeed, in padded batches where the ranks pack theirs, and takes the loss written out with
-loops.
+The batch has an identical text, records of both kinds and empty places. The reference embeds every text in
+one process without DeepSpeed, in padded batches where the ranks pack theirs, and takes the loss written out
+with loops.
 
-Tolerance: everything runs in float32, whose sums over the pool differ in order only: 1e-5 of a tensor's
-largest entry is about a hundred units in the last place, while the known mistakes (1/W, W times, local pool)
-are wrong by 20 % and more.
+Tolerance: everything runs in float32, whose sums over the candidates differ in order only: 1e-5 of a
+tensor's largest entry is about a hundred units in the last place, while the known mistakes (1/W, W times,
+local candidates only) are wrong by 20 % and more.
 """
 
-import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mgh_ds.curriculum import Loader
-from mgh_ds.curriculum.loader import MicroBatch
+from mgh_ds.losses.base import Labels
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, StoreWriter
+from mgh_ds.training.batch import make_batch
 from mgh_ds.training.config import TrainingConfig
-from mgh_ds.training.inputs import tokenize
-from mgh_ds.training.pool import Slots
 from mgh_ds.training.step import embed
+from tests.losses.brute_force import mean_loss
 from tests.ranks import run_ranks
 from tests.training import gradient_worker
-from tests.training.brute_force import mean_loss
 from tests.training.gradient_setup import GLOBAL_BATCH, STEP, WAYS, make_config, make_model, make_plan
 
 SAMPLE = Path("mgh_ds/records/sample/train.jsonl")
 WORLD_SIZES = (1, 2, 3, 4)
-# Beside micro-batches of 4: the whole share at once, without caching, and smaller ones.
+# Beside micro-batches of 4: the whole local batch at once, without caching, and smaller ones.
 MICRO_BATCHES = {1: (16,), 2: (8,), 3: (), 4: (2,)}
-WAY = "whole, all negatives, 1 pools"
+WAY = "whole, all negatives, 1 groups"
 
 Gradients = dict[str, torch.Tensor]
 
@@ -59,7 +56,7 @@ def references(store: Store) -> dict[str, Gradients]:
     """By way; what is gathered changes the loss, but how it travels does not."""
     found: dict[str, Gradients] = {}
     for way, training in WAYS.items():
-        if training.loss.gather == "whole":
+        if training.gather == "whole":
             found[way] = found[way.replace("whole", "ring")] = reference(store, training)
     return found
 
@@ -69,22 +66,16 @@ def reference(store: Store, training: TrainingConfig) -> Gradients:
     model, tokenizer = make_model(config)
     assert tokenizer.padding_free
     tokenizer.padding_free = False
-    batches = Loader(store, make_plan(store, config)).micro_batches(STEP, 1, 0)
-    embeddings = torch.cat([embed(model, tokenize(batch, tokenizer)) for batch in batches])
-    slots = slots_of(batches, embeddings)
-    assert 0 < slots.valid.sum() < GLOBAL_BATCH, "the batch must have empty slots"
-    assert len(slots.pool.unique()) == training.pools
-    loss = mean_loss(slots, training.loss)
+    texts = Loader(store, make_plan(store, config)).micro_batches(STEP, 1, 0)
+    batches = [make_batch(one, tokenizer) for one in texts]
+    embeddings = torch.cat([embed(model, batch) for batch in batches])
+    labels = Labels.cat([batch.labels for batch in batches])
+    assert 0 < labels.valid.sum() < GLOBAL_BATCH, "the batch must have empty places"
+    assert len(labels.group.unique()) == training.negative_groups
+    loss = mean_loss(embeddings, labels, training.loss)
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return gradients | {"loss": loss.detach().double().reshape(1)}
-
-
-def slots_of(batches: list[MicroBatch], embeddings: torch.Tensor) -> Slots:
-    names = ("valid", "document_valid", "query_hash", "document_hash", "symmetric")
-    arrays = [np.concatenate([getattr(batch, name) for batch in batches]) for name in names]
-    pool = np.concatenate([np.full(len(batch.valid), batch.pool) for batch in batches])
-    return Slots(embeddings, *(torch.from_numpy(array) for array in (*arrays, pool)))
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
@@ -92,7 +83,7 @@ def test_ranks_chunks_and_gathering_do_not_change_the_gradient(
     world_size: int, store: Store, references: dict[str, Gradients], tmp_path: Path
 ) -> None:
     ways = WAYS | {
-        f"{WAY}, micro-batches of {size}": dataclasses.replace(WAYS[WAY], micro_batch=size)
+        f"{WAY}, micro-batches of {size}": WAYS[WAY].replace(micro_batch=size)
         for size in MICRO_BATCHES[world_size]
     }
     run_ranks(world_size, gradient_worker.main, store.path, tmp_path, ways)

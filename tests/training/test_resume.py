@@ -1,7 +1,6 @@
 """Killed and resumed equals never killed, bit for bit; any number of ranks goes on; what does not belong
 together is refused; nothing half-written counts."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +51,8 @@ def assert_equal_runs(found: RunConfig, expected: RunConfig) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_killed_and_resumed_equals_never_killed(dtype: str, tiny_run: Make) -> None:
     """With dropout, across a stage boundary, killed off a checkpoint so that one step is trained again."""
-    whole = dataclasses.replace(tiny_run(dtype=dtype), name="whole")
-    killed = dataclasses.replace(tiny_run(dtype=dtype), name="killed")
+    whole = tiny_run(dtype=dtype).replace(name="whole")
+    killed = tiny_run(dtype=dtype).replace(name="killed")
     run_ranks(2, run_worker.train, whole)
     codes, outputs = start_ranks(2, run_worker.train, killed, Fault("forward", step=3), timeout=100)
     assert codes[1] == -9, outputs
@@ -71,8 +70,8 @@ def test_killed_and_resumed_equals_never_killed(dtype: str, tiny_run: Make) -> N
 def test_any_number_of_ranks_goes_on(tiny_run: Make) -> None:
     """1, 3, 2, 4 and again 1 ranks, each asked to stop after a step or two: the same global batches, and the
     same weights within float32's rounding."""
-    whole = dataclasses.replace(tiny_run(checkpoint_every=100), name="whole")
-    chain = dataclasses.replace(tiny_run(checkpoint_every=100), name="chain")
+    whole = tiny_run(checkpoint_every=100).replace(name="whole")
+    chain = tiny_run(checkpoint_every=100).replace(name="chain")
     run_ranks(2, run_worker.train, whole)
     for world_size, step in ((1, 0), (3, 1), (2, 3), (4, 4)):
         fault = Fault("forward", step, rank=1, action="terminate")  # one rank is asked, all of them stop
@@ -97,30 +96,30 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     def refusal(changed: RunConfig) -> str:
         return run_ranks(1, run_worker.train_expecting_error, changed)[0]
 
-    faster = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=2e-3))
+    faster = config.replace(training=config.training.replace(learning_rate=2e-3))
     assert "config.training.learning_rate: 0.001 → 0.002" in refusal(faster)
     other = tmp_path / "other.jsonl"
     other.write_text(Path(config.data.train[0]).read_text().replace("the", "a", 1))
-    edited = dataclasses.replace(config, data=dataclasses.replace(config.data, train=[str(other)]))
+    edited = config.replace(data=config.data.replace(train=[str(other)]))
     message = refusal(edited)
     assert "config.data.manifest" in message
-    scored = dataclasses.replace(config.data, held_out=str(other))
-    assert "config.data.held_out: None" in refusal(dataclasses.replace(config, data=scored))
+    scored = config.data.replace(held_out=str(other))
+    assert "config.data.held_out: None" in refusal(config.replace(data=scored))
     assert (config.path / "checkpoints" / "step-000003" / "manifest.json").exists(), "it is untouched"
     assert "learning_rate: 0.001\n" in (config.path / "config.yaml").read_text(), "and so is the recipe"
 
     accepted = json.loads(message.split("--accept_changes '")[1].split("'")[0])
     assert sorted(accepted) == ["config.data.manifest", "plan"]
-    assert "nonsense is no key" in refusal(dataclasses.replace(edited, accept_changes=["nonsense"]))
-    run_ranks(1, run_worker.train, dataclasses.replace(edited, accept_changes=accepted))
+    assert "nonsense is no key" in refusal(edited.replace(accept_changes=["nonsense"]))
+    run_ranks(1, run_worker.train, edited.replace(accept_changes=accepted))
 
 
 def test_a_checkpoint_of_another_model_is_refused_on_every_rank(tiny_run: Make) -> None:
     """Rank 0 alone sees it."""
     config = tiny_run(steps=3, checkpoint_every=3)
     run_ranks(1, run_worker.train, config)
-    larger = dataclasses.replace(config.model, lora=LoraConfig(rank=8, dropout=0.1))
-    changed = dataclasses.replace(config, model=larger, accept_changes=["config.model.lora.rank"])
+    larger = config.model.replace(lora=LoraConfig(rank=8, dropout=0.1))
+    changed = config.replace(model=larger, accept_changes=["config.model.lora.rank"])
     for output in run_ranks(2, run_worker.train_expecting_error, changed):
         assert "the checkpoint's weights do not fit this model" in output
 

@@ -1,7 +1,6 @@
 """One step of real ranks: the same with dropout for every world size, and a clear end when numbers are no
 numbers."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import open_or_convert
+from mgh_ds.training.batch import make_batch
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import check_precision
-from mgh_ds.training.inputs import tokenize
 from mgh_ds.training.step import embed
 from tests.ranks import run_ranks
 from tests.training import run_worker
@@ -49,12 +48,12 @@ def test_a_micro_batch_is_one_pack_or_two_padded_batches(tiny_run: Make, tmp_pat
     plan = TrainingPlan(store.index(), config.curriculum, steps=3, global_batch=8, micro_batch=8, seed=0)
     (batch,) = Loader(store, plan).micro_batches(0, 1, 0)
     model, tokenizer = build_model(config.model)
-    packed = tokenize(batch, tokenizer)
+    packed = make_batch(batch, tokenizer)
     tokenizer.padding_free = False
-    padded = tokenize(batch, tokenizer)
-    assert (len(packed.parts), len(padded.parts)) == (1, 2)
-    assert (packed.texts, packed.tokens) == (padded.texts, padded.tokens)
-    assert packed.texts == len(batch.queries) + len(batch.documents)
+    padded = make_batch(batch, tokenizer)
+    assert (len(packed.tokens), len(padded.tokens)) == (1, 2)
+    assert (packed.text_count, packed.token_count) == (padded.text_count, padded.token_count)
+    assert packed.text_count == len(batch.queries) + len(batch.documents)
     torch.testing.assert_close(embed(model, packed), embed(model, padded), atol=1e-5, rtol=0)
 
 
@@ -80,7 +79,7 @@ def test_float16_is_refused_with_a_reason(tiny_run: Make) -> None:
 
 
 def test_bfloat16_trains(tiny_run: Make) -> None:
-    config = dataclasses.replace(tiny_run(dtype="bfloat16", steps=3, checkpoint_every=3), name="bfloat16")
+    config = tiny_run(dtype="bfloat16", steps=3, checkpoint_every=3).replace(name="bfloat16")
     run_ranks(2, run_worker.train, config)
     assert (config.path / "checkpoints" / "step-000003").is_dir()
     assert (config.path / "run.json").is_file()

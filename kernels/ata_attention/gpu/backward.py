@@ -5,15 +5,18 @@
 
 Three kernels, in this order:
 
-- `centre` takes from `dc` its mean over the keys, weighted by `c`. The rows of P sum to 1, so this changes
-  nothing in exact arithmetic; in floating point it keeps dP − D small;
-- `queries_backward` owns queries. `r_i` is known only at the row's end, yet dS needs it from the start. So
-  it adds up `A = Σ_j P_ij (dP_ij − dout_i·out_i) k_j`, `B = Σ_j P_ij k_j` and `r_i`, and at the end
+- `centre_kernel` takes from `dc` its mean over the keys, weighted by `c`. The rows of P sum to 1, so this
+  changes nothing in exact arithmetic; in floating point it keeps dP − D small;
+- `backward_dq_kernel` owns queries. `r_i` is known only at the row's end, yet dS needs it from the start.
+  So it adds up `A = Σ_j P_ij (dP_ij − dout_i·out_i) k_j`, `B = Σ_j P_ij k_j` and `r_i`, and at the end
   `dq_i = s (A − r_i B)`: one matmul more than plain attention's, and no exponential more. It leaves `D_i`;
-- `keys_backward` owns keys. It is plain attention's but for the term `dc_j`.
+- `backward_dkv_kernel` owns keys. It is plain attention's but for the term `dc_j`.
 
-Without `d_column_sums` there is no `centre`, no `B` and no `r`.
+Without `d_column_sums` there is no centring, no `B` and no `r`.
 """
+
+# mypy: disallow-untyped-defs=False
+# Triton compiles these functions; their arguments have no Python types.
 
 import triton
 import triton.language as tl
@@ -35,7 +38,7 @@ from ata_attention.gpu.layout import (
 
 
 @triton.jit
-def centre(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.constexpr):
+def centre_kernel(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.constexpr):
     """Program (sequence, query head) writes `dc − Σ(c·dc) / Σc` of one sequence, 0 at padding."""
     head = tl.program_id(1)
     batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, n)
@@ -60,7 +63,7 @@ def centre(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def queries_backward(
+def backward_dq_kernel(
     d_q,
     delta,
     d_out,
@@ -129,7 +132,7 @@ def queries_backward(
 
 
 @triton.jit
-def keys_backward(
+def backward_dkv_kernel(
     d_k,
     d_v,
     d_out,

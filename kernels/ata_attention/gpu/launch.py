@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from ata_attention.gpu import tiles
-from ata_attention.gpu.attend import attend
-from ata_attention.gpu.backward import centre, keys_backward, queries_backward
-from ata_attention.gpu.columns import add_columns
+from ata_attention.gpu.attention import attention_kernel
+from ata_attention.gpu.backward import backward_dkv_kernel, backward_dq_kernel, centre_kernel
+from ata_attention.gpu.column_sums import column_sums_kernel
+from ata_attention.gpu.fused import fused_kernel
 from ata_attention.gpu.layout import View, view
-from ata_attention.gpu.resident import attend_resident
 
-# Rows that `centre` reads at once.
+# Rows that `centre_kernel` reads at once.
 CENTRE_BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Where the sequences lie, and who sees whom.
+    """Where the sequences lie, and which keys a query attends to.
 
     Attributes:
         tokens: bool `[B, N]`, contiguous, or None where every row is a token.
@@ -69,41 +69,41 @@ def new_numbers(q: Tensor, packed: bool) -> Tensor:
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """`out`, `lse` and `column_sums`: by one look if the sequences are short enough, else by two."""
+    """`out`, `lse` and `column_sums`: in one pass if the sequences are short enough, else in two."""
     table = tiles.table_of(q.device)
-    keys = tiles.resident_keys(batch.longest, table, q.shape[-1], q.dtype)
+    keys = tiles.fused_keys(batch.longest, table, q.shape[-1], q.dtype)
     if keys is not None:
-        return look_once(q, k, v, batch, keys)
-    out, lse = look(q, k, v, batch)
-    return out, lse, look_again(q, k, lse, batch)
+        return fused(q, k, v, batch, keys)
+    out, lse = attention(q, k, v, batch)
+    return out, lse, column_sums(q, k, lse, batch)
 
 
-def look(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Plain attention: `out` and `lse`."""
     out, lse = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (out, lse, q, k, v)]
-    _start(attend, "attend", views, q, k, batch, heads=q.shape[1])
+    _start(attention_kernel, "attention", views, q, k, batch, heads=q.shape[1])
     return out, lse
 
 
-def look_again(q: Tensor, k: Tensor, lse: Tensor, batch: Batch) -> Tensor:
-    """`column_sums`, from the `lse` of the first look."""
+def column_sums(q: Tensor, k: Tensor, lse: Tensor, batch: Batch) -> Tensor:
+    """`column_sums`, from the `lse` of `attention`."""
     sums = new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (sums, lse, q, k)]
-    _start(add_columns, "add_columns", views, q, k, batch, heads=q.shape[1])
+    _start(column_sums_kernel, "column_sums", views, q, k, batch, heads=q.shape[1])
     return sums
 
 
-def look_once(q: Tensor, k: Tensor, v: Tensor, batch: Batch, keys: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All three at once, for sequences of at most `keys` rows."""
+def fused(q: Tensor, k: Tensor, v: Tensor, batch: Batch, keys: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All three in one pass, for sequences of at most `keys` rows."""
     out = torch.empty_like(q)
     lse, sums = new_numbers(q, batch.packed), new_numbers(q, batch.packed)
     sequences = batch.sequences(q)
     if q.numel() == 0 or sequences == 0:
         return out, lse, sums
-    tile = tiles.tile(f"attend_resident_{keys}", tiles.table_of(q.device), q.shape[-1], q.dtype)
+    tile = tiles.tile(f"fused_{keys}", tiles.table_of(q.device), q.shape[-1], q.dtype)
     with torch.cuda.device_of(q):
-        attend_resident[(sequences, q.shape[1])](
+        fused_kernel[(sequences, q.shape[1])](
             *(batch.view(x) for x in (out, lse, sums, q, k, v)),
             batch.tokens,
             batch.cu_seqlens,
@@ -134,19 +134,19 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v. With `d_sums` None no work is done for it."""
     if d_sums is not None:
-        d_sums = centred(d_sums, sums, q, batch)
-    d_q, delta = backward_queries(d_out, d_sums, q, k, v, out, lse, batch)
-    d_k, d_v = backward_keys(d_out, d_sums, q, k, v, lse, delta, batch)
+        d_sums = centre(d_sums, sums, q, batch)
+    d_q, delta = backward_dq(d_out, d_sums, q, k, v, out, lse, batch)
+    d_k, d_v = backward_dkv(d_out, d_sums, q, k, v, lse, delta, batch)
     return d_q, d_k, d_v
 
 
-def centred(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
-    """`d_sums` less its mean, per head and sequence; see `centre`."""
+def centre(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
+    """`d_sums` less its mean, per head and sequence; see `centre_kernel`."""
     result = new_numbers(q, batch.packed)
     grid = (batch.sequences(q), q.shape[1])
     if q.numel() and grid[0]:
         with torch.cuda.device_of(q):
-            centre[grid](
+            centre_kernel[grid](
                 *(batch.view(x) for x in (result, d_sums, sums)),
                 batch.tokens,
                 batch.cu_seqlens,
@@ -158,7 +158,7 @@ def centred(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
     return result
 
 
-def backward_queries(
+def backward_dq(
     d_out: Tensor,
     d_sums: Tensor | None,
     q: Tensor,
@@ -168,15 +168,15 @@ def backward_queries(
     lse: Tensor,
     batch: Batch,
 ) -> tuple[Tensor, Tensor]:
-    """`d_q`, and the D of each row that `backward_keys` needs. `d_sums` is centred, or None."""
+    """`d_q`, and the D of each row that `backward_dkv` needs. `d_sums` is centred, or None."""
     d_q, delta = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [None if x is None else batch.view(x) for x in (d_q, delta, d_out, d_sums, q, k, v, out, lse)]
-    name = "queries_backward" if d_sums is None else "queries_backward_columns"
-    _start(queries_backward, name, views, q, k, batch, heads=q.shape[1])
+    name = "backward_dq" if d_sums is None else "backward_dq_columns"
+    _start(backward_dq_kernel, name, views, q, k, batch, heads=q.shape[1])
     return d_q, delta
 
 
-def backward_keys(
+def backward_dkv(
     d_out: Tensor,
     d_sums: Tensor | None,
     q: Tensor,
@@ -189,8 +189,8 @@ def backward_keys(
     """`d_k` and `d_v`. `d_sums` is centred, or None."""
     d_k, d_v = torch.empty_like(k), torch.empty_like(v)
     views = [None if x is None else batch.view(x) for x in (d_k, d_v, d_out, d_sums, q, k, v, lse, delta)]
-    name = "keys_backward" if d_sums is None else "keys_backward_columns"
-    _start(keys_backward, name, views, q, k, batch, heads=k.shape[1])
+    name = "backward_dkv" if d_sums is None else "backward_dkv_columns"
+    _start(backward_dkv_kernel, name, views, q, k, batch, heads=k.shape[1])
     return d_k, d_v
 
 

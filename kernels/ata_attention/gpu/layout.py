@@ -1,9 +1,12 @@
-"""Device functions that all kernels share: where a program's rows lie, whom they see, and how to load them.
+"""Device functions that all kernels share: where a program's rows lie, the mask, and loads and stores.
 
 Both layouts are one to the kernels. A padded batch `[B, H, N, D]` has B sequences of N rows at a stride, with
 `tokens [B, N]` to tell tokens from padding; a packed batch `[T, H, D]` has S sequences at the rows that
 `cu_seqlens` names, all of them tokens. Rows are counted from the start of their sequence.
 """
+
+# mypy: disallow-untyped-defs=False
+# Triton compiles these functions; their arguments have no Python types.
 
 from typing import NamedTuple
 

@@ -16,14 +16,14 @@ import triton
 TABLES = Path(__file__).parent / "tables"
 # Head dimensions that have tiles of their own; one in between takes those of the next.
 HEAD_DIMS = (32, 64, 96, 128, 256)
-# The longest sequences that `attend_resident` takes.
-RESIDENT = 256
-# Keys and values of a resident sequence may fill this much shared memory, by table.
-RESIDENT_BYTES = {"sm_80": 64 * 1024, "sm_90": 128 * 1024, "interpreter": 2**30}
+# The longest sequences that `fused` takes.
+FUSED_MAX_SEQLEN = 256
+# Bytes of shared memory that the keys and values of its sequence may fill, by table.
+FUSED_SHARED_MEMORY = {"sm_80": 64 * 1024, "sm_90": 128 * 1024, "interpreter": 2**30}
 
 
 class Tile(NamedTuple):
-    """Rows that a program owns, rows that it looks at in one step, and how the compiler is to arrange it."""
+    """Rows that a program owns, rows that it reads in one step, and how the compiler is to arrange it."""
 
     own: int
     step: int
@@ -61,14 +61,14 @@ def tile(kernel: str, table: str, head_dim: int, dtype: torch.dtype) -> Tile:
     return Tile(*read(table)[kernel][str(dtype.itemsize)][str(entry)])
 
 
-def resident_keys(longest: int | None, table: str, head_dim: int, dtype: torch.dtype) -> int | None:
-    """The number of keys that `attend_resident` is to keep on the chip; None where it cannot."""
-    if longest is None or longest > RESIDENT:
+def fused_keys(longest: int | None, table: str, head_dim: int, dtype: torch.dtype) -> int | None:
+    """The number of keys that `fused` is to keep on the chip; None where it cannot."""
+    if longest is None or longest > FUSED_MAX_SEQLEN:
         return None
     keys = max(INTERPRETED.own if table == "interpreter" else 64, triton.next_power_of_2(longest))
     if table != "interpreter" and dtype.itemsize > 2:
         return None  # without tensor cores its rows do not fit the registers
-    if 2 * keys * padded_head_dim(head_dim) * dtype.itemsize > RESIDENT_BYTES[table]:
+    if 2 * keys * padded_head_dim(head_dim) * dtype.itemsize > FUSED_SHARED_MEMORY[table]:
         return None
     return keys
 

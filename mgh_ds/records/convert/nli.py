@@ -2,13 +2,13 @@
 
 The premise is the query and each entailed hypothesis the positive of one record. Its negatives are
 
-  level 4   the contradictions: nearly the same words, another meaning
-  level 3   the neutral hypotheses that share more words with the positive
-  level 2   the neutral hypotheses that share fewer
-  level 1   a hypothesis of another premise, unrelated to this one
+  hardest   the contradictions: nearly the same words, another meaning
+  medium    the neutral hypotheses, the harder the more words they share with the positive
+  easiest   a hypothesis of another premise, unrelated to this one
 
-Neutrals are ranked by word overlap with the positive (Jaccard) and the closer half, rounded up, is level 3; a
-lone neutral is level 3 from an overlap of 0.3 on, which halves those of SNLI.
+Neutrals are ranked by word overlap with the positive (Jaccard) and spread evenly over the medium levels, of
+which the harder ones get what is left over. A lone neutral has the hardest medium level from an overlap of
+0.3 on, which halves those of SNLI, and else the easiest.
 
 Labels are names, or 0, 1, 2 in the order entailment, neutral, contradiction, as on the Hugging Face hub; a
 row on which the annotators disagreed (-1 or "-") is refused. A premise without an entailment has no positive:
@@ -26,6 +26,7 @@ from pydantic import BeforeValidator
 from mgh_ds.records.convert.groups import Pair, PairGroups, settle
 from mgh_ds.records.convert.settings import ForeignRow, Settings, make_record, parse_as
 from mgh_ds.records.instructions import INSTRUCTIONS
+from mgh_ds.records.levels import EASIEST, HARDEST, MEDIUM
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record, Text
 
@@ -79,9 +80,9 @@ def _make_records(group: list[Pair], following: list[Pair], settings: Settings) 
             query=pair.first,
             positive=pair.second,
             negatives=[
-                *((text, 1) for text in unrelated[:1]),
+                *((text, EASIEST) for text in unrelated[:1]),
                 *_grade_neutrals(texts["neutral"], pair.second),
-                *((text, 4) for text in texts["contradiction"]),
+                *((text, HARDEST) for text in texts["contradiction"]),
             ],
             subtype="short-short",
             fallback_instruction=INSTRUCTIONS["SNLI"].text,
@@ -92,11 +93,15 @@ def _make_records(group: list[Pair], following: list[Pair], settings: Settings) 
 
 
 def _grade_neutrals(neutrals: list[str], positive: str) -> list[tuple[str, int]]:
-    """(text, level 2 or 3) of each neutral, the farthest first."""
+    """(text, medium level) of each neutral, the farthest first."""
     if len(neutrals) == 1:
-        return [(neutrals[0], 3 if _overlap(neutrals[0], positive) >= LONE_NEUTRAL_OVERLAP else 2)]
+        is_near = _overlap(neutrals[0], positive) >= LONE_NEUTRAL_OVERLAP
+        return [(neutrals[0], MEDIUM[-1] if is_near else MEDIUM[0])]
     ranked = sorted(neutrals, key=lambda text: _overlap(text, positive))
-    return [(text, 2 if place < len(ranked) // 2 else 3) for place, text in enumerate(ranked)]
+    hardest_first = [
+        (text, MEDIUM[-1 - place * len(MEDIUM) // len(ranked)]) for place, text in enumerate(reversed(ranked))
+    ]
+    return hardest_first[::-1]
 
 
 def _overlap(one: str, other: str) -> float:

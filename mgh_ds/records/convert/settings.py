@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
-from mgh_ds.records.schema import Record, Subtype, Text, kind_of
+from mgh_ds.records.schema import Record, Subtype, Text
+from mgh_ds.records.subtypes import SUBTYPES
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text, config=ConfigDict(strict=True))
 
@@ -24,12 +26,18 @@ class Settings:
     instruction  for rows that bring none; None: the registry's for that data set (`records.instructions`)
     subtype      the shape of its texts; None: the format's own
     language     BCP 47
+
+    Raises MghError for a subtype that does not exist.
     """
 
     dataset: str | None = None
     instruction: str | None = None
     subtype: Subtype | None = None
     language: str = "en"
+
+    def __post_init__(self) -> None:
+        if self.subtype is not None and self.subtype not in SUBTYPES:
+            raise MghError(f"Subtype '{self.subtype}' is unknown: there are {', '.join(SUBTYPES)}")
 
 
 class ForeignRow(BaseModel):
@@ -83,13 +91,13 @@ def make_record(
         raise RowRefused("instruction", "missing", reason)
     if settings.subtype is not None:
         subtype = settings.subtype
-    elif known is not None and known.symmetric and kind_of(subtype) == "asymmetric":
+    elif known is not None and known.symmetric and SUBTYPES[subtype].kind == "asymmetric":
         subtype = "paraphrase"
     content = json.dumps([query, positive, negatives]).encode("ascii")
     return Record.model_validate(
         {
             "id": id or f"{dataset}-{hashlib.blake2b(content, digest_size=12).hexdigest()}",
-            "task": {"kind": kind_of(subtype), "subtype": subtype, "instruction": instruction},
+            "task": {"kind": SUBTYPES[subtype].kind, "subtype": subtype, "instruction": instruction},
             "language": settings.language,
             "query": query,
             "positive": positive,

@@ -2,9 +2,8 @@
 
 Scores are read on the scale 0 to 5; if none in the data exceeds 1, on the scale 0 to 1, multiplied by 5. A
 pair of score 4 or more (the STS guidelines call 4 "mostly equivalent") makes a record with sentence2 as the
-positive; the sentences with lower scores are its negatives, by band:
-
-    [3, 4) level 4      [2, 3) level 3      [1, 2) level 2      [0, 1) level 1
+positive; the sentences with lower scores are its negatives. [0, 4) is cut into as many bands of one width as
+there are levels: with four, [3, 4) is level 4 and [0, 1) level 1.
 
 A sentence1 whose best pair stays below 4 has no positive: its rows are refused.
 """
@@ -18,6 +17,7 @@ from pydantic import Field
 from mgh_ds.records.convert.groups import Pair, PairGroups, settle
 from mgh_ds.records.convert.settings import ForeignRow, Settings, make_record, parse_as
 from mgh_ds.records.instructions import INSTRUCTIONS
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record, Text
 
@@ -49,7 +49,11 @@ def _make_records(group: list[Pair], scale: float, settings: Settings) -> list[R
         raise RowRefused(
             "score", "no_positive", "No pair of this sentence1 scores 4 of 5 or more, so it has no positive"
         )
-    negatives = [(pair.second, int(score) + 1) for pair, score in scored if score < POSITIVE_FROM]
+    negatives = [
+        (pair.second, LEVELS[int(score / POSITIVE_FROM * len(LEVELS))])
+        for pair, score in scored
+        if score < POSITIVE_FROM
+    ]
     return [
         make_record(
             pair.row,

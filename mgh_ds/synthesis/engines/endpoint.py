@@ -7,20 +7,22 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
+from mgh_ds.common import extras
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EndpointConfig, EngineConfig
-from mgh_ds.synthesis.engines.port import Completion, FinishReason, Request
+from mgh_ds.synthesis.engines.port import Completion, Engine, FinishReason, Request
 
 REFUSED = (400, 413, 422)  # this one call cannot be answered
 RETRIED = (408, 409, 429)  # by the client, as are 5xx and lost connections
 NO_STATUS = 0  # the connection was lost, or time ran out
 # So many refusals with no answer among them are not about single calls.
-HOPELESS = 8
+MAX_FIRST_REFUSALS = 8
 LONGEST_WAIT_S = 120.0  # that the client grants between two tries
 SHOWN_CHARS = 300
 # What may leave for the endpoint: the client's own headers tell of this machine and of unrelated variables.
@@ -48,6 +50,17 @@ class _Usage(BaseModel):
 class _Answer(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage
+
+
+def check(config: EngineConfig) -> None:
+    """Raises MghError for an address or a key that cannot work."""
+    check_endpoint(config.endpoint)
+
+
+def open_engine(config: EngineConfig, _log: Path) -> Engine:
+    """The endpoint prints elsewhere, so its log stays empty."""
+    extras.need("synthesis", "engine.kind: endpoint")
+    return EndpointEngine(config)
 
 
 def check_endpoint(config: EndpointConfig) -> None:
@@ -90,7 +103,7 @@ class EndpointEngine:
         self._key = os.environ[config.endpoint.api_key_env] if config.endpoint.api_key_env else ""
         self._client = _open_client(config, self._key)
         self._slots = asyncio.Semaphore(config.max_in_flight)
-        self._ends: queue.SimpleQueue[Completion | Exception] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Completion | Exception] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._answered = self._refused = 0
         self.last_progress = time.monotonic()
@@ -112,13 +125,13 @@ class EndpointEngine:
         finished: list[Completion] = []
         while self._failure is None:
             try:
-                end = self._ends.get(timeout=0.0 if finished else max(timeout_s, 0.0))
+                outcome = self._outcomes.get(timeout=0.0 if finished else max(timeout_s, 0.0))
             except queue.Empty:
                 break
-            if isinstance(end, Exception):
-                self._failure = end
+            if isinstance(outcome, Exception):
+                self._failure = outcome
             else:
-                finished.append(end)
+                finished.append(outcome)
         if self._failure is not None and not finished:
             raise self._failure
         return finished
@@ -142,10 +155,9 @@ class EndpointEngine:
     async def _serve(self, request: Request) -> None:
         try:
             async with self._slots:
-                end = await self._call(request)
-            self._ends.put(end)
+                self._outcomes.put(await self._call(request))
         except Exception as error:
-            self._ends.put(error)
+            self._outcomes.put(error)
 
     async def _call(self, request: Request) -> Completion:
         import openai
@@ -195,26 +207,27 @@ class EndpointEngine:
 
     def _refusal(self, request: Request, status: int, text: str) -> Completion:
         """The end of a call that this status means. Raises MghError if it is not about this call alone."""
-        said = self._shown(text)
+        message = self._shown(text)
         if status not in REFUSED:
-            raise MghError(self._explain(status, said))
+            raise MghError(self._explain(status, message))
         self._refused += 1
-        if self._refused >= HOPELESS and not self._answered:
+        if self._refused >= MAX_FIRST_REFUSALS and not self._answered:
             raise MghError(
                 f"{self._url} refused the first {self._refused} calls, the last with status {status}: "
-                f"{said}\nPerhaps it knows no JSON schemas, or engine.model or the sampling does not suit it."
+                f"{message}\n"
+                "Perhaps it knows no JSON schemas, or engine.model or the sampling does not suit it."
             )
-        return Completion(request.unit_id, "", "refused", 0, 0, error=f"status {status}: {said}")
+        return Completion(request.unit_id, "", "refused", 0, 0, error=f"status {status}: {message}")
 
     def _no_answer(self, request: Request, tries: int, reason: str, alone: bool) -> Completion:
         """The end of a call whose tries are used up. Raises MghError unless it is `alone`: others were
         answered meanwhile."""
-        said = f"endpoint {self._url} gave no answer after {tries} tries ({reason})"
+        message = f"endpoint {self._url} gave no answer after {tries} tries ({reason})"
         if not alone:
-            raise MghError(f"{said}; everything finished is kept: run again when it is back")
-        return Completion(request.unit_id, "", "error", 0, 0, attempts=tries, error=said)
+            raise MghError(f"{message}; everything finished is kept: run again when it is back")
+        return Completion(request.unit_id, "", "error", 0, 0, attempts=tries, error=message)
 
-    def _explain(self, status: int, said: str) -> str:
+    def _explain(self, status: int, message: str) -> str:
         variable = self._config.endpoint.api_key_env
         held = (
             f"the key in {variable}"
@@ -230,7 +243,7 @@ class EndpointEngine:
             "It points elsewhere, which is not followed: set engine.endpoint.base_url to the final address."
         )
         other = moved if 300 <= status < 400 else "It takes no chat completions here."
-        return f"{self._url} answered with status {status}: {said}\n{advice.get(status, other)}"
+        return f"{self._url} answered with status {status}: {message}\n{advice.get(status, other)}"
 
     def _shown(self, text: str) -> str:
         # Cut last: a key that is cut in two would not be found.

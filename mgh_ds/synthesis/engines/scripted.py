@@ -6,19 +6,27 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from mgh_ds.synthesis.config import EngineConfig
-from mgh_ds.synthesis.engines.port import Completion, EngineDied, FinishReason, Request
-from mgh_ds.synthesis.schemas import LEVEL_OF
+from mgh_ds.synthesis.engines.port import Completion, Engine, EngineDied, FinishReason, Request
+from mgh_ds.synthesis.levels import LEVEL_OF, NEGATIVE_LEVELS
 from mgh_ds.synthesis.units import uniform
 
 STOP: FinishReason = "stop"
 SYLLABLES = [consonant + vowel for consonant in "bdgklmnprstv" for vowel in "aiou"]
 WORDS = ["".join(syllables) for syllables in itertools.product(SYLLABLES, repeat=2)]
-# How many words of a negative are the positive's own, by level.
-SHARED_WORDS = {1: 0.05, 2: 0.3, 3: 0.5, 4: 0.75}
+
+
+def check(config: EngineConfig) -> None:
+    """Nothing can be wrong."""
+
+
+def open_engine(config: EngineConfig, _log: Path) -> Engine:
+    """It prints nothing, so its log stays empty."""
+    return ScriptedEngine(config)
 
 
 class ScriptedEngine:
@@ -36,7 +44,7 @@ class ScriptedEngine:
     def submit(self, requests: Sequence[Request]) -> None:
         now = time.monotonic()
         for request in requests:
-            self._silent |= _lot(request, "hang") < self.settings.hang
+            self._silent |= _draw(request, "hang") < self.settings.hang
             due = now + self.settings.delay_s * (0.5 + uniform(request.unit_id, "delay"))
             heapq.heappush(self._waiting, (due, self._submitted, request))
             self._submitted += 1
@@ -49,7 +57,7 @@ class ScriptedEngine:
         done, now = [], time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             request = heapq.heappop(self._waiting)[2]
-            if _lot(request, "crash") < self.settings.crash:
+            if _draw(request, "crash") < self.settings.crash:
                 raise EngineDied("the script says so")
             done.append(self._answer(request))
         if done:
@@ -63,8 +71,8 @@ class ScriptedEngine:
         random = Random(request.unit_id)
         answer = write_answer(random, request.schema)
         text, reason = json.dumps(answer), STOP
-        if _lot(request, "invalid") < self.settings.invalid:
-            text, reason = spoil(random, answer)
+        if _draw(request, "invalid") < self.settings.invalid:
+            text, reason = corrupt(random, answer)
         return Completion(
             unit_id=request.unit_id,
             text=text,
@@ -84,12 +92,12 @@ def write_answer(random: Random, schema: dict[str, Any]) -> dict[str, Any]:
     positive = _text(random, random.randint(30, 60))
     texts = {"query": " ".join(positive[:6]) + "?", "positive": " ".join(positive) + "."}
     for name, level in LEVEL_OF.items():
-        own = round(SHARED_WORDS[level] * len(positive))
+        own = round(NEGATIVE_LEVELS[level].shared_words * len(positive))
         texts[name] = " ".join(positive[:own] + _text(random, len(positive) - own)) + "."
     return texts
 
 
-def spoil(random: Random, answer: dict[str, Any]) -> tuple[str, FinishReason]:
+def corrupt(random: Random, answer: dict[str, Any]) -> tuple[str, FinishReason]:
     """A bad answer, of one of five kinds."""
     text = json.dumps(answer)
     last = list(answer)[-1]
@@ -105,7 +113,7 @@ def spoil(random: Random, answer: dict[str, Any]) -> tuple[str, FinishReason]:
     return json.dumps({**answer, last: answer[next(iter(answer))] if len(answer) > 1 else []}), STOP
 
 
-def _lot(request: Request, name: str) -> float:
+def _draw(request: Request, name: str) -> float:
     """What falls to this request; probes are spared, as they are no units."""
     return uniform(request.unit_id, name) if request.unit_id != "probe" else 1.0
 

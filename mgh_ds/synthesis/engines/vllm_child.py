@@ -4,9 +4,9 @@
 
 `VllmEngine` starts it in a process group of its own and speaks with it through the socket DESCRIPTOR. The
 first message is {"start": the engine's configuration, "cache": a folder that goes when this process does},
-each one after it is a request. Back come {"ready": version}, {"beat": true} about twice a second while tokens
-are made, {"done": [completions]}, {"fatal": text} for what no retry can mend, and {"died": text} for a dead
-engine.
+each one after it is a request. Back come {"ready": version}, {"heartbeat": true} about twice a second while
+tokens are made, {"done": [completions]}, {"fatal": text} for what no retry can mend, and {"died": text} for a
+dead engine.
 
 New requests join the running batch between two steps, so there is no barrier and no batch to wait for.
 """
@@ -33,7 +33,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.engines.port import Completion, Messages, Request, Sampling
 from mgh_ds.synthesis.engines.wire import Inbox, Message, pack, request_from_json
 
-BEAT_S = 0.5
+HEARTBEAT_S = 0.5
 RECEIVE_BYTES = 1 << 20
 
 Waiting = queue.SimpleQueue[Message]
@@ -167,18 +167,18 @@ def main(descriptor: int) -> None:
     connection.set_inheritable(False)
     waiting: Waiting = queue.SimpleQueue()
     threading.Thread(target=receive, args=(connection, waiting), daemon=True).start()
-    last_word = "fatal"
+    failure_kind = "fatal"
     try:
         batch = Batch(waiting.get()["start"])
         threading.Thread(target=end_with_vllm, daemon=True).start()
         connection.sendall(pack({"ready": batch.version}))
-        last_word = "died"
+        failure_kind = "died"
         serve(batch, connection, waiting)
     except MghError as error:
         connection.sendall(pack({"fatal": str(error)}))
     except Exception as error:
         traceback.print_exc()
-        connection.sendall(pack({last_word: f"{type(error).__name__}: {error}"}))
+        connection.sendall(pack({failure_kind: f"{type(error).__name__}: {error}"}))
 
 
 def end_with_vllm() -> None:
@@ -193,19 +193,19 @@ def end_with_vllm() -> None:
 
 def serve(batch: Batch, connection: socket.socket, waiting: Waiting) -> None:
     """Answers requests for as long as the process lives."""
-    beat = time.monotonic()
+    last_message = time.monotonic()
     while True:
-        ends = [batch.add(request_from_json(message)) for message in take(waiting, block=not batch.busy)]
-        done = [completion for completion in ends if completion is not None]
+        refused = [batch.add(request_from_json(message)) for message in take(waiting, block=not batch.busy)]
+        done = [completion for completion in refused if completion is not None]
         if batch.busy:
             done += batch.step()
         if done:
             connection.sendall(pack({"done": [dataclasses.asdict(completion) for completion in done]}))
-        elif time.monotonic() - beat > BEAT_S:
-            connection.sendall(pack({"beat": True}))
+        elif time.monotonic() - last_message > HEARTBEAT_S:
+            connection.sendall(pack({"heartbeat": True}))
         else:
             continue
-        beat = time.monotonic()
+        last_message = time.monotonic()
 
 
 def take(waiting: Waiting, block: bool) -> list[Message]:

@@ -1,7 +1,6 @@
 """vLLM as an engine, in a process group of its own: its crashes and hangs are not the worker's."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import re
@@ -20,15 +19,25 @@ from mgh_ds.common import extras
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
-from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
-from mgh_ds.synthesis.engines.wire import Inbox, Message, pack
+from mgh_ds.synthesis.engines.port import Completion, Engine, EngineDied, Request
+from mgh_ds.synthesis.engines.wire import Inbox, Message, pack, request_to_json
 
 CHILD = "mgh_ds.synthesis.engines.vllm_child"
 RECEIVE_BYTES = 1 << 20
-LAST_WORDS_S = 5.0  # for the exit status of a child whose socket is closed
+EXIT_STATUS_WAIT_S = 5.0  # for the exit status of a child whose socket is closed
 GROUP_END_S = 10.0  # for the kernel to take back a killed group, and with it the memory of its GPU
 LOG_TAIL_BYTES = 200_000
 ERROR_LINE = re.compile(r"^\((?:EngineCore|Worker).*?\b((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
+
+
+def check(config: EngineConfig) -> None:
+    """Raises MghError if `config.model` is a local folder that cannot chat."""
+    check_chat_template(config.model)
+
+
+def open_engine(config: EngineConfig, log: Path) -> Engine:
+    """Starts vLLM; what it prints goes to the file `log`."""
+    return VllmEngine(config, log)
 
 
 class VllmEngine:
@@ -50,7 +59,7 @@ class VllmEngine:
         self._log = log
         self._cache = tempfile.mkdtemp(prefix="mgh-ds-vllm-")
         self._inbox = Inbox()
-        self._outgoing = bytearray(pack({"start": dataclasses.asdict(config), "cache": self._cache}))
+        self._outgoing = bytearray(pack({"start": config.model_dump(), "cache": self._cache}))
         self._finished: list[Completion] = []
         self._in_flight = 0
         self._failure: Exception | None = None
@@ -67,7 +76,7 @@ class VllmEngine:
             self.last_progress = time.monotonic()
         self._in_flight += len(requests)
         for request in requests:
-            self._outgoing += pack(dataclasses.asdict(request))
+            self._outgoing += pack(request_to_json(request))
         self._exchange(0.0)
         self._raise_failure()
 
@@ -202,7 +211,7 @@ def _wait_for_group(group: int) -> None:
 
 def _exit_status(pid: int) -> str:
     """How a child ended, in words. It is not reaped, so that its number stays its own until `close`."""
-    until = time.monotonic() + LAST_WORDS_S
+    until = time.monotonic() + EXIT_STATUS_WAIT_S
     while time.monotonic() < until:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is not None:

@@ -1,5 +1,6 @@
 """Messages between a worker and its engine's process: JSON objects behind their length, over a socket."""
 
+import dataclasses
 import json
 import struct
 from typing import Any
@@ -38,6 +39,11 @@ class Inbox:
         return messages
 
 
+def request_to_json(request: Request) -> Message:
+    """The message that carries `request`."""
+    return dataclasses.asdict(request) | {"sampling": request.sampling.model_dump()}
+
+
 def request_from_json(message: Message) -> Request:
-    """The request that `dataclasses.asdict` made `message` of."""
+    """The request that `request_to_json` made `message` of."""
     return Request(**{**message, "sampling": Sampling(**message["sampling"])})

@@ -1,0 +1,178 @@
+"""Compiles the kernels for a chip that need not be there, and reads off what became of them.
+
+Compilation goes through `ata_attention.gpu.launch`, the very code that starts the kernels, with a driver that
+merely names the chip: what is inspected is what would run, down to the specialisation on strides and
+alignment.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from ata_attention.gpu import launch, tiles
+from ata_attention.gpu.launch import Batch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+# Shared memory that one program may have, in bytes: what 8.6, 8.9 and 12.0 have, and 9.0.
+SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
+# Instructions of the tensor cores, the better ones first.
+TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
+# Bytes of registers that may spill, by bytes per element. fp32 goes without tensor cores, and a product holds
+# whole rows in registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes.
+MAY_SPILL = {2: 0, 4: 320}
+# A packed batch with a window, a causal one with padding and a key head for each query head, a packed one.
+VARIANTS = ("window", "padded", "packed")
+FUSED_KERNELS = ("fused_64", "fused_128", "fused_256")
+KERNELS = (
+    "attention",
+    "column_sums",
+    "backward_dq",
+    "backward_dq_columns",
+    "backward_dkv",
+    "backward_dkv_columns",
+    *FUSED_KERNELS,
+)
+
+
+class Compiled(NamedTuple):
+    """One kernel as the compiler left it.
+
+    `shared` is its shared memory and `spills` its stack frame, where registers that do not fit are kept, in
+    bytes; `tensor_cores` is the best of TENSOR_CORES that it uses.
+    """
+
+    kernel: str
+    registers: int
+    spills: int
+    shared: int
+    tensor_cores: str | None
+
+    def fault(self, table: str, entry: str, dtype: torch.dtype, head_dim: int) -> str | None:
+        """What is wrong with it as `entry`, one of KERNELS, of a table; None if nothing is."""
+        if self.spills > MAY_SPILL[dtype.itemsize]:
+            return f"{self.kernel} spills {self.spills} bytes of registers"
+        if self.shared > SHARED[table]:
+            return f"{self.kernel} wants {self.shared} bytes of shared memory, of {SHARED[table]}"
+        # fp32 is computed in fp32, for which there are no tensor cores.
+        if dtype.itemsize == 2 and self.tensor_cores not in _expected(table, entry, head_dim):
+            return f"{self.kernel} uses {self.tensor_cores} of the tensor cores' instructions"
+        return None
+
+
+def _expected(table: str, entry: str, head_dim: int) -> tuple[str, ...]:
+    """wgmma works on 64 rows at once. The fused kernel's rows, if long or wide, leave no registers
+    for so many."""
+    if table == "sm_80":
+        return TENSOR_CORES[1:]
+    crowded = entry in FUSED_KERNELS and (entry.endswith("_256") or head_dim == 256)
+    return TENSOR_CORES if crowded else TENSOR_CORES[:1]
+
+
+@contextmanager
+def compiling_for(table: str) -> Iterator[list[Compiled]]:
+    """Inside, kernels are compiled for `sm_80` or `sm_90` instead of run; each adds itself to the list."""
+    if tiles.interpreted():
+        raise RuntimeError("Triton's interpreter is on, and compiles nothing: unset TRITON_INTERPRET")
+    found: list[Compiled] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:  # noqa: ARG001
+        # Triton remembers what it has compiled by the number of the device, and here all chips are number 0.
+        before = self.device_caches.pop(0, None)
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
+        del self.device_caches[0]
+        if before is not None:
+            self.device_caches[0] = before
+        found.append(_inspect(self.__name__, kernel))
+
+    driver = triton.runtime.driver
+    before = driver._active
+    driver.set_active(_Chip(int(table.removeprefix("sm_"))))
+    try:
+        with (
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(tiles, "table_of", return_value=table),
+        ):
+            yield found
+    finally:
+        driver._active = before
+
+
+class _Chip:
+    """As much of a Triton driver as compiling asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+
+def _inspect(name: str, kernel: Any) -> Compiled:
+    """What the binary says of itself: Triton keeps no such account, and asks the chip, when it is there."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = (re.search(rf"{key}:(\d+)", report) for key in ("REG", "STACK"))
+    assert registers is not None, report
+    assert stack is not None, report
+    return Compiled(
+        kernel=name,
+        registers=int(registers[1]),
+        spills=int(stack[1]),
+        shared=kernel.metadata.shared,
+        tensor_cores=next((name for name in TENSOR_CORES if name in kernel.asm["ptx"]), None),
+    )
+
+
+def start(kernel: str, variant: str, head_dim: int, dtype: torch.dtype) -> None:
+    """Starts one of KERNELS on a small batch of one of VARIANTS."""
+    q, k, batch = _inputs(variant, head_dim, dtype)
+    numbers = launch.new_numbers(q, batch.packed)
+    d_sums = numbers if kernel.endswith("columns") else None
+    match kernel:
+        case "attention":
+            launch.attention(q, k, k, batch)
+        case "column_sums":
+            launch.column_sums(q, k, numbers, batch)
+        case "backward_dq" | "backward_dq_columns":
+            launch.backward_dq(q, d_sums, q, k, k, q, numbers, batch)
+        case "backward_dkv" | "backward_dkv_columns":
+            launch.backward_dkv(q, d_sums, q, k, k, numbers, numbers, batch)
+        case _:
+            launch.fused(q, k, k, batch, int(kernel.removeprefix("fused_")))
+
+
+def is_shipped(kernel: str, table: str, head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether `launch` ever starts `kernel` for tensors like this."""
+    if kernel not in FUSED_KERNELS:
+        return True
+    keys = int(kernel.removeprefix("fused_"))
+    return tiles.fused_keys(keys, table, head_dim, dtype) is not None
+
+
+def _inputs(variant: str, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, Batch]:
+    """Queries of eight heads, keys of two or eight, and how they lie: no number of rows is a multiple of a
+    tile, so that nothing is compiled for a lucky case."""
+    if variant == "padded":
+        # As a transformer has them: [B, N, H, D] in memory.
+        q, k = (torch.zeros(2, 67, 8, head_dim, dtype=dtype).transpose(1, 2) for _ in range(2))
+        return q, k, Batch(torch.ones(2, 67, dtype=torch.uint8), None, 67, 1.0, None, 0)
+    left, right = (128, 128) if variant == "window" else (None, None)
+    q, k = (torch.zeros(67, heads, head_dim, dtype=dtype) for heads in (8, 2))
+    return q, k, Batch(None, torch.tensor([0, 3, 3, 67], dtype=torch.int32), 64, 1.0, left, right)

@@ -1,0 +1,70 @@
+"""The second pass: column sums from `lse`; one program owns a tile of keys.
+
+A row's normaliser is known only when the row has been read to its end, so a forward pass that walks along
+rows cannot add up columns. This one walks down columns: for its keys it computes the scores of every query
+again, `P = exp(S − lse)`, and adds. One matmul and one exponential a pair, no memory beyond the result.
+"""
+
+# mypy: disallow-untyped-defs=False
+# Triton compiles these functions; their arguments have no Python types.
+
+import triton
+import triton.language as tl
+
+from ata_attention.gpu.layout import (
+    LOG2_E,
+    hide,
+    is_token,
+    load_numbers,
+    load_tile,
+    own_rows,
+    reach,
+    rows_of,
+    store_numbers,
+)
+
+
+@triton.jit
+def column_sums_kernel(
+    sums,
+    lse,
+    q,
+    k,
+    tokens,
+    cu_seqlens,
+    sequences,
+    n,
+    group,
+    scale,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    OWN: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Program (tile, query head) writes the column sums of the tile's keys, 0 at padding."""
+    head = tl.program_id(1)
+    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
+    if first >= length:
+        return
+    if tokens is not None:
+        tokens += batch.to(tl.int64) * n  # those of this sequence
+    queries, logarithms = rows_of(q, batch, head, start), rows_of(lse, batch, head, start)
+    columns = first + tl.arange(0, OWN)
+    present = is_token(tokens, columns, length)
+    keys = load_tile(rows_of(k, batch, head // group, start), first, present, D, OWN, BLOCK_D)
+    total = tl.zeros([OWN], tl.float32)
+    # Seen from a key, left and right change places.
+    begin, end = reach(first, length, RIGHT, LEFT, OWN, STEP)
+    for step in tl.range(begin, end, STEP):
+        rows = step + tl.arange(0, STEP)
+        is_query = is_token(tokens, rows, length)
+        query = load_tile(queries, step, is_query, D, STEP, BLOCK_D)
+        # What is no query has lse = +inf, and so P = 0, without a mask.
+        logarithm = load_numbers(logarithms, rows, is_query, float("inf"))
+        scores = tl.dot(keys, tl.trans(query), input_precision="ieee")
+        scores = hide(scores, rows[None, :], columns[:, None], LEFT, RIGHT)
+        total += tl.sum(tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :] * LOG2_E), 1)
+    total = tl.where(present, total, 0.0)
+    store_numbers(rows_of(sums, batch, head, start), columns, columns < length, total)

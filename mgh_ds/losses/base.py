@@ -1,0 +1,89 @@
+"""What the trainer knows of a loss: embeddings and labels of this rank's records in, a summed loss and named
+statistics out.
+
+A loss may look at other ranks' embeddings through its `Exchange`; how many ranks there are, and whether the
+embeddings came in chunks, is nothing that it has to know.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+
+from mgh_ds.common.settings import Settings
+from mgh_ds.losses.gather import Exchange
+
+
+class LossSettings(Settings):
+    """The part of a recipe that a loss reads: `training.loss`. Each loss has its own, with its `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of n records of a global batch beside their embeddings; K negatives each.
+
+    A place may be empty: its record's `valid` is false, or its document's `document_valid`.
+    """
+
+    valid: torch.Tensor  # bool [n]
+    document_valid: torch.Tensor  # bool [n, 1 + K]: the positive, then the negatives
+    levels: torch.Tensor  # int64 [n, K], of the negatives; 0 = ungraded or empty
+    query_hash: torch.Tensor  # int64 [n], equal for equal texts
+    document_hash: torch.Tensor  # int64 [n, 1 + K]
+    symmetric: torch.Tensor  # bool [n]: query and positive may change places
+    group: torch.Tensor  # int64 [n]: queries see documents of their own negative group alone
+
+    def __getitem__(self, which: torch.Tensor | slice | list[int]) -> "Labels":
+        """Of the records `which`."""
+        return self._map(lambda tensor: tensor[which])
+
+    def to(self, device: torch.device) -> "Labels":
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function: Any) -> "Labels":
+        return Labels(*(function(getattr(self, field.name)) for field in fields(self)))
+
+    @classmethod
+    def cat(cls, parts: Sequence["Labels"]) -> "Labels":
+        """Of the records of all parts, in their order; K is the same in all."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+class Ratio(NamedTuple):
+    """A statistic of this rank; over ranks, numerators and denominators are added up before they are
+    divided."""
+
+    numerator: torch.Tensor  # scalar
+    denominator: torch.Tensor  # scalar; if all ranks' are 0, the statistic is 0
+
+
+class LossOutput(NamedTuple):
+    """What a loss says of one global batch, on one rank."""
+
+    total: torch.Tensor  # scalar: the losses of this rank's valid records, added up; with gradient
+    statistics: dict[str, Ratio]  # the same names on every rank; they appear in the run's metrics
+
+
+class Loss(ABC):
+    """A loss over global batches.
+
+    The gradients that a rank's `total` leaves, added up over the ranks, must be those of one process that
+    holds the whole batch: what is fetched through `exchange` with a gradient takes the gradient home.
+    """
+
+    def __init__(self, settings: Any, exchange: Exchange) -> None:
+        self.settings, self.exchange = settings, exchange
+
+    @abstractmethod
+    def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
+        """The loss of this rank's records.
+
+        Args:
+            embeddings: float32 [n, 2 + K, d], unit length: query, positive, negatives of each record; of
+                empty places anything.
+            labels: of the same records.
+        """

@@ -1,0 +1,118 @@
+"""One rank of the gather test: its part of a random batch, through every way of gathering, against the
+formula written out with loops over all of it."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.gather import Way, received_bytes
+from mgh_ds.distributed.group import all_sum, process_group, rank, world_size
+from mgh_ds.losses import Exchange, InfoNCE, InfoNCESettings, gather
+from mgh_ds.losses.base import Labels
+from tests.losses.brute_force import mean_loss
+from tests.losses.test_info_nce import make_batch
+
+RECORDS, NEGATIVES = 12, 2
+# own_negatives_only, symmetric, negative_groups, and few texts (many of them twice) with a margin or many
+# without one.
+CASES = list(itertools.product((False, True), (False, True), (1, 2), ((15, 0.1), (1000, None))))
+
+
+def main() -> None:
+    with process_group():
+        torch.set_num_threads(1)  # for tensors this small, threads would only wait for each other
+        for seed, (own, symmetric, groups, (texts, margin)) in enumerate(CASES):
+            embeddings, labels = make_batch(seed, RECORDS, NEGATIVES, texts, groups)
+            settings = InfoNCESettings(
+                temperature=0.05,
+                own_negatives_only=own,
+                symmetric=symmetric,
+                false_negative_margin=margin,
+            )
+            loss = mean_loss(embeddings, labels, settings)
+            (gradient,) = torch.autograd.grad(loss, embeddings)
+            way: Literal["whole", "ring"]
+            for way in ("whole", "ring"):
+                try:
+                    check(embeddings, labels, settings, way, groups, loss.detach(), gradient)
+                except AssertionError as error:
+                    raise AssertionError(
+                        f"seed {seed}, {groups} groups, {way}, {settings}: {error}"
+                    ) from None
+        print(f"{len(CASES)} cases")
+
+
+def check(
+    embeddings: torch.Tensor,
+    labels: Labels,
+    settings: InfoNCESettings,
+    way: Literal["whole", "ring"],
+    groups: int,
+    loss: torch.Tensor,
+    gradient: torch.Tensor,
+) -> None:
+    records = labels.valid.sum()
+    mine = own_records(groups)
+    own = embeddings[mine].detach().requires_grad_()
+    exchange = Exchange(way, groups)
+    with counted() as received:
+        total, statistics = InfoNCE(settings, exchange)(own, labels[mine])
+        (total * world_size() / records).backward()
+    assert own.grad is not None
+    torch.testing.assert_close(own.grad / world_size(), gradient[mine], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(all_sum(total.detach()) / records, loss, rtol=1e-12, atol=1e-12)
+    alone = InfoNCE(settings, exchange_of_one())(embeddings, labels).statistics["masked_share"]
+    assert (
+        all_sum(torch.stack(list(statistics["masked_share"]))).tolist() == torch.stack(list(alone)).tolist()
+    )
+
+    assert exchange.ranks is not None
+    divided = groups if world_size() % groups == 0 else 1
+    assert exchange.ranks.size() == world_size() // divided
+    sent = Way(way, settings.own_negatives_only, settings.symmetric)
+    expected = received_bytes(sent, len(mine), NEGATIVES, 8, exchange.ranks.size(), float_bytes=8)
+    assert sum(received) == expected
+
+
+def exchange_of_one() -> Exchange:
+    """As a process on its own has it."""
+    exchange = Exchange()
+    exchange.ranks = None
+    return exchange
+
+
+def own_records(groups: int) -> list[int]:
+    """The records of this rank: of its own negative group alone, where groups divide the ranks."""
+    if world_size() % groups:
+        return list(range(rank(), RECORDS, world_size()))
+    return list(range(RECORDS))[rank() % groups :: groups][rank() // groups :: world_size() // groups]
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[list[int]]:
+    """Bytes that arrive from other ranks, a number for each exchange."""
+    received: list[int] = []
+
+    def collective(function: Any) -> Any:
+        def call(output: torch.Tensor, local: torch.Tensor, group: dist.ProcessGroup) -> None:
+            function(output, local, group=group)
+            received.append(abs(output.nbytes - local.nbytes))
+
+        return call
+
+    def point_to_point(operations: list[dist.P2POp]) -> list[dist.Work]:
+        received.append(sum(one.tensor.nbytes for one in operations if one.op is dist.irecv))
+        return batch_isend_irecv(operations)
+
+    batch_isend_irecv = dist.batch_isend_irecv
+    with (
+        mock.patch.object(gather, "_all_gather", collective(gather._all_gather)),
+        mock.patch.object(gather, "_reduce_scatter", collective(gather._reduce_scatter)),
+        mock.patch.object(dist, "batch_isend_irecv", point_to_point),
+    ):
+        yield received

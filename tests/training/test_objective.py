@@ -1,0 +1,25 @@
+"""The step's figures beside the loss."""
+
+import pytest
+import torch
+
+from mgh_ds.losses.base import Labels
+from mgh_ds.training.objective import level_statistics
+
+
+def test_level_statistics_count_what_is_there() -> None:
+    embeddings = torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [1.0, 0.0]], [[1.0, 0.0]] * 4])
+    labels = Labels(
+        valid=torch.tensor([True, True]),
+        document_valid=torch.tensor([[True, True, True], [True, True, False]]),
+        levels=torch.tensor([[1, 4], [4, 0]]),
+        query_hash=torch.arange(2),
+        document_hash=torch.arange(6).view(2, 3),
+        symmetric=torch.tensor([False, False]),
+        group=torch.tensor([0, 0]),
+    )
+    table = level_statistics(embeddings, labels)
+    assert table[:, 0].tolist() == [0, 1, 0, 0, 2]
+    assert table[:, 1].tolist() == [0, 1, 0, 0, 0]
+    assert table[1, 2].item() == pytest.approx(0.2)
+    assert table[4, 2].item() == pytest.approx(-0.2)
