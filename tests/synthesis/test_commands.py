@@ -60,7 +60,7 @@ def test_a_merge_under_other_filters_judges_anew_and_leaves_the_plan(finished: S
     before = frozen(finished)
     merge_command(finished.folder)
     first, merged = accepted(finished), content(finished.folder / "merged")
-    merge_command(finished.folder, overrides=["--filters.short_chars", "[4, 220]"])
+    merge_command(finished.folder, settings=["--filters.short_chars", "[4, 220]"])
     assert accepted(finished) < first
     reasons = Counter(row["reason"] for row in units(finished))
     assert reasons["too_long:positive"] > 0
@@ -76,14 +76,14 @@ def test_wider_filters_at_a_merge_accept_what_was_refused(tmp_path: Path) -> Non
     merge_command(plan.folder)
     narrow = accepted(plan)
     assert any(row["reason"].startswith("too_short") for row in units(plan))
-    merge_command(plan.folder, overrides=["--filters.long_chars", "[20, 12000]"])
+    merge_command(plan.folder, settings=["--filters.long_chars", "[20, 12000]"])
     assert accepted(plan) > narrow
     assert not any(row["reason"].startswith("too_short") for row in units(plan))
 
 
 def test_only_filters_may_change_at_a_merge(finished: SynthesisPlan) -> None:
     with pytest.raises(MghError, match=r"samples\.budget.*frozen"):
-        merge_command(finished.folder, overrides=["--samples.budget.samples", "3"])
+        merge_command(finished.folder, settings=["--samples.budget.samples", "3"])
 
 
 def test_partial_merges_what_is_there_of_an_unfinished_plan(

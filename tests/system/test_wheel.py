@@ -149,7 +149,7 @@ def test_a_grid_is_trained_and_scored(run: Run, user: Path) -> None:
     tiny = ["--model.name_or_path", "tiny-random/bert", "--data.train", "[sample:train]", *SMALL]
     grid = ["--seeds", "1", "--tasks", "STS17", "--data-dir", data_dir(user), "--output", "grid"]
     said = run("mgh-ds", "ablate", "ablation-random", *grid, *tiny)
-    assert "| ablation-random |" in said
+    assert "| random | 6 | 1 |" in said
     assert (user / "grid" / "ablation-random-ata-0" / "export" / "model.safetensors").is_file()
 
 
