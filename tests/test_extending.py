@@ -1,5 +1,5 @@
-"""Every example of docs/extending.md, as it is written there: all of them applied to one copy of the package, and
-each used from it as the page says."""
+"""Every example of docs/extending.md, as it is written: all of them applied to one copy of the package, and each
+used from it as the page says."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mgh_ds.records.store import Store
@@ -80,7 +81,7 @@ def test_a_loss_trains_and_its_statistic_is_in_the_metrics(house: Path, tmp_path
     steps = [entry for entry in metrics if entry["kind"] == "step"]
     assert [entry["step"] for entry in steps] == [1, 2, 3]
     for entry in steps:
-        assert math.isfinite(entry["loss"]) and entry["loss"] > 0
+        assert 0 < entry["loss"] < math.inf
         assert 0 < entry["violated_share"] <= 1
         assert "masked_share" not in entry, "InfoNCE's"
 
@@ -90,9 +91,9 @@ def test_a_pooling_embeds(house: Path, tmp_path: Path) -> None:
 
 
 def test_an_order_is_planned(house: Path, tmp_path: Path) -> None:
-    lines = use(house, tmp_path, "An order").splitlines()
-    steps = [line.split() for line in lines if re.match(r"[\W\d]*levels? \d", line)]
-    assert len(steps) == 2, lines
+    rows = [line.split("│")[1:4] for line in use(house, tmp_path, "An order").splitlines() if "level" in line]
+    stages = [tuple(cell.strip() for cell in row) for row in rows if len(row) == 3]
+    assert stages == [("levels 2, 3", "0", "2"), ("level 4", "2", "4")]
 
 
 def test_a_backbone_is_bidirectional_or_causal_and_may_be_packed(house: Path, tmp_path: Path) -> None:
@@ -100,15 +101,19 @@ def test_a_backbone_is_bidirectional_or_causal_and_may_be_packed(house: Path, tm
 
 
 def test_a_task_subtype_is_asked_for_and_merged(house: Path, tmp_path: Path) -> None:
-    assert "headline" in use(house, tmp_path, "A task subtype")
-    units = json.loads((tmp_path / "runs" / "headlines" / "tasks.json").read_text())
-    assert "headline" in json.dumps(units)
+    said = use(house, tmp_path, "A task subtype")
+    (count,) = re.findall(r"subtypes +│ headline (\d+) +│", said)
+    assert int(count) >= 40
+    units = pq.ParquetFile(tmp_path / "runs" / "headlines" / "merged" / "units.parquet").read().to_pylist()
+    assert {unit["subtype"] for unit in units} == {"headline"}
 
 
 def test_an_engine_answers(house: Path, tmp_path: Path) -> None:
-    said = use(house, tmp_path, "An engine")
-    assert "one-by-one" in (tmp_path / "runs" / "one-by-one" / "config.yaml").read_text()
-    assert said
+    assert "40 of 40 (100.0 %)" in use(house, tmp_path, "An engine")
+    parts = list((tmp_path / "runs" / "one-by-one" / "work" / "samples").rglob("part-*.parquet"))
+    rows = [row for part in parts for row in pq.ParquetFile(part).read().to_pylist()]
+    assert len(rows) == 40
+    assert {row["engine"] for row in rows} == {"one-by-one 1"}
 
 
 def test_a_converter_makes_a_store(house: Path, tmp_path: Path) -> None:
