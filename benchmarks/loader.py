@@ -147,10 +147,10 @@ def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
     plan, tokenizer = _plan(store, config), _tokenizer(config)
     shards, original = [], prefetch_module.prepare
 
-    def timed(store: Any, share: Any, *arguments: Any) -> Any:
+    def timed(store: Any, local: Any, *arguments: Any) -> Any:
         begin = time.perf_counter()
-        ready = original(store, share, *arguments)
-        path = folder / "shards" / f"{share.name}.arrow"
+        ready = original(store, local, *arguments)
+        path = folder / "shards" / f"{local.name}.arrow"
         written = {"records": ready.counted.records, "bytes": path.stat().st_size}
         shards.append(written | {"seconds": time.perf_counter() - begin})
         return ready

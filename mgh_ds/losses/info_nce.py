@@ -165,9 +165,9 @@ class _AddCandidates(torch.autograd.Function):
             for block in _blocks(pairs, visitors):
                 part = visitors[..., block, :]
                 logits, _ = _logits(pairs, part, keys[..., block, :], temperature, margin)
-                share = (logits - log_sum[:, None]).exp_().mul_(gradient[:, None] / temperature)
-                to_queries += torch.einsum(for_queries, share, part)
-                to_visitors[..., block, :] += torch.einsum(for_candidates, share, queries)
+                weight = (logits - log_sum[:, None]).exp_().mul_(gradient[:, None] / temperature)
+                to_queries += torch.einsum(for_queries, weight, part)
+                to_visitors[..., block, :] += torch.einsum(for_candidates, weight, queries)
             to_visitors = candidates.ring.pass_on(to_visitors)
         return gradient * (before - log_sum).exp(), to_queries, to_visitors, None, None, None, None
 
