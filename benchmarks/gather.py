@@ -29,7 +29,7 @@ NEGATIVES = 4
 FLOAT_BYTES = 4
 KEY_BYTES = 3 * 8  # of a text: its hash, its partner's hash, its negative group
 MISTRAL, WORLD_SIZES = 4096, (64, 256, 1024)
-# Scores that are not cut into blocks grow with the square of the number of records: they are measured at this share of it.
+# Scores that are not cut into blocks grow with the records squared: they are measured at this share of them.
 UNCUT_SHARE = 2
 
 

@@ -1,5 +1,5 @@
-"""Every example of docs/extending.md, as it is written: all of them applied to one copy of the package, and each
-used from it as the page says."""
+"""Every example of docs/extending.md, as it is written: all of them applied to one copy of the package, and
+each used from it as the page says."""
 
 import json
 import math
