@@ -21,8 +21,10 @@ import torch.distributed as dist
 from benchmarks import environment
 from benchmarks.timing import MIB, peak_mib_in_fresh_process
 from mgh_ds.common import files
-from mgh_ds.losses import Exchange, InfoNCE, InfoNCESettings, info_nce
+from mgh_ds.losses import InfoNCESettings, info_nce
 from mgh_ds.losses.base import Labels
+from mgh_ds.losses.gather import Exchange
+from mgh_ds.losses.info_nce import InfoNCE
 
 RESULTS = Path(__file__).parent / "results"
 NEGATIVES = 4

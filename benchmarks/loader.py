@@ -28,7 +28,8 @@ from mgh_ds.common.config import load_config
 from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.distributed.group import free_port, process_group, rank
-from mgh_ds.losses import Exchange, make_loss
+from mgh_ds.losses import make_loss
+from mgh_ds.losses.gather import Exchange
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
