@@ -3,6 +3,7 @@ settings."""
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def make_engine(model: EmbeddingModel, model_config: ModelConfig, config: Traini
     """
     import deepspeed
 
+    _import_muon()
     check_precision(model_config, device())
     settings = engine_settings(model_config, config)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -112,6 +114,23 @@ def check_precision(config: ModelConfig, device: torch.device) -> None:
         raise MghError(
             f"model.dtype bfloat16: {name} has no bfloat16 units (Ampere and later do); use float32"
         )
+
+
+def _import_muon() -> None:
+    """Imports DeepSpeed's Muon optimizer, which no run uses but each imports, without its `torch.compile`.
+
+    That would load the compiler in every rank: some seconds, and a hundred megabytes.
+    """
+    name = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _rate(step: int, config: TrainingConfig) -> float:
