@@ -66,8 +66,11 @@ VERBS = {
         takes_keys=True,
         extra="evaluation",
     ),
+    "config keys": Verb(
+        "mgh_ds.recipes:add_keys_arguments", "print every key of a recipe with its type, default and bounds"
+    ),
     "config schema": Verb(
-        "mgh_ds.recipes:add_arguments", "write the JSON schemas by which editors check recipes"
+        "mgh_ds.recipes:add_schema_arguments", "write the JSON schemas by which editors check recipes"
     ),
     "data validate": Verb(
         "mgh_ds.records.commands:add_validate_arguments", "check every row of a file or store"
@@ -111,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in VERBS), None)
     parser = build_parser(name)
     parsed, unknown = parser.parse_known_args(words)
-    assert name is not None, "the parser takes nothing but verbs"
+    if name is None:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     verb, options = VERBS[name], vars(parsed)
     if verb.takes_keys:
         options["settings"] = unknown  # load_config refuses those that are no keys

@@ -1,4 +1,4 @@
-"""`mgh-ds config schema`: JSON schemas of the recipes, by which editors complete keys and check values."""
+"""`mgh-ds config`: the keys of recipes, and the JSON schemas by which editors complete and check them."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from mgh_ds.common import files
 from mgh_ds.common.recipe_files import EXTENDS, SHIPPED
+from mgh_ds.common.recipe_help import help_text
 from mgh_ds.common.settings import Settings
 from mgh_ds.synthesis.config import SynthesisConfig
 from mgh_ds.training.config import RunConfig
@@ -16,7 +17,13 @@ KINDS: dict[str, type[Settings]] = {"train": RunConfig, "synthesis": SynthesisCo
 SCHEMAS = SHIPPED / "schema"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `mgh-ds config keys`."""
+    parser.add_argument("kind", choices=KINDS, nargs="?", default="train", help="of recipe (default: train)")
+    parser.set_defaults(call=lambda kind: print(help_text(KINDS[kind])))
+
+
+def add_schema_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `mgh-ds config schema`."""
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="default: beside the recipes that ship with mgh-ds"

@@ -33,7 +33,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds train`."""
     parser.description = "Trains in this process; several ranks: deepspeed --module mgh_ds.train --config …"
-    parser.epilog = "--section.key value overrides a key of the recipe, such as --training.steps 100"
+    parser.epilog = (
+        "--section.key value overrides a key of the recipe, such as --training.steps 100; mgh-ds config keys "
+        "prints them all"
+    )
     parser.add_argument("--config", required=True, metavar="RECIPE", help="a file, or a name such as demo")
     parser.set_defaults(call=train_command)
 
@@ -101,13 +104,13 @@ def score(trainer: "Trainer", label: str) -> None:
         return  # a resumed run is no longer untrained: its "before" stands
     from mgh_ds.evaluation.run import evaluate_heldout
     from mgh_ds.model.encoder import Encoder
-    from mgh_ds.training.anchors import anchor_weights
+    from mgh_ds.training.token_weights import text_weights
 
     records = list(trainer.held_out)
-    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.anchor_texts)]]
-    anchors = [entry for entry in folder.anchors() if entry["label"] != label]
-    anchors += anchor_weights(trainer.model, trainer.tokenizer, texts, label)
-    files.write_json(folder.path / "anchors.json", anchors)
+    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.heat_map_texts)]]
+    weighted = [entry for entry in folder.token_weights() if entry["label"] != label]
+    weighted += text_weights(trainer.model, trainer.tokenizer, texts, label)
+    files.write_json(folder.path / "token_weights.json", weighted)
     evaluate_heldout(
         Encoder(trainer.model, trainer.tokenizer, config.model.name_or_path),
         records,

@@ -82,8 +82,8 @@ def test_a_loss_trains_and_its_statistic_is_in_the_metrics(house: Path, tmp_path
     assert [entry["step"] for entry in steps] == [1, 2, 3]
     for entry in steps:
         assert 0 < entry["loss"] < math.inf
-        assert 0 < entry["violated_share"] <= 1
-        assert "masked_share" not in entry, "InfoNCE's"
+        assert 0 < entry["statistics"]["violated_share"] <= 1
+        assert "masked_share" not in entry["statistics"], "InfoNCE's"
 
 
 def test_a_pooling_embeds(house: Path, tmp_path: Path) -> None:

@@ -55,7 +55,10 @@ def test_a_run_leaves_everything_behind(run: Path) -> None:
         scores = json.loads((run / "evaluation" / f"{label}.json").read_text())
         assert set(scores["tasks"]) == {"HeldOutRetrieval", "HeldOutReranking", "HeldOutSTS"}
         assert set(scores["levels"]) == {"1", "2", "3", "4"}
-    assert {entry["label"] for entry in json.loads((run / "anchors.json").read_text())} == {"before", "after"}
+    assert {entry["label"] for entry in json.loads((run / "token_weights.json").read_text())} == {
+        "before",
+        "after",
+    }
     assert json.loads((run / "run.json").read_text())["world_size"] == 2
     assert (run / "report.html").stat().st_size > 10_000
 
@@ -135,7 +138,7 @@ def test_bad_input_gets_one_clear_line(tmp_path: Path) -> None:
     (unknown / "config.json").write_text('{"model_type": "gpt2"}')
 
     assert "held_out.jsonl does not exist" in refusal(tmp_path, "--data.held_out", "held_out.jsonl")
-    assert "anchor_texts must be above 0" in refusal(tmp_path, "--evaluation.anchor_texts", "0")
+    assert "heat_map_texts must be above 0" in refusal(tmp_path, "--evaluation.heat_map_texts", "0")
     assert "did you mean `training.steps`" in refusal(tmp_path, "--training.step", "3")
     assert "nowhere.jsonl does not exist" in refusal(tmp_path, "--data.train", '["nowhere.jsonl"]')
     assert "empty.jsonl" in refusal(tmp_path, "--data.train", f'["{empty}"]')

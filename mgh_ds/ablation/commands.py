@@ -16,7 +16,10 @@ from mgh_ds.model.config import PoolingMethod
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds ablate`."""
     parser.description = "Trains every recipe with every pooling and seed, scores all, and writes one table."
-    parser.epilog = "--section.key value overrides a key of every recipe, such as --training.steps 100"
+    parser.epilog = (
+        "--section.key value overrides a key of every recipe, such as --training.steps 100; "
+        "mgh-ds config keys prints them all"
+    )
     parser.add_argument("configs", metavar="RECIPE", nargs="+", type=Path, help="files or names, a row each")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a recipe (default: 3)")
     parser.add_argument(

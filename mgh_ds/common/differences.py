@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+NO_KEY = "(no such key)"
+
 
 class Difference(NamedTuple):
-    """A key, its parts joined by dots, and the value on either side: None where a side has no such key."""
+    """A key, its parts joined by dots, and the value on either side: `NO_KEY` where a side has none."""
 
     key: str
     first: Any
@@ -20,6 +22,8 @@ def differences(first: Any, second: Any, key: str = "") -> list[Difference]:
         return [
             difference
             for name in first | second
-            for difference in differences(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+            for difference in differences(
+                first.get(name, NO_KEY), second.get(name, NO_KEY), f"{key}.{name}" if key else name
+            )
         ]
     return [] if first == second else [Difference(key, first, second)]

@@ -90,7 +90,10 @@ def read_layers(recipe: str) -> list[Layer]:
             return found
         if not isinstance(parent, str):
             raise MghError(f"configuration file {path}: extends must name one file, found {parent!r}")
-        path = find_recipe(parent, path.parent)
+        try:
+            path = find_recipe(parent, path.parent)
+        except MghError as error:
+            raise MghError(f"{path}: extends: {error}") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:

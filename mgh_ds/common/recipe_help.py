@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterator
+from typing import get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -41,4 +42,5 @@ def _described(
         for inner in kinds:
             own = [choice for choice, each in choices(field).items() if each is inner]
             only = f"Where {name}.{field.discriminator} is {' or '.join(own)}." if own else note
-            yield from _described(inner, f"{name}.", only)
+            in_list = "[]" if field.annotation is not inner and get_origin(field.annotation) is list else ""
+            yield from _described(inner, f"{name}{in_list}.", only)

@@ -1,16 +1,16 @@
 """What a recipe may say about its curriculum: the `curriculum:` section, and the orders of levels that have a
 name."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
+from mgh_ds.common.problems import nearest
 from mgh_ds.common.settings import Settings
-from mgh_ds.records.levels import LEVELS
+from mgh_ds.records.levels import EASIEST, HARDEST, LEVELS, MEDIUM
 
-Level = Annotated[int, Field(ge=LEVELS[0], le=LEVELS[-1])]
+Level = Annotated[int, Field(ge=EASIEST, le=HARDEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -19,13 +19,20 @@ class StageConfig(Settings):
 
     levels: list[Level] = Field(min_length=1)
     """The levels that its negatives come from."""
-    share: Share | None = None
+    share: float | None = Field(default=None, gt=0, le=1)
     """Of all steps; the shares of all stages sum to 1. null in every stage: all are equally long."""
     negatives: int | None = Field(default=None, ge=0)
     """How many of its own negatives a query brings; null: as many as `curriculum.negatives`."""
     ungraded_share: Share | None = None
     """Share of the stage's batches that is made of records without a graded negative; null: as
     `curriculum.ungraded_share`."""
+
+    @field_validator("levels")
+    @classmethod
+    def _check_levels(cls, levels: list[int]) -> list[int]:
+        if len(set(levels)) < len(levels):
+            raise ValueError(f"names a level twice: {levels}")
+        return levels
 
 
 def _in_turn(*levels: Sequence[int]) -> list[StageConfig]:
@@ -34,8 +41,8 @@ def _in_turn(*levels: Sequence[int]) -> list[StageConfig]:
 
 ORDERS: dict[str, list[StageConfig]] = {
     # The paper's best: the easy level, then the medium ones, then the hard one.
-    "coarse_to_fine": _in_turn(LEVELS[:1], LEVELS[1:-1], LEVELS[-1:]),
-    "fine_to_coarse": _in_turn(LEVELS[-1:], LEVELS[1:-1], LEVELS[:1]),
+    "coarse_to_fine": _in_turn([EASIEST], MEDIUM, [HARDEST]),
+    "fine_to_coarse": _in_turn([HARDEST], MEDIUM, [EASIEST]),
     # One stage with every level: a negative drawn at random, or one of each level.
     "random": _in_turn(LEVELS),
     "all": [StageConfig(levels=list(LEVELS), negatives=len(LEVELS))],
@@ -54,8 +61,7 @@ def _resolved(stages: Any) -> Any:
     if not isinstance(stages, str):
         return stages
     if stages not in ORDERS:
-        near = difflib.get_close_matches(stages, ORDERS, n=1, cutoff=0.5)
-        hint = f"; did you mean `{near[0]}`?" if near else f"; there are: {', '.join(ORDERS)}"
+        hint = nearest(stages, ORDERS) or f"; there are: {', '.join(ORDERS)}"
         raise ValueError(f"unknown order `{stages}`{hint}")
     return ORDERS[stages]
 

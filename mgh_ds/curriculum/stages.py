@@ -56,7 +56,8 @@ def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
     """
     wanted = config.stages
     shares = [1 / len(wanted) if stage.share is None else stage.share for stage in wanted]
-    boundaries = [round(steps * sum(shares[:count])) for count in range(len(shares) + 1)]
+    # The shares sum to 1 but for a millionth: the last stage ends with the last step all the same.
+    boundaries = [*(round(steps * sum(shares[:count])) for count in range(len(shares))), steps]
     stages = []
     for index, stage in enumerate(wanted):
         first, end = boundaries[index], boundaries[index + 1]

@@ -1,9 +1,9 @@
 """The sample that ships in the package, under the names by which recipes know it."""
 
-import difflib
 from pathlib import Path
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 
 PREFIX = "sample:"
 FOLDER = Path(__file__).parent / "sample"
@@ -20,8 +20,7 @@ def resolve(path: str | Path) -> Path:
     name = text.removeprefix(PREFIX)
     files = {file.stem: file for file in sorted(FOLDER.glob("*.jsonl"))}
     if name not in files:
-        near = difflib.get_close_matches(name, files, n=1)
-        meant = f"did you mean {PREFIX}{near[0]}? " if near else ""
         known = ", ".join(PREFIX + known for known in files)
-        raise MghError(f"no bundled records are called {text}: {meant}there are {known}")
+        near = nearest(name, files, PREFIX + "{}")
+        raise MghError(f"no bundled records are called {text}{near}; there are {known}")
     return files[name]

@@ -42,7 +42,7 @@ class Step(BaseModel):
     texts_per_s: Measured = math.nan
     tokens_per_s: Measured = math.nan
     levels: dict[str, Level] = {}
-    masked_share: Measured = math.nan
+    statistics: dict[str, Measured] = {}  # of the loss, by its own names
 
 
 class Checkpoint(BaseModel):
@@ -70,8 +70,8 @@ class Evaluation(BaseModel):
     levels: dict[str, Level] = {}
 
 
-class Anchor(BaseModel):
-    """One text of anchors.json: a pooling weight for each of its tokens, summing to 1."""
+class WeightedText(BaseModel):
+    """One text of token_weights.json: a pooling weight for each of its tokens, summing to 1."""
 
     label: Literal["before", "after"]
     text: str
@@ -79,7 +79,7 @@ class Anchor(BaseModel):
     weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
     @model_validator(mode="after")
-    def _one_weight_a_token(self) -> "Anchor":
+    def _one_weight_a_token(self) -> "WeightedText":
         if len(self.tokens) != len(self.weights):
             raise ValueError(f"{len(self.tokens)} tokens but {len(self.weights)} weights")
         return self
@@ -135,7 +135,7 @@ class Run:
     checkpoints: list[Checkpoint]
     before: Evaluation | None
     after: Evaluation | None
-    anchors: list[Anchor]
+    weighted_texts: list[WeightedText]
     config: str | None
     notes: list[str]
 
@@ -172,7 +172,7 @@ def load_run(folder: Path) -> Run:
         checkpoints=checkpoints,
         before=_optional(folder / "evaluation" / "before.json", Evaluation),
         after=_optional(folder / "evaluation" / "after.json", Evaluation),
-        anchors=_optional(folder / "anchors.json", list[Anchor]) or [],
+        weighted_texts=_optional(folder / "token_weights.json", list[WeightedText]) or [],
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
         notes=notes,
     )

@@ -11,7 +11,7 @@ from jinja2 import Environment
 from mgh_ds.common.charts.scales import number
 from mgh_ds.common.files import write_bytes
 from mgh_ds.common.templates import page_environment
-from mgh_ds.report import anchors, comparison, plots
+from mgh_ds.report import comparison, plots, token_weights
 from mgh_ds.report.data import Parameters, Run, StageSteps, load_run
 
 
@@ -52,7 +52,7 @@ def write_report(run: Path) -> Path:
 def render(run: Run) -> str:
     """The HTML of a run. Everything that the run's files say is escaped by the template engine."""
     tasks, levels = comparison.task_rows(run), comparison.level_rows(run)
-    texts, cap = anchors.heat_maps(run)
+    texts, cap = token_weights.heat_maps(run)
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -89,7 +89,7 @@ def overview(run: Run) -> list[tuple[str, str]]:
         ("Global batch", f"{info.global_batch:,} records" if info.global_batch else None),
         ("Parameters", _parameters(info.parameters)),
         ("Throughput", _throughput(info.texts_per_s, info.tokens_per_s)),
-        ("Same-text mask", _mean_share([step.masked_share for step in run.steps])),
+        *_statistics(run),
         ("Started", f"{info.started:%Y-%m-%d %H:%M}" if info.started else None),
         ("Finished", f"{info.finished:%Y-%m-%d %H:%M}" if info.finished else "not yet"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in info.versions.items()) or None),
@@ -168,9 +168,14 @@ def _throughput(texts: float | None, tokens: float | None) -> str | None:
     return ", ".join(f"{number(rate)} {unit}" for rate, unit in rates if rate is not None) or None
 
 
-def _mean_share(shares: list[float]) -> str | None:
-    mean = _mean(shares)
-    return None if math.isnan(mean) else f"{100 * mean:.2g} % of the scores"
+def _statistics(run: Run) -> list[tuple[str, str | None]]:
+    """The loss's own statistics, by their names, as means over the steps."""
+    names = dict.fromkeys(name for step in run.steps for name in step.statistics)
+    means = {name: _mean([step.statistics.get(name, math.nan) for step in run.steps]) for name in names}
+    return [
+        (name.replace("_", " ").capitalize(), None if math.isnan(mean) else f"{mean:.2g}")
+        for name, mean in means.items()
+    ]
 
 
 def _mean(values: list[float]) -> float:

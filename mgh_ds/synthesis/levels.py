@@ -5,11 +5,11 @@ what a prompt asks for, and what the scripted engine makes of it. The marks are 
 levels at once.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 from mgh_ds.records.levels import LEVELS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -96,10 +96,9 @@ def expand_marks(template: str, where: str) -> str:
 
     def replacement(found: re.Match[str]) -> str:
         if found[1] not in marks:
-            near = difflib.get_close_matches(found[1], marks, n=1)
-            hint = f"did you mean [[{near[0]}]]? " if near else ""
+            near = nearest(found[1], marks, "[[{}]]")
             raise MghError(
-                f"template {where}: the mark {found[0]} is unknown; {hint}known: {', '.join(marks)}"
+                f"template {where}: the mark {found[0]} is unknown{near}; known: {', '.join(marks)}"
             )
         return marks[found[1]]
 

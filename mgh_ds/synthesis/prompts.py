@@ -7,7 +7,6 @@ the lengths of query and positive, such as short-long, whatever the subtype's na
 `[[NEGATIVES]]`, which speak of the levels (`levels.py`), are replaced on load. All is checked and tried then.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,7 @@ from jinja2 import DictLoader, StrictUndefined, Template, TemplateNotFound, Temp
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 from mgh_ds.records.schema import Subtype
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.engines.port import Messages
@@ -151,11 +151,9 @@ class Prompts:
             raise MghError(f"{self._at(name, error.lineno)}: {error.message}") from None
         for node in self._trees[name].find_all(nodes.Name):
             if node.name in unknown:
-                near = difflib.get_close_matches(node.name, known, n=1)
-                hint = f"did you mean `{near[0]}`? " if near else ""
                 raise MghError(
-                    f"{self._at(name, node.lineno)}: `{node.name}` is no slot of the stage `{stage}`; "
-                    f"{hint}known: {', '.join(sorted(known))}"
+                    f"{self._at(name, node.lineno)}: `{node.name}` is no slot of the stage `{stage}`"
+                    f"{nearest(node.name, known)}; known: {', '.join(sorted(known))}"
                 )
 
     def _at(self, name: str, line: int | None = None) -> str:

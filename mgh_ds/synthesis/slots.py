@@ -14,7 +14,6 @@ Adding a value, such as a language, needs a line in that file; a new slot also n
 """
 
 import bisect
-import difflib
 import itertools
 import math
 import re
@@ -27,6 +26,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 from mgh_ds.records.schema import Language
 from mgh_ds.synthesis.units import STAGES, SynthesisStage, uniform
 
@@ -194,9 +194,8 @@ def _stage(stage: SynthesisStage, names: Any, slots: dict[str, Slot]) -> tuple[s
         raise _Problem(f"`stages.{stage}` must be a list of slot names")
     for name in names:
         if name not in slots:
-            near = difflib.get_close_matches(str(name), slots, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(slots)}"
-            raise _Problem(f"`stages.{stage}` names `{name}`, which is no slot; {hint}")
+            hint = nearest(name, slots) or f"; there are: {', '.join(slots)}"
+            raise _Problem(f"`stages.{stage}` names `{name}`, which is no slot{hint}")
         if names.count(name) > 1:
             raise _Problem(f"`stages.{stage}` names `{name}` twice")
     return tuple(names)

@@ -78,7 +78,7 @@ class EvaluationConfig(Settings):
 
     batch_size: int = Field(default=64, gt=0)
     """Texts a forward pass."""
-    anchor_texts: int = Field(default=6, gt=0)
+    heat_map_texts: int = Field(default=6, gt=0)
     """For how many held-out texts the token weights are kept for the report's heat map."""
 
 

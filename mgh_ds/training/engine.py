@@ -1,7 +1,6 @@
 """The DeepSpeed engine: ZeRO-2 around an embedding model, and the one place that knows DeepSpeed's
 settings."""
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 import torch
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 from mgh_ds.distributed.group import device
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.training.config import TrainingConfig
 
 # Files that `training.deepspeed` may name without their folder and ending.
-# Decided by the recipe (or by gradient caching); a second value in the JSON file could only contradict it.
 SHIPPED = Path(__file__).parents[1] / "configs" / "deepspeed"
+# Decided by the recipe (or by gradient caching); a second value in the JSON file could only contradict it.
 OWNED_KEYS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -63,7 +63,8 @@ def engine_settings(model_config: ModelConfig, config: TrainingConfig) -> dict[s
         raise MghError(
             f"{path}: {', '.join(owned)} is decided by the recipe; take it out of the DeepSpeed settings"
         )
-    if settings.get("zero_optimization", {}).get("stage") != 2:
+    zero = settings.get("zero_optimization")
+    if not isinstance(zero, dict) or zero.get("stage") != 2:
         raise MghError(
             f"{path}: zero_optimization.stage must be 2 (gradient caching is proved for ZeRO-2 only)"
         )
@@ -86,11 +87,9 @@ def settings_file(name_or_path: str) -> Path:
         return path
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.json"))}
     if name_or_path not in shipped:
-        near = difflib.get_close_matches(name_or_path, shipped, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
         raise MghError(
-            f"training.deepspeed: no settings are called {name_or_path!r}: {meant}there are "
-            f"{', '.join(shipped)}, or give the path of a JSON file"
+            f"training.deepspeed: no settings are called {name_or_path!r}{nearest(name_or_path, shipped)}; "
+            f"there are {', '.join(shipped)}, or give the path of a JSON file"
         )
     return shipped[name_or_path]
 

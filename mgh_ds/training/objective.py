@@ -51,7 +51,8 @@ def objective(
     figures = {
         "loss": mean,
         "statistics": {
-            name: above / max(1, below) for name, (above, below) in zip(statistics, pairs, strict=True)
+            name: above / below if below else 0.0
+            for name, (above, below) in zip(statistics, pairs, strict=True)
         },
         "levels": _level_figures(levels),
         "records": int(records),

@@ -46,9 +46,9 @@ class RunFolder:
     def evaluation(self, label: str) -> Path:
         return self.path / "evaluation" / f"{label}.json"
 
-    def anchors(self) -> list[dict[str, Any]]:
+    def token_weights(self) -> list[dict[str, Any]]:
         """The token weights kept so far."""
-        path = self.path / "anchors.json"
+        path = self.path / "token_weights.json"
         return files.read_json(path) if path.exists() else []
 
     def sync(self) -> None:

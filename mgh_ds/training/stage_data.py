@@ -89,7 +89,7 @@ def _rows(store: RecordStore, local: LocalStage, folder: Path, stop: Event) -> t
 
 
 def log_line(local: LocalStage, text: str) -> None:
-    """Prints a line about a local."""
+    """Prints a line about a rank's part of a stage."""
     print(f"stage `{local.stage.name}`, rank {local.rank}: {text}", flush=True)
 
 

@@ -243,7 +243,7 @@ def step_entry(step: int, stage: int, stage_name: str, result: StepResult, secon
         "loss": result.loss,
         "records": result.records,
         "levels": result.levels,
-        **result.statistics,
+        "statistics": result.statistics,
         "seconds": seconds,
         "texts_per_s": result.texts / seconds,
         "tokens_per_s": result.tokens / seconds,

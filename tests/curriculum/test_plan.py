@@ -189,7 +189,7 @@ def test_ranks_share_the_same_batch_for_every_world_size(
 
 @PLANS
 @given(plans, numbers, st.integers(1, 16))
-def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
+def test_groups_part_the_batch_evenly_and_ranks_keep_to_theirs(
     plan: TrainingPlan, number: int, world_size: int
 ) -> None:
     step, count = number % plan.steps, plan.count

@@ -87,6 +87,13 @@ def test_stages_say_for_themselves_what_the_curriculum_says_for_all() -> None:
     assert first.ungraded_share == second.ungraded_share == Fraction(1, 2)
 
 
+def test_the_last_stage_ends_with_the_last_step() -> None:
+    """Also where the shares miss 1 by less than is refused."""
+    for first in (0.4999996, 0.5000004):
+        config = CurriculumConfig(**shared(first, 0.5))
+        assert sum(stage.steps for stage in make_stages(config, 2_000_000)) == 2_000_000
+
+
 def shared(*shares: float | None) -> dict[str, Any]:
     return {"stages": [{"levels": [1], "share": share} for share in shares]}
 
@@ -101,6 +108,8 @@ def shared(*shares: float | None) -> dict[str, Any]:
         ({"stages": []}, 10, "stages must be a list of at least one"),
         ({"stages": [{"levels": []}]}, 10, "levels"),
         ({"stages": [{"levels": [5]}]}, 10, "levels"),
+        ({"stages": [{"levels": [1, 1]}]}, 10, "names a level twice"),
+        (shared(0.0, 1.0), 10, r"share must be above 0"),
         ({"stages": "corse_to_fine"}, 10, "did you mean `coarse_to_fine`"),
         ({"stages": "?"}, 10, "there are: coarse_to_fine, fine_to_coarse"),
         ({"negatives": -1}, 10, "negatives"),

@@ -43,7 +43,7 @@ def write_run(folder: Path, without: tuple[str, ...] = ()) -> Path:
         "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in metrics(rng)),
         "evaluation/before.json": json.dumps(evaluation("before", {"1": 107, "2": 91, "3": 84, "4": 66})),
         "evaluation/after.json": json.dumps(evaluation("after", {"1": 108, "2": 99, "3": 96, "4": 83})),
-        "anchors.json": json.dumps(anchors(rng)),
+        "token_weights.json": json.dumps(weighted(rng)),
     }
     for path, text in files.items():
         if path not in without:
@@ -73,7 +73,7 @@ def metrics(rng: np.random.Generator) -> list[dict]:
                     "texts_per_s": 128 / seconds,
                     "tokens_per_s": 128 * 41 / seconds,
                     "levels": {level: fare(level, learned, rng) for level in levels},
-                    "masked_share": 0.001,
+                    "statistics": {"masked_share": 0.001},
                 }
             )
             if step % 20 == 0:
@@ -105,8 +105,8 @@ def evaluation(label: str, right: dict[str, int]) -> dict:
     }
 
 
-def anchors(rng: np.random.Generator) -> list[dict]:
-    """anchors.json: the sentences' words as tokens, the weights sharper after training than before."""
+def weighted(rng: np.random.Generator) -> list[dict]:
+    """token_weights.json: the sentences' words as tokens, the weights sharper after training than before."""
     rows = []
     for text in SENTENCES:
         words = ["[CLS]", *text.replace(",", " ,").split(), "[SEP]"]

@@ -1,11 +1,11 @@
-"""The before/after table, the headline, and the heat map of anchor weights."""
+"""The before/after table, the headline, and the heat map of token weights."""
 
 import pytest
 
-from mgh_ds.report.anchors import heat_maps, ratios
 from mgh_ds.report.comparison import headline, interval, level_rows, task_rows
-from mgh_ds.report.data import Anchor, Level, load_run
+from mgh_ds.report.data import Level, WeightedText, load_run
 from mgh_ds.report.levels import easiest_first, hardest, level_title
+from mgh_ds.report.token_weights import heat_maps, ratios
 
 
 def test_changes_are_in_points(make_run):
@@ -62,18 +62,18 @@ def test_levels_are_as_many_as_the_files_have():
     ]
 
 
-def anchor(tokens, weights, label="before", text="t"):
-    return Anchor(label=label, text=text, tokens=tokens, weights=weights)
+def weighted(tokens, weights, label="before", text="t"):
+    return WeightedText(label=label, text=text, tokens=tokens, weights=weights)
 
 
-def run_with(make_run, anchors):
+def run_with(make_run, weighted):
     run = load_run(make_run())
-    run.anchors[:] = anchors
+    run.weighted_texts[:] = weighted
     return run
 
 
 def test_uniform_weights_have_no_colour_and_masked_tokens_do_not_count(make_run):
-    masked = anchor(["[CLS]", "a", "b"], [0.0, 0.5, 0.5])
+    masked = weighted(["[CLS]", "a", "b"], [0.0, 0.5, 0.5])
     assert ratios(masked) == [0.0, 1.0, 1.0]
     [text], _cap = heat_maps(run_with(make_run, [masked]))
     assert text.before is not None
@@ -84,7 +84,7 @@ def test_uniform_weights_have_no_colour_and_masked_tokens_do_not_count(make_run)
 
 def test_colours_are_logarithmic_and_symmetric_about_uniform(make_run):
     # Relative to uniform: 2, 1/2 and 1/2; a common scale of 2 puts them at full strength on either side.
-    [text], cap = heat_maps(run_with(make_run, [anchor(["a", "b", "c"], [2 / 3, 1 / 6, 1 / 6])]))
+    [text], cap = heat_maps(run_with(make_run, [weighted(["a", "b", "c"], [2 / 3, 1 / 6, 1 / 6])]))
     assert text.before is not None
     assert cap == 2
     assert [(token.side, token.strength) for token in text.before.tokens] == [
@@ -106,6 +106,6 @@ def test_colours_are_logarithmic_and_symmetric_about_uniform(make_run):
     ],
 )
 def test_word_pieces_are_joined(make_run, tokens, shown):
-    [text], _cap = heat_maps(run_with(make_run, [anchor(tokens, [1 / len(tokens)] * len(tokens))]))
+    [text], _cap = heat_maps(run_with(make_run, [weighted(tokens, [1 / len(tokens)] * len(tokens))]))
     assert text.before is not None
     assert [(token.text, token.starts_word) for token in text.before.tokens] == shown

@@ -21,15 +21,21 @@ def test_a_whole_run_is_read(make_run):
     assert run.levels == ["1", "2", "3", "4"]
     assert run.before
     assert run.before.levels["4"].accuracy == pytest.approx(66 / 108)
-    assert len(run.anchors) == 6
+    assert len(run.weighted_texts) == 6
     assert run.notes == []
 
 
 def test_only_the_metrics_must_be_there(make_run):
-    optional = ("config.yaml", "run.json", "evaluation/before.json", "evaluation/after.json", "anchors.json")
+    optional = (
+        "config.yaml",
+        "run.json",
+        "evaluation/before.json",
+        "evaluation/after.json",
+        "token_weights.json",
+    )
     run = load_run(make_run(*optional, name="bare"))
     assert run.name == "bare"
-    assert (run.before, run.after, run.config, run.anchors) == (None, None, None, [])
+    assert (run.before, run.after, run.config, run.weighted_texts) == (None, None, None, [])
 
 
 def test_a_folder_without_metrics_is_refused(make_run, tmp_path):
@@ -98,8 +104,8 @@ def test_what_was_not_measured_is_nan_and_an_unknown_kind_is_noted(make_run):
 
 def test_anchors_need_a_weight_for_each_token(make_run):
     folder = make_run()
-    (folder / "anchors.json").write_text(
+    (folder / "token_weights.json").write_text(
         json.dumps([{"label": "before", "text": "a b", "tokens": ["a", "b"], "weights": [1.0]}])
     )
-    with pytest.raises(MghError, match=r"anchors\.json: 0: .*2 tokens but 1 weights"):
+    with pytest.raises(MghError, match=r"token_weights\.json: 0: .*2 tokens but 1 weights"):
         load_run(folder)

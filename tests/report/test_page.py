@@ -106,8 +106,10 @@ def test_the_heat_map_shows_every_weight_relative_to_uniform(make_run):
     page = page_of(folder)
     expected = [
         f"{ratio:.2g}×"
-        for text in dict.fromkeys(row["text"] for row in json.loads((folder / "anchors.json").read_text()))
-        for row in json.loads((folder / "anchors.json").read_text())
+        for text in dict.fromkeys(
+            row["text"] for row in json.loads((folder / "token_weights.json").read_text())
+        )
+        for row in json.loads((folder / "token_weights.json").read_text())
         if row["text"] == text
         for ratio in (weight * len(row["tokens"]) for weight in row["weights"])
     ]
@@ -154,9 +156,9 @@ def test_texts_names_and_configuration_are_escaped(make_run):
     info |= {"name": EVIL, "model": EVIL, "device": EVIL, "versions": {EVIL: EVIL}}
     (folder / "run.json").write_text(json.dumps(info))
     (folder / "config.yaml").write_text(EVIL)
-    anchor = {"text": EVIL, "tokens": [EVIL, "\ud800"], "weights": [0.5, 0.5]}
-    (folder / "anchors.json").write_text(
-        json.dumps([{**anchor, "label": label} for label in ("before", "after")])
+    weighted = {"text": EVIL, "tokens": [EVIL, "\ud800"], "weights": [0.5, 0.5]}
+    (folder / "token_weights.json").write_text(
+        json.dumps([{**weighted, "label": label} for label in ("before", "after")])
     )
 
     page = page_of(folder)
@@ -166,17 +168,17 @@ def test_texts_names_and_configuration_are_escaped(make_run):
 
 
 def test_a_run_that_still_trains_says_what_is_not_there_yet(make_run):
-    folder = make_run("evaluation/after.json", "anchors.json", "run.json")
+    folder = make_run("evaluation/after.json", "token_weights.json", "run.json")
     page = page_of(folder)
     assert "Training has not finished: this page shows the run up to step 80." in page.text
     assert page.row("level 4 · hard")[2:5] == ["61.1", "not there yet", ""]
     assert "before training 61.1 %, after training not there yet" in page.text
-    assert "Anchor weights: not there yet." in page.text
+    assert "Token weights: not there yet." in page.text
 
 
 def test_a_run_before_its_first_step(make_run):
     folder = make_run(
-        "evaluation/before.json", "evaluation/after.json", "anchors.json", "run.json", "config.yaml"
+        "evaluation/before.json", "evaluation/after.json", "token_weights.json", "run.json", "config.yaml"
     )
     (folder / "metrics.jsonl").write_text("")
     page = page_of(folder)
@@ -184,7 +186,7 @@ def test_a_run_before_its_first_step(make_run):
     for part in (
         "Held-out scores",
         "The first step",
-        "Anchor weights",
+        "Token weights",
         "Checkpoints",
         "The resolved configuration",
     ):
@@ -194,8 +196,10 @@ def test_a_run_before_its_first_step(make_run):
 
 def test_anchors_before_training_alone(make_run):
     folder = make_run()
-    rows = [row for row in json.loads((folder / "anchors.json").read_text()) if row["label"] == "before"]
-    (folder / "anchors.json").write_text(json.dumps(rows))
+    rows = [
+        row for row in json.loads((folder / "token_weights.json").read_text()) if row["label"] == "before"
+    ]
+    (folder / "token_weights.json").write_text(json.dumps(rows))
     assert page_of(folder).text.count("Weights after training: not there yet.") == 3
 
 

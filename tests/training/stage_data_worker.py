@@ -47,11 +47,11 @@ def make_plan(store: Store, seed: int = 0) -> TrainingPlan:
     return TrainingPlan(store.index(), config, steps=18, global_batch=16, micro_batch=2, seed=seed)
 
 
-def stage_share(plan: TrainingPlan) -> LocalStage:
+def local_stage(plan: TrainingPlan) -> LocalStage:
     return LocalStage(plan, plan.stage(FIRST_STEP), FIRST_STEP, world_size(), rank())
 
 
-def prove_all(store_path: Path, folder: Path) -> None:
+def verify_all(store_path: Path, folder: Path) -> None:
     """First honestly, then with each cheat on the last rank, with another seed there, and with its store
     unreadable; prints what comes of each."""
     store = Store.open(store_path)
@@ -70,7 +70,7 @@ def prove_all(store_path: Path, folder: Path) -> None:
 
 
 def report(name: str, store: Store, plan: TrainingPlan, folder: Path) -> None:
-    local = stage_share(plan)
+    local = local_stage(plan)
     try:
         try:
             found = prepare(store, local, folder, Event())

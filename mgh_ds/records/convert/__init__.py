@@ -1,6 +1,5 @@
 """From the formats that people have to a store of records: one module each, listed in `records.formats`."""
 
-import difflib
 import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.formats import FORMATS
 from mgh_ds.records.reader import Progress, read_rows
@@ -73,9 +73,8 @@ def records_of(
 ) -> Iterator[Record]:
     """The records of a file or folder in one of the FORMATS; every row is settled in the report."""
     if format not in FORMATS:
-        near = difflib.get_close_matches(format, FORMATS, n=1)
-        hint = f": did you mean '{near[0]}'?" if near else ""
-        raise MghError(f"Format '{format}' is unknown{hint} Known are {', '.join(FORMATS)}.")
+        near = nearest(format, FORMATS)
+        raise MghError(f"Format '{format}' is unknown{near}; known are {', '.join(FORMATS)}")
     converter: Converter = importlib.import_module(FORMATS[format]).records
     rows = itertools.chain.from_iterable(read_rows(path, report, progress) for path in input_files(input))
     yield from converter(rows, settings, report)

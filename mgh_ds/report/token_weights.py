@@ -1,9 +1,9 @@
-"""The heat map of anchor weights: each token's pooling weight relative to uniform, before and after."""
+"""The heat map of token weights: each token's pooling weight relative to uniform, before and after."""
 
 import math
 from dataclasses import dataclass
 
-from mgh_ds.report.data import Anchor, Run
+from mgh_ds.report.data import Run, WeightedText
 
 WORD_START = ("Ġ", "▁")  # byte-level BPE and SentencePiece mark the beginning of a word
 CONTINUATION = "##"  # WordPiece marks the rest of one
@@ -42,31 +42,31 @@ class TextHeat:
 
 
 def heat_maps(run: Run) -> tuple[list[TextHeat], float]:
-    """The texts of anchors.json in order, on one common scale, and that scale's cap.
+    """The texts of token_weights.json in order, on one common scale, and that scale's cap.
 
     The colours are logarithmic and reach full strength at `cap` × uniform (and at 1/cap): the smallest
     power of two that holds 95 % of all tokens, so that one outlier does not wash the others out.
     """
     everywhere = sorted(
-        abs(math.log(ratio)) for anchor in run.anchors for ratio in ratios(anchor) if ratio > 0
+        abs(math.log(ratio)) for text in run.weighted_texts for ratio in ratios(text) if ratio > 0
     )
     reach = math.exp(everywhere[int(0.95 * (len(everywhere) - 1))]) if everywhere else 1.0
     cap = next((cap for cap in CAPS if cap >= reach), CAPS[-1])
-    maps = {(anchor.text, anchor.label): _heat_map(anchor, cap) for anchor in run.anchors}
-    texts = dict.fromkeys(anchor.text for anchor in run.anchors)
+    maps = {(text.text, text.label): _heat_map(text, cap) for text in run.weighted_texts}
+    texts = dict.fromkeys(text.text for text in run.weighted_texts)
     return [TextHeat(text, maps.get((text, "before")), maps.get((text, "after"))) for text in texts], cap
 
 
-def ratios(anchor: Anchor) -> list[float]:
+def ratios(text: WeightedText) -> list[float]:
     """Each token's weight × the number of tokens that have one: tokens masked out of pooling (weight 0),
     such as an instruction's, do not count, for uniform pooling would leave them out too."""
-    weighted = sum(weight > 0 for weight in anchor.weights)
-    return [weight * weighted for weight in anchor.weights]
+    weighted = sum(weight > 0 for weight in text.weights)
+    return [weight * weighted for weight in text.weights]
 
 
-def _heat_map(anchor: Anchor, cap: float) -> HeatMap:
-    marked = any(token.startswith(WORD_START) for token in anchor.tokens)
-    shown = zip(anchor.tokens, ratios(anchor), strict=True)
+def _heat_map(text: WeightedText, cap: float) -> HeatMap:
+    marked = any(token.startswith(WORD_START) for token in text.tokens)
+    shown = zip(text.tokens, ratios(text), strict=True)
     tokens = [_token(token, ratio, cap, marked) for token, ratio in shown]
     return HeatMap(tokens, sorted(tokens, key=lambda token: -token.ratio)[:3])
 

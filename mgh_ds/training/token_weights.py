@@ -10,11 +10,11 @@ from mgh_ds.model.tokens import Tokenizer
 
 
 @torch.no_grad()
-def anchor_weights(
+def text_weights(
     model: EmbeddingModel, tokenizer: Tokenizer, texts: Sequence[str], label: str
 ) -> list[dict[str, Any]]:
     """For each text its tokens and their pooling weights, which sum to 1; entries of a run folder's
-    `anchors.json`."""
+    `token_weights.json`."""
     model.eval()
     device = next(model.parameters()).device
     entries = []
