@@ -41,7 +41,7 @@ def local(plan: TrainingPlan) -> LocalStage:
 def test_honest_ranks_go_on_and_a_cheating_one_is_named_by_all(
     world_size: int, store: Store, tmp_path: Path
 ) -> None:
-    outputs = run_ranks(world_size, stage_data_worker.prove_all, store.path, tmp_path)
+    outputs = run_ranks(world_size, stage_data_worker.verify_all, store.path, tmp_path)
     last, stage = world_size - 1, r"stage `level 1` cannot begin at step 1: "
     cheated = rf"{stage}rank {last} has other records than the plan gives it \({{}}, planned .*"
     expected = {
