@@ -1,6 +1,6 @@
-"""What the loss of a step holds and receives, by the way the pool is gathered.
+"""What the loss of a step holds and receives, by the way candidates are gathered.
 
-    python -m benchmarks.gather [--pool 8192] [--dimension 512] [--ranks 4]
+    python -m benchmarks.gather [--records 8192] [--dimension 512] [--ranks 4]
 
 Measured: the peak memory of real ranks that talk over gloo, forward and backward, over what their embeddings
 took before. Computed: the same for Mistral's dimension on up to 1,024 ranks. Writes `gather-cpu.json`.
@@ -21,15 +21,17 @@ import torch.distributed as dist
 from benchmarks import environment
 from benchmarks.timing import MIB, peak_mib_in_fresh_process
 from mgh_ds.common import files
-from mgh_ds.losses import Exchange, InfoNCE, InfoNCESettings, info_nce
+from mgh_ds.losses import InfoNCESettings, info_nce
 from mgh_ds.losses.base import Labels
+from mgh_ds.losses.gather import Exchange
+from mgh_ds.losses.info_nce import InfoNCE
 
 RESULTS = Path(__file__).parent / "results"
 NEGATIVES = 4
 FLOAT_BYTES = 4
 KEY_BYTES = 3 * 8  # of a text: its hash, its partner's hash, its negative group
 MISTRAL, WORLD_SIZES = 4096, (64, 256, 1024)
-# Scores that are not cut into blocks grow with the square of the pool: they are measured at this share of it.
+# Scores that are not cut into blocks grow with the records squared: they are measured at this share of them.
 UNCUT_SHARE = 2
 
 
@@ -45,9 +47,9 @@ class Row(NamedTuple):
     """One measurement, or what is computed for its like.
 
     Attributes:
-        pool: valid records of the negative group.
+        records: of the negative group.
         dimension: of the embeddings.
-        ranks: that share the pool.
+        ranks: that they are spread over.
         gather: as `training.gather`.
         own_negatives_only: as `training.loss.own_negatives_only`.
         block: numbers that a block of scores may have.
@@ -56,7 +58,7 @@ class Row(NamedTuple):
         peak_mib: measured: of the rank that took most.
     """
 
-    pool: int
+    records: int
     dimension: int
     ranks: int
     gather: str
@@ -72,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = {
         "environment": environment.describe(torch.device("cpu")),
         "negatives": NEGATIVES,
-        "measured": [row._asdict() for row in _measure(options.pool, options.dimension, options.ranks)],
+        "measured": [row._asdict() for row in _measure(options.records, options.dimension, options.ranks)],
         "computed": [
-            _row(way, options.pool, MISTRAL, ranks)._asdict()
+            _row(way, options.records, MISTRAL, ranks)._asdict()
             for ranks, way in itertools.product(WORLD_SIZES, ways())
         ],
     }
@@ -127,10 +129,10 @@ def _documents(way: Way, negatives: int) -> int:
     return 1 if way.own_negatives_only else 1 + negatives
 
 
-def _row(way: Way, pool: int, dimension: int, ranks: int, block: int = info_nce.BLOCK) -> Row:
-    shape = pool // ranks, NEGATIVES, dimension, ranks
+def _row(way: Way, records: int, dimension: int, ranks: int, block: int = info_nce.BLOCK) -> Row:
+    shape = records // ranks, NEGATIVES, dimension, ranks
     return Row(
-        pool,
+        records,
         dimension,
         ranks,
         way.gather,
@@ -146,16 +148,16 @@ def ways() -> list[Way]:
     return [Way(gather, own) for own in (False, True) for gather in ("whole", "ring")]
 
 
-def _measure(pool: int, dimension: int, ranks: int) -> Iterator[Row]:
-    uncut = pool**2 * (1 + NEGATIVES)
-    cases = [(Way("whole", False), pool // UNCUT_SHARE, block) for block in (uncut, info_nce.BLOCK)]
-    cases += [(way, pool, info_nce.BLOCK) for way in ways()]
+def _measure(records: int, dimension: int, ranks: int) -> Iterator[Row]:
+    uncut = records**2 * (1 + NEGATIVES)
+    cases = [(Way("whole", False), records // UNCUT_SHARE, block) for block in (uncut, info_nce.BLOCK)]
+    cases += [(way, records, info_nce.BLOCK) for way in ways()]
     for way, size, block in cases:
         row = _row(way, size, dimension, ranks, block)
         yield row._replace(peak_mib=_peak_mib(way, size, dimension, ranks, block))
 
 
-def _peak_mib(way: Way, pool: int, dimension: int, ranks: int, block: int) -> float:
+def _peak_mib(way: Way, records: int, dimension: int, ranks: int, block: int) -> float:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(ranks) as threads:
         peaks = [
             threads.submit(
@@ -165,7 +167,7 @@ def _peak_mib(way: Way, pool: int, dimension: int, ranks: int, block: int) -> fl
                 ranks,
                 Path(folder) / "meeting",
                 way,
-                pool // ranks,
+                records // ranks,
                 dimension,
                 block,
             )
@@ -201,7 +203,7 @@ def _prepare(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gather", description=__doc__)
-    parser.add_argument("--pool", type=int, default=8192, help="records of the global batch")
+    parser.add_argument("--records", type=int, default=8192, help="records of the global batch")
     parser.add_argument("--dimension", type=int, default=512, help="of the measured embeddings")
     parser.add_argument("--ranks", type=int, default=4, help="processes of the measurement")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for gather-cpu.json")

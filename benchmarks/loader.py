@@ -28,7 +28,8 @@ from mgh_ds.common.config import load_config
 from mgh_ds.common.score_tables import markdown_table
 from mgh_ds.curriculum import Loader, TrainingPlan
 from mgh_ds.distributed.group import free_port, process_group, rank
-from mgh_ds.losses import Exchange, make_loss
+from mgh_ds.losses import make_loss
+from mgh_ds.losses.gather import Exchange
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
@@ -147,10 +148,10 @@ def go_through(store: Store, folder: Path, steps: int) -> dict[str, Any]:
     plan, tokenizer = _plan(store, config), _tokenizer(config)
     shards, original = [], prefetch_module.prepare
 
-    def timed(store: Any, share: Any, *arguments: Any) -> Any:
+    def timed(store: Any, local: Any, *arguments: Any) -> Any:
         begin = time.perf_counter()
-        ready = original(store, share, *arguments)
-        path = folder / "shards" / f"{share.name}.arrow"
+        ready = original(store, local, *arguments)
+        path = folder / "shards" / f"{local.name}.arrow"
         written = {"records": ready.counted.records, "bytes": path.stat().st_size}
         shards.append(written | {"seconds": time.perf_counter() - begin})
         return ready

@@ -97,7 +97,7 @@ def measure_plan(index: StoreIndex, rounds: int, **curriculum: Any) -> dict[str,
 
 
 def measure_ranks(index: StoreIndex) -> list[dict[str, Any]]:
-    """Balance, padding and time of a share by micro-batch and number of ranks."""
+    """Balance, padding and time of a local batch, by micro-batch and number of ranks."""
     rows = []
     for micro_batch in MICRO_BATCHES:
         plan, unsorted = make_plan(index, micro_batch), make_plan(index, micro_batch, length_window=1)

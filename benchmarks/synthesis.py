@@ -5,7 +5,7 @@
     python -m benchmarks.synthesis vllm         # tokens/s against a bare call of LLM.chat; needs vLLM
 
 `overhead` and `memory` give the commands that a user would give, as processes of their own. In `vllm` a model
-with random weights writes: the less the model costs, the more our share shows. Each writes
+with random weights writes: the less the model costs, the more ours shows. Each writes
 `synthesis-<part>.csv` and `.md`.
 """
 

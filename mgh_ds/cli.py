@@ -49,7 +49,7 @@ VERBS = {
     "train": Verb("mgh_ds.train:add_arguments", "train, score, export and report one run", takes_keys=True),
     "plan": Verb(
         "mgh_ds.training.commands:add_plan_arguments",
-        "what a run would train on and how ranks share it; --section.key value overrides its keys",
+        "what a run would train on and how ranks are loaded; --section.key value overrides its keys",
         takes_keys=True,
     ),
     "export": Verb(

@@ -109,6 +109,9 @@ def test_the_other_commands_run_elsewhere() -> None:
     assert '"make", "demo"' in (ROOT / "tests" / "system" / "test_demo.py").read_text()
     for command in COMMANDS:
         if "# needs" in command:
-            paths = re.findall(r"(?:configs|launch)/\S+", command.partition("#")[0])
+            words = command.partition("#")[0]
+            paths = re.findall(r"(?:configs|launch)/\S+", words)
+            paths += [f"mgh_ds/configs/{name}.yaml" for name in re.findall(r"--config (\S+)", words)]
+            paths += [f"mgh_ds/configs/{name}.yaml" for name in re.findall(r"train\.sbatch (\S+)", words)]
             assert paths, command
             assert all(list(ROOT.glob(path)) for path in paths), command

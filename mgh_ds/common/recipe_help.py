@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from mgh_ds.common.keys import bounds, choices, expected, tables_in
 
@@ -26,7 +27,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "a table with the defaults below"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(to_jsonable_python(value, exclude_none=True), ensure_ascii=False)
 
 
 def _described(

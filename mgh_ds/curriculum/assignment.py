@@ -33,7 +33,7 @@ def make_micro_batches(
 
     Args:
         batch: rows, int64 [global_batch].
-        lengths: of these rows, 0 where a slot is empty, int64 [global_batch].
+        lengths: of these rows, 0 where a place is empty, int64 [global_batch].
 
     Returns int64 [global_batch / micro_batch, micro_batch].
     """

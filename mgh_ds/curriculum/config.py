@@ -3,9 +3,9 @@ name."""
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from mgh_ds.common.settings import Settings
 from mgh_ds.records.levels import LEVELS
@@ -45,21 +45,38 @@ ORDERS: dict[str, list[StageConfig]] = {
 """The stages behind each order that has a name; the eight of the paper's ablation."""
 
 
-def _known(order: str) -> str:
-    if order not in ORDERS:
-        near = difflib.get_close_matches(order, ORDERS, n=1, cutoff=0.5)
+def order_of(stages: Sequence[StageConfig]) -> str | None:
+    """The name of the order that has just these stages, if it has one."""
+    return next((name for name, known in ORDERS.items() if list(stages) == known), None)
+
+
+def _resolved(stages: Any) -> Any:
+    if not isinstance(stages, str):
+        return stages
+    if stages not in ORDERS:
+        near = difflib.get_close_matches(stages, ORDERS, n=1, cutoff=0.5)
         hint = f"; did you mean `{near[0]}`?" if near else f"; there are: {', '.join(ORDERS)}"
-        raise ValueError(f"unknown order `{order}`{hint}")
-    return order
+        raise ValueError(f"unknown order `{stages}`{hint}")
+    return ORDERS[stages]
 
 
-OrderName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(ORDERS)})]
+def _by_name(stages: list[StageConfig]) -> str | list[dict[str, Any]]:
+    return order_of(stages) or [stage.model_dump() for stage in stages]
+
+
+# What a recipe may write: stages, or the name of an order; written back as its name.
+Stages = Annotated[
+    list[StageConfig],
+    Field(min_length=1),
+    BeforeValidator(_resolved, json_schema_input_type=Literal[tuple(ORDERS)] | list[StageConfig]),
+    PlainSerializer(_by_name),
+]
 
 
 class CurriculumConfig(Settings):
     """The order of the difficulty levels and how batches are put together."""
 
-    stages: OrderName | list[StageConfig] = "coarse_to_fine"
+    stages: Stages = ORDERS["coarse_to_fine"]
     """The stages one after another, each with its levels, or the name of an order: `coarse_to_fine` (the
     paper's best), `fine_to_coarse`, `random` (one stage, one negative of any level), `all` (one stage, one
     negative of each level) or `level-k` (level k alone)."""
@@ -79,16 +96,9 @@ class CurriculumConfig(Settings):
     """So many global batches are sorted by length together before they are cut, which saves padding."""
 
     @model_validator(mode="after")
-    def _check_shares(self) -> "CurriculumConfig":
-        shares = [stage.share for stage in self.stage_configs]
-        if not shares:
-            raise ValueError("stages must hold at least one stage")
+    def _check_shares(self) -> Self:
+        shares = [stage.share for stage in self.stages]
         given = [share for share in shares if share is not None]
         if given and (len(given) < len(shares) or abs(sum(given) - 1) > 1e-6):
             raise ValueError(f"the stages' shares must sum to 1, or all be null; found {shares}")
         return self
-
-    @property
-    def stage_configs(self) -> list[StageConfig]:
-        """The stages, an order's name resolved."""
-        return ORDERS[self.stages] if isinstance(self.stages, str) else self.stages

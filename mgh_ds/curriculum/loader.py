@@ -34,7 +34,7 @@ class MicroBatch:
     group: int  # its negative group; EMPTY (-1) if it only pads the local batch
     ids: list[str]  # record ids, [m]
     queries: list[str]  # [m]
-    documents: list[str]  # [m · (1 + K)], slot by slot
+    documents: list[str]  # [m · (1 + K)], record by record
     query_instructions: list[str | None]  # [m]
     document_instructions: list[str | None]  # [m · (1 + K)]
     valid: np.ndarray  # bool [m]

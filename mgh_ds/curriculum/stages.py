@@ -54,7 +54,7 @@ def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
 
     Raises MghError for a stage that would get none of them.
     """
-    wanted = config.stage_configs
+    wanted = config.stages
     shares = [1 / len(wanted) if stage.share is None else stage.share for stage in wanted]
     boundaries = [round(steps * sum(shares[:count])) for count in range(len(shares) + 1)]
     stages = []

@@ -1,16 +1,22 @@
 """Losses, one a file. The trainer knows the interface in `base` alone.
 
-A new one is a file with a class and its settings, and a line in each of the two tables here.
+A new one is a file with a class, and in `settings` the class of its settings and a row.
 """
 
-from mgh_ds.losses.base import Loss
-from mgh_ds.losses.gather import Exchange
-from mgh_ds.losses.info_nce import InfoNCE, InfoNCESettings
+import importlib
+from typing import TYPE_CHECKING
 
-AnyLossSettings = InfoNCESettings
-LOSSES: dict[type, type[Loss]] = {InfoNCESettings: InfoNCE}
+from mgh_ds.losses.settings import LOSSES, AnyLossSettings, InfoNCESettings
+
+if TYPE_CHECKING:
+    from mgh_ds.losses.base import Loss
+    from mgh_ds.losses.gather import Exchange
+
+__all__ = ["AnyLossSettings", "InfoNCESettings", "make_loss"]
 
 
-def make_loss(settings: AnyLossSettings, exchange: Exchange) -> Loss:
+def make_loss(settings: AnyLossSettings, exchange: "Exchange") -> "Loss":
     """The loss that a recipe's `training.loss` names."""
-    return LOSSES[type(settings)](settings, exchange)
+    module, name = LOSSES[type(settings)].split(":")
+    loss: Loss = getattr(importlib.import_module(module), name)(settings, exchange)
+    return loss

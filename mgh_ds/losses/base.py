@@ -12,14 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mgh_ds.common.settings import Settings
 from mgh_ds.losses.gather import Exchange
-
-
-class LossSettings(Settings):
-    """The part of a recipe that a loss reads: `training.loss`. Each loss has its own, with its `name`."""
-
-    name: str
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ Shapes: n queries on this rank, c candidates in a block, K negatives a record, d
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 
-from mgh_ds.losses.base import Labels, Loss, LossOutput, LossSettings, Ratio
+from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
 from mgh_ds.losses.gather import Candidates
+from mgh_ds.losses.settings import InfoNCESettings
 
 NO_GROUP = -1  # of an empty place
 BLOCK = 2**24  # numbers in a block of scores, or in its candidates' gradient: 64 MiB of float32
@@ -29,23 +29,6 @@ BLOCK = 2**24  # numbers in a block of scores, or in its candidates' gradient: 6
 _SHARED = ("nd,cd->nc", "nc,cd->nd", "nc,nd->cd")
 # ... and where each query has its own.
 _OWN = ("nd,ncd->nc", "nc,ncd->nd", "nc,nd->ncd")
-
-
-class InfoNCESettings(LossSettings):
-    """`training.loss` for InfoNCE."""
-
-    name: Literal["info_nce"] = "info_nce"
-    """Cross-entropy of a query's positive among all that the query sees."""
-    temperature: float = Field(default=0.02, gt=0)
-    """Divides the cosines; 0.02 is a cosine scale of 50."""
-    own_negatives_only: bool = False
-    """A query sees its own record's graded negatives and every positive, but not the graded negatives of
-    other records."""
-    symmetric: bool = False
-    """Records of symmetric tasks are also trained from the positive back to the query."""
-    false_negative_margin: float | None = Field(default=None, ge=-2, le=2)
-    """Candidates whose cosine exceeds the positive's by more than this are masked as probable positives; null
-    masks identical texts only."""
 
 
 class InfoNCE(Loss):
@@ -165,9 +148,9 @@ class _AddCandidates(torch.autograd.Function):
             for block in _blocks(pairs, visitors):
                 part = visitors[..., block, :]
                 logits, _ = _logits(pairs, part, keys[..., block, :], temperature, margin)
-                share = (logits - log_sum[:, None]).exp_().mul_(gradient[:, None] / temperature)
-                to_queries += torch.einsum(for_queries, share, part)
-                to_visitors[..., block, :] += torch.einsum(for_candidates, share, queries)
+                weight = (logits - log_sum[:, None]).exp_().mul_(gradient[:, None] / temperature)
+                to_queries += torch.einsum(for_queries, weight, part)
+                to_visitors[..., block, :] += torch.einsum(for_candidates, weight, queries)
             to_visitors = candidates.ring.pass_on(to_visitors)
         return gradient * (before - log_sum).exp(), to_queries, to_visitors, None, None, None, None
 

@@ -1,13 +1,17 @@
 """What a model is made of, as typed settings: the `model:` section of a recipe."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from mgh_ds.common.config import Settings
 from mgh_ds.common.errors import MghError
+from mgh_ds.model.token_weights import POOLINGS
 
-PoolingMethod = Literal["ata", "mean", "last", "cls", "weighted_mean"]
+if TYPE_CHECKING:
+    PoolingMethod = str
+else:  # mypy cannot read the names out of a table
+    PoolingMethod = Literal[tuple(POOLINGS)]
 ColumnTransform = Literal["identity", "log1p", "visible_mean"]
 DType = Literal["float32", "bfloat16", "float16"]
 

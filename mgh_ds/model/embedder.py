@@ -57,7 +57,7 @@ class EmbeddingModel(nn.Module):
         if batch.texts == 0:
             raise MghError("the batch holds no texts: call the model with one at least")
         collector = None
-        if self.pooling.config.method == "ata":
+        if self.pooling.reads_attention:
             collector = ColumnSumCollector(self.layers, batch.token_mask)
         inputs = batch.backbone_inputs(first_position(self.backbone.config))
         try:

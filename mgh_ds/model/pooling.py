@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import PoolingConfig
+from mgh_ds.model.token_weights import POOLINGS
 
 
 class Pooling(nn.Module):
@@ -20,6 +21,7 @@ class Pooling(nn.Module):
     def __init__(self, config: PoolingConfig) -> None:
         super().__init__()
         self.config = config
+        self.reads_attention = POOLINGS[config.method].reads_attention
 
     def forward(
         self, hidden: Tensor, batch: TokenBatch, collector: ColumnSumCollector | None = None
@@ -42,21 +44,9 @@ class Pooling(nn.Module):
     def _weights(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
         """Weights that do not sum to 1 yet: the sum is divided by once per text, and not once per token."""
         tokens = batch.token_mask.float()
-        weights = tokens * self._by_method(batch, collector)
+        attention = [self._column_sums(batch, collector)] if self.reads_attention else []
+        weights = tokens * POOLINGS[self.config.method].weigh(batch, *attention)
         return torch.where(batch.spread(batch.total(weights)) > 0, weights, tokens)
-
-    def _by_method(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
-        match self.config.method:
-            case "mean":
-                return batch.pooling_mask.float()
-            case "weighted_mean":
-                return batch.pooling_mask * (batch.position_ids + 1.0)
-            case "cls":
-                return (batch.position_ids == 0).float()
-            case "last":
-                return (batch.position_ids == batch.spread(batch.lengths) - 1).float()
-            case "ata":
-                return batch.pooling_mask * self._column_sums(batch, collector)
 
     def _column_sums(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
         if collector is None or len(collector.by_layer) < len(self.config.layers):

@@ -68,8 +68,8 @@ PLAIN = re.compile(r"[!-\[\]-~Ä ]+")  # printable ASCII without the backslash; Ä
 # Of the first dimension, whose value at the end is about 0.3, in a token's logit.
 QUOTE, SILENT = 9.0, -100.0
 
-# What a family's own tokenizer puts around a text.
-TEMPLATES = {"roberta": "<s> $A </s>", "llama": "<s> $A", "mistral": "<s> $A", "qwen2": "$A", "qwen3": "$A"}
+# What a family's own tokenizer puts around a text, if anything.
+TEMPLATES = {"roberta": "<s> $A </s>", "llama": "<s> $A", "mistral": "<s> $A"}
 
 
 def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
@@ -117,7 +117,7 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _embedding_model(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES[family])
+    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES.get(family, "$A"))
     model = AutoModel.from_config(CONFIGS[family](**_vocabulary(tokenizer)))
     _spread_weights(model)
     return model, tokenizer

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -62,7 +63,9 @@ Text = Annotated[str, _text(MAX_TEXT_CHARS), AfterValidator(_without_nul)]
 Id = Annotated[str, _text(MAX_ID_CHARS), AfterValidator(_without_nul)]
 Note = Annotated[str, _text(2_000), AfterValidator(_without_nul)]
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$")]
-Subtype = Annotated[str, BeforeValidator(_known_subtype)]  # a key of SUBTYPES
+Subtype = Annotated[  # a key of SUBTYPES
+    str, BeforeValidator(_known_subtype), WithJsonSchema({"type": "string", "enum": list(SUBTYPES)})
+]
 Level = Annotated[int, Field(ge=1, le=LEVELS[-1])]
 
 

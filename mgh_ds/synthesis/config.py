@@ -1,12 +1,18 @@
 """What a synthesis is made of: every key of `configs/synth-*.yaml`."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mgh_ds.common.config import Settings
 from mgh_ds.records.schema import Subtype
 from mgh_ds.records.subtypes import default_probabilities
+from mgh_ds.synthesis.engines import ENGINES
+
+if TYPE_CHECKING:
+    EngineKind = str
+else:  # mypy cannot read the names out of a table
+    EngineKind = Literal[tuple(ENGINES)]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Subtypes = dict[Subtype, Share]
@@ -157,7 +163,7 @@ class EngineConfig(Settings):
     """Who writes the text. Kind, model, revision and chat template arguments are part of the plan's identity;
     the rest may be changed at `mgh-ds synth run`."""
 
-    kind: Literal["scripted", "endpoint", "vllm"]
+    kind: EngineKind
     """Which engine: pseudo-text by a script, a server that speaks OpenAI's protocol, or vLLM."""
     model: str
     """A Hugging Face name or a folder; for an endpoint, the name under which the server offers it."""

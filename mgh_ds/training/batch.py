@@ -56,7 +56,7 @@ def make_batch(texts: MicroBatch, tokenizer: Tokenizer) -> Batch:
 def make_labels(texts: MicroBatch) -> Labels:
     """Labels of one micro-batch, on the CPU."""
     arrays = {
-        field.name: torch.from_numpy(getattr(texts, field.name))
+        field.name: torch.tensor(getattr(texts, field.name))
         for field in fields(Labels)
         if field.name != "group"
     }

@@ -19,7 +19,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_command(config: str, world_size: int, export: Path | None, settings: Sequence[str]) -> None:
-    """Prints what a run would train on, and how its ranks would share it. Loads no model.
+    """Prints what a run would train on, and how evenly its ranks would be loaded. Loads no model.
 
     Raises MghError for a wrong recipe, missing records, and a plan that cannot be made.
     """

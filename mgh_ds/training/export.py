@@ -10,6 +10,7 @@ from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
+from mgh_ds.curriculum.config import order_of
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer
@@ -84,8 +85,8 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
 
 def _curriculum(config: RunConfig) -> str:
     stages = config.curriculum.stages
-    if isinstance(stages, str):
-        return f"`{stages}`"
+    if order := order_of(stages):
+        return f"`{order}`"
     return "of levels " + ", then ".join(" and ".join(map(str, stage.levels)) for stage in stages)
 
 

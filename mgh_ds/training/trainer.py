@@ -16,7 +16,8 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
 from mgh_ds.distributed.group import all_sum, device, is_main, on_main, rank, world_size
 from mgh_ds.distributed.signals import StopRequest
-from mgh_ds.losses import Exchange, make_loss
+from mgh_ds.losses import make_loss
+from mgh_ds.losses.gather import Exchange
 from mgh_ds.model.embedder import build_model
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert

@@ -14,6 +14,7 @@ from mgh_ds import Encoder
 from mgh_ds.ablation.grid import make_grid
 from mgh_ds.cli import main as cli
 from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum.config import order_of
 from mgh_ds.evaluation.local_tasks import local_tasks
 from mgh_ds.evaluation.run import evaluate
 from tests.ablation.conftest import Grid
@@ -163,7 +164,7 @@ def test_the_grid_goes_round_by_round(recipes: list[str], tmp_path: Path) -> Non
     ]
     for cell in cells[2:]:
         config = cell.config
-        assert (config.curriculum.stages, config.model.pooling.method, config.seed) == (
+        assert (order_of(config.curriculum.stages), config.model.pooling.method, config.seed) == (
             cell.row,
             cell.pooling,
             cell.seed,

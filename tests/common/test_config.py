@@ -4,7 +4,7 @@ name."""
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from mgh_ds.common.config import Settings, dump_config, load_config, read_recipe
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.keys import bounds, expected, tables_in
-from mgh_ds.curriculum.config import Order
+from mgh_ds.curriculum.config import ORDERS, order_of
 from mgh_ds.model.config import LoraConfig, ModelConfig, PoolingConfig
 from mgh_ds.synthesis import plan
 from mgh_ds.synthesis.config import SynthesisConfig
@@ -103,10 +103,10 @@ def test_the_paper_recipes_hold_the_paper_figures() -> None:
 
 def test_the_ablation_recipes_differ_in_their_order_alone() -> None:
     found = [load(path) for path in RECIPES if path.stem.startswith("ablation-")]
-    assert {config.curriculum.order for config in found} == set(get_args(Order))
+    assert {order_of(config.curriculum.stages) for config in found} == set(ORDERS)
     for config in found:
-        order = config.curriculum.replace(order="all")
-        assert config.name == f"ablation-{config.curriculum.order}"
+        order = config.curriculum.replace(stages="all")
+        assert config.name == f"ablation-{order_of(config.curriculum.stages)}"
         assert config.replace(name="ablation-all", curriculum=order) == load(
             Path("configs/ablation-all.yaml")
         )
@@ -196,7 +196,7 @@ def test_wrong_overrides_are_refused(override: list[str], message: str) -> None:
             "model:\n  poolin:\n    method: ata\n",
             "unknown key `model.poolin.method`; did you mean `model.pooling`",
         ),
-        ("curriculum:\n  ordr: all\n", "did you mean `curriculum.order`"),
+        ("curriculum:\n  stage: all\n", "did you mean `curriculum.stages`"),
         ("- a\n- b\n", "must hold `key: value` pairs"),
         ("a: [", "not valid YAML"),
         ("model: !!python/object:os.system {}\n", "not valid YAML"),
@@ -309,11 +309,15 @@ def test_an_unknown_recipe_gets_the_nearest_name(recipe: str, message: str, tmp_
             ["--model.pooling.layers", "[]"],
             "model.pooling.layers must be a list of at least one whole number",
         ),
-        (["--curriculum.ungraded_share", "x"], "must be a number or a list of numbers or null, found 'x'"),
-        (["--curriculum.ungraded_share", "[0, 2]"], "ungraded_share must lie between 0 and 1, found [0, 2]"),
+        (["--curriculum.ungraded_share", "x"], "must be a number or null, found 'x'"),
+        (["--curriculum.ungraded_share", "2"], "ungraded_share must lie between 0 and 1, found 2"),
+        (["--curriculum.stages", "corse_to_fine"], "did you mean `coarse_to_fine`?"),
+        (["--curriculum.stages", "[{levels: [5]}]"], "curriculum.stages[0].levels must"),
+        (["--curriculum.stages", "[{levels: [1], shares: 1}]"], "did you mean `curriculum.stages[0].share`?"),
+        (["--curriculum.stages", "[]"], "curriculum.stages must be a list of at least one"),
         (["--data.train", "[]"], "data: every path must name a store or file; data.train needs at least one"),
         (["--name", "a/b"], "name must be the name of a folder, found 'a/b'"),
-        (["--curriculum.shares", "[1, {"], "--curriculum.shares is not valid YAML"),
+        (["--curriculum.stages", "[1, {"], "--curriculum.stages is not valid YAML"),
         (["--training.steps"], "--training.steps needs a value"),
         (["--training.steps", "--seed", "1"], "--training.steps needs a value"),
         (["stray"], "'stray' belongs to no option"),

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
@@ -25,6 +25,7 @@ def test_the_wilson_interval_solves_the_score_equation(count, data):
         assert abs(share - end) == pytest.approx(Z * standard_error, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 5000), data=st.data())
 def test_scipy_says_the_same(count, data):
     hits = data.draw(st.integers(0, count))

@@ -116,15 +116,15 @@ def ledger(plan: TrainingPlan, step: int, world_size: int) -> dict[int, tuple[in
     found: dict[int, tuple[int, ...]] = {}
     counts = set()
     for rank in range(world_size):
-        share = plan.local_batch(step, world_size, rank)
-        counts.add(share.shape)
-        for number, rows in zip(plan.micro_batches(step, world_size, rank), share, strict=True):
+        local = plan.local_batch(step, world_size, rank)
+        counts.add(local.shape)
+        for number, rows in zip(plan.micro_batches(step, world_size, rank), local, strict=True):
             if number == EMPTY:
                 assert (rows == EMPTY).all()
             else:
                 assert int(number) not in found, "a micro-batch is assigned twice"
                 found[int(number)] = tuple(rows.tolist())
-    assert len(counts) == 1, "every rank has the same number of slots"
+    assert len(counts) == 1, "every rank has the same number of places"
     return found
 
 
@@ -195,7 +195,7 @@ def test_pools_part_the_batch_evenly_and_ranks_keep_to_theirs(
     step, count = number % plan.steps, plan.count
     world_size = min(world_size, count)
     negative_groups = [plan.group_of(micro_batch) for micro_batch in range(count)]
-    assert {negative_groups.count(pool) for pool in range(plan.negative_groups)} == {
+    assert {negative_groups.count(group) for group in range(plan.negative_groups)} == {
         count // plan.negative_groups
     }
     if world_size % plan.negative_groups == 0:

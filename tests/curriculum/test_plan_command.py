@@ -101,4 +101,4 @@ def test_keys_of_the_recipe_may_be_overridden_and_others_are_refused(
     printed = capsys.readouterr().out
     assert printed.index("level 4") < printed.index("levels 2, 3") < printed.index("level 1")
     with pytest.raises(SystemExit, match="did you mean"):
-        command(arguments, "--world-size", "1", "--curriculum.ordr", "all")
+        command(arguments, "--world-size", "1", "--curriculum.stagess", "all")

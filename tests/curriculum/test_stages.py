@@ -98,7 +98,7 @@ def shared(*shares: float | None) -> dict[str, Any]:
         (shared(0.5, None, 0.5), 10, "sum to 1, or all be null"),
         (shared(1.2, -0.1, -0.1), 10, r"stages.*share"),
         ({}, 2, "none of the 2 steps"),
-        ({"stages": []}, 10, "at least one stage"),
+        ({"stages": []}, 10, "stages must be a list of at least one"),
         ({"stages": [{"levels": []}]}, 10, "levels"),
         ({"stages": [{"levels": [5]}]}, 10, "levels"),
         ({"stages": "corse_to_fine"}, 10, "did you mean `coarse_to_fine`"),

@@ -12,8 +12,10 @@ import torch.distributed as dist
 
 from benchmarks.gather import Way, received_bytes
 from mgh_ds.distributed.group import all_sum, process_group, rank, world_size
-from mgh_ds.losses import Exchange, InfoNCE, InfoNCESettings, gather
+from mgh_ds.losses import InfoNCESettings, gather
 from mgh_ds.losses.base import Labels
+from mgh_ds.losses.gather import Exchange
+from mgh_ds.losses.info_nce import InfoNCE
 from tests.losses.brute_force import mean_loss
 from tests.losses.test_info_nce import make_batch
 

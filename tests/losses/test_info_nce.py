@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgh_ds.losses import Exchange, InfoNCE, InfoNCESettings, info_nce
+from mgh_ds.losses import InfoNCESettings, info_nce
 from mgh_ds.losses.base import Labels
+from mgh_ds.losses.gather import Exchange
+from mgh_ds.losses.info_nce import InfoNCE
 from tests.losses.brute_force import mean_loss
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from mgh_ds.curriculum import Loader
 from mgh_ds.distributed.group import process_group, rank, world_size
-from mgh_ds.losses import Exchange, make_loss
+from mgh_ds.losses import make_loss
+from mgh_ds.losses.gather import Exchange
 from mgh_ds.records.store import Store
 from mgh_ds.training.batch import make_batch
 from mgh_ds.training.config import TrainingConfig

@@ -1,4 +1,4 @@
-"""What a rank does in the tests of resharding: make a stage ready, honestly or not, and prove it."""
+"""What a rank does in the tests of stage data: make a stage ready, honestly or not, and prove it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -13,6 +13,7 @@ import torch
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import CurriculumConfig, Loader, MicroBatch, TrainingPlan
+from mgh_ds.losses.base import Labels
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
@@ -54,17 +55,21 @@ def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     def become(world_size: int, rank: int) -> None:
         monkeypatch.setattr(prefetch_module, "world_size", lambda: world_size)
         monkeypatch.setattr(prefetch_module, "rank", lambda: rank)
-        monkeypatch.setattr(prefetch_module, "verify", lambda _share, _manifest, found: found)
+        monkeypatch.setattr(prefetch_module, "verify", lambda _local, _manifest, found: found)
 
     return become
 
 
 def assert_same(found: list[Batch], expected: list[MicroBatch], tokenizer: Tokenizer) -> None:
     assert len(found) == len(expected)
-    for inputs, batch in zip(found, expected, strict=True):
-        for field in dataclasses.fields(MicroBatch):
-            np.testing.assert_array_equal(getattr(inputs.batch, field.name), getattr(batch, field.name))
-        for part, wanted in zip(inputs.parts, make_batch(batch, tokenizer).parts, strict=True):
+    for batch, texts in zip(found, expected, strict=True):
+        assert (batch.ids, batch.seed, batch.group) == (texts.ids, texts.seed, texts.group)
+        for field in dataclasses.fields(Labels):
+            wanted = (
+                np.full(len(texts.ids), texts.group) if field.name == "group" else getattr(texts, field.name)
+            )
+            np.testing.assert_array_equal(getattr(batch.labels, field.name), wanted)
+        for part, wanted in zip(batch.tokens, make_batch(texts, tokenizer).tokens, strict=True):
             assert all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(part, wanted, strict=True))
 
 
@@ -82,8 +87,8 @@ def test_every_step_is_what_the_store_gives(
     loader = Loader(store, plan)
     with make_prefetcher() as prefetcher:
         for step in range(STEPS):
-            inputs, waited = prefetcher.take(step)
-            assert_same(inputs, loader.micro_batches(step, world_size, rank), tokenizer)
+            batches, waited = prefetcher.take(step)
+            assert_same(batches, loader.micro_batches(step, world_size, rank), tokenizer)
             assert waited >= 0
 
 

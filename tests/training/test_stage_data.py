@@ -33,7 +33,7 @@ def plan(store: Store) -> TrainingPlan:
 
 
 @pytest.fixture
-def share(plan: TrainingPlan) -> LocalStage:
+def local(plan: TrainingPlan) -> LocalStage:
     return LocalStage(plan, plan.stage(1), 1, 2, 1)
 
 

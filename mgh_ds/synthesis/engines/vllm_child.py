@@ -166,7 +166,8 @@ def main(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     waiting: Waiting = queue.SimpleQueue()
-    threading.Thread(target=receive, args=(connection, waiting), daemon=True).start()
+    # No daemon: a main thread that fails first must not take along what ends vLLM's processes.
+    threading.Thread(target=receive, args=(connection, waiting)).start()
     failure_kind = "fatal"
     try:
         batch = Batch(waiting.get()["start"])
