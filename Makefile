@@ -28,10 +28,10 @@ synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged an
 	python launch/synth_demo.py
 
 test: $(READY)  ## the test suite
-	python -m pytest -m "not system and not gpu" -n 2 --dist loadfile
+	python -m pytest -m "not system and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-system: $(VLLM)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
-	python -m pytest -m system
+	python -m pytest -m system -n 2 --dist loadgroup
 
 test-long: $(READY)  ## the random tests at length: 10,000 plans for each promise, 50 kills
 	MGH_DS_LONG=1 python -m pytest tests/curriculum tests/training/test_faults.py --timeout 7200

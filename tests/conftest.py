@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 # Before any library reads them: no hub, no accelerator, and one thread a process, since ranks share the
 # cores.
@@ -18,6 +19,32 @@ import torch
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be known before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+# The files that take longest; they start first, so that the two workers of `make test` end together.
+LONGEST = (
+    "kernels/test_triton.py",
+    "training/test_faults.py",
+    "test_launch.py",
+    "training/test_resume.py",
+    "test_readme.py",
+    "ablation/test_ablate.py",
+    "kernels/test_compilation.py",
+    "training/test_gradients.py",
+    "losses/test_gather.py",
+    "synthesis/test_exactly_once.py",
+    "synthesis/test_worker.py",
+    "benchmarks/test_scaling.py",
+    "training/test_stage_data.py",
+    "curriculum/test_plan.py",
+    "audit/test_audit.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders files, and nothing within them."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS])

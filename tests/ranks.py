@@ -18,18 +18,7 @@ from typing import Any, Self
 from mgh_ds.distributed.group import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "mgh_ds.training.trainer",
-        # What libraries import only when they are used.
-        "deepspeed.module_inject.auto_ep_layer",
-        "deepspeed.ops.op_builder.all_ops",
-        "mgh_ds.model.tiny",
-        "peft.utils.transformers_weight_conversion",
-        "transformers.models.bert.modeling_bert",
-        "transformers.models.mistral.modeling_mistral",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["tests.preload"])
 
 
 def run_ranks(

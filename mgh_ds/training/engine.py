@@ -37,7 +37,7 @@ def make_engine(model: EmbeddingModel, model_config: ModelConfig, config: Traini
     """
     import deepspeed
 
-    _import_muon()
+    import_muon()
     check_precision(model_config, device())
     settings = engine_settings(model_config, config)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -115,7 +115,7 @@ def check_precision(config: ModelConfig, device: torch.device) -> None:
         )
 
 
-def _import_muon() -> None:
+def import_muon() -> None:
     """Imports DeepSpeed's Muon optimizer, which no run uses but each imports, without its `torch.compile`.
 
     That would load the compiler in every rank: some seconds, and a hundred megabytes.

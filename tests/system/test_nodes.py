@@ -10,7 +10,7 @@ from tests.system import ssh_servers
 from tests.system.machines import Machines, training_environment, wait_until
 from tests.system.runs import CONFIG, SETTINGS, STEPS, assert_same, checkpoints, run_in, steps
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900), pytest.mark.xdist_group("machines")]
 
 CARRIED = ("DS_ACCELERATOR", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 LIMIT = 20  # seconds of silence

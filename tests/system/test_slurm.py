@@ -13,7 +13,7 @@ from tests.system.machines import Machine, Machines
 from tests.system.runs import CONFIG, SETTINGS, STEPS, assert_same, checkpoints, run_in, steps
 from tests.system.slurm_cluster import Job, SlurmCluster
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900), pytest.mark.xdist_group("machines")]
 
 TRAIN = ("--exclusive", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1")
 

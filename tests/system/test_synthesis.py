@@ -21,6 +21,7 @@ from mgh_ds.synthesis.schemas import LEVEL_OF
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.xdist_group("vllm"),
     pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
 ]

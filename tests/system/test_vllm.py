@@ -19,6 +19,7 @@ from mgh_ds.synthesis.engines.vllm_process import VllmEngine
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.xdist_group("vllm"),
     pytest.mark.timeout(900),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
 ]

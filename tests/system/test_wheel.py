@@ -16,7 +16,7 @@ import pytest
 from mgh_ds.distributed.group import free_port
 from tests.evaluation.conftest import PAIRS, write_jsonl
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600), pytest.mark.xdist_group("wheel")]
 
 ROOT = Path.cwd()
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "mgh_ds", "kernels")
