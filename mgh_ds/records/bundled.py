@@ -22,5 +22,5 @@ def resolve(path: str | Path) -> Path:
     if name not in files:
         known = ", ".join(PREFIX + known for known in files)
         near = nearest(name, files, PREFIX + "{}")
-        raise MghError(f"no bundled records are called {text}{near}; there are {known}")
+        raise MghError(f"no bundled records are called {text}{near or '.'} Known: {known}")
     return files[name]

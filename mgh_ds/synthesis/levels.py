@@ -98,7 +98,7 @@ def expand_marks(template: str, where: str) -> str:
         if found[1] not in marks:
             near = nearest(found[1], marks, "[[{}]]")
             raise MghError(
-                f"template {where}: the mark {found[0]} is unknown{near}; known: {', '.join(marks)}"
+                f"template {where}: the mark {found[0]} is unknown{near or '.'} Known: {', '.join(marks)}"
             )
         return marks[found[1]]
 

@@ -153,7 +153,7 @@ class Prompts:
             if node.name in unknown:
                 raise MghError(
                     f"{self._at(name, node.lineno)}: `{node.name}` is no slot of the stage `{stage}`"
-                    f"{nearest(node.name, known)}; known: {', '.join(sorted(known))}"
+                    f"{nearest(node.name, known) or '.'} Known: {', '.join(sorted(known))}"
                 )
 
     def _at(self, name: str, line: int | None = None) -> str:

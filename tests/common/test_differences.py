@@ -7,7 +7,7 @@ FIRST, SECOND = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": {"
 
 def test_differences_are_named_by_their_path() -> None:
     found = differences(FIRST, SECOND)
-    assert list(map(str, found)) == ["a.c: 2 → 5", "d: 3 → None", "e: None → {'f': 1}"]
+    assert list(map(str, found)) == ["a.c: 2 → 5", "d: 3 → (no such key)", "e: (no such key) → {'f': 1}"]
     assert found[0] == ("a.c", 2, 5)
 
 

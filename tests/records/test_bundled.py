@@ -27,9 +27,9 @@ def test_other_paths_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("trian", "did you mean sample:train?"), ("xyz", "sample:xyz: there are sample:held_out")],
+    [("trian", "did you mean `sample:train`?"), ("xyz", "sample:xyz. Known: sample:held_out")],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(MghError, match="there are sample:held_out, sample:train") as refused:
+    with pytest.raises(MghError, match="Known: sample:held_out, sample:train") as refused:
         open_or_convert(f"sample:{name}", tmp_path)
     assert said in str(refused.value)

@@ -345,7 +345,7 @@ def test_no_usable_row_is_an_error(tmp_path: Path, rows: list[Any], message: str
 
 
 def test_what_to_convert_must_be_there_and_known(tmp_path: Path):
-    with pytest.raises(MghError, match="did you mean 'llm2vec'"):
+    with pytest.raises(MghError, match="did you mean `llm2vec`"):
         convert(tmp_path, tmp_path / "store", "llm2vek")
     with pytest.raises(MghError, match=r"no file ending in .jsonl or .parquet"):
         convert(tmp_path, tmp_path / "store", "nli")

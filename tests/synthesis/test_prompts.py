@@ -148,7 +148,7 @@ def block(body: str) -> str:
     [
         (block("{{ domian }}"), r"line 3: `domian` is no slot of the stage `tasks`; did you mean `domain`\?"),
         (block("{{ language }}"), "line 3: `language` is no slot of the stage `tasks`"),
-        (block("{{ instruction }}"), "`instruction` is no slot .* known: count, difficulty, domain, genre"),
+        (block("{{ instruction }}"), "`instruction` is no slot .* Known: count, difficulty, domain, genre"),
         (block("{% if domain %}"), "line 4: Encountered unknown tag 'endblock'"),
         (block("{{ domain"), "line 4: "),
         (block("{{ domain | nofilter }}"), "line 3: No filter named 'nofilter'"),

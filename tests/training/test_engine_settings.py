@@ -27,5 +27,5 @@ def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(MghError, match=r"'zero3': did you mean zero2\? there are zero2, or give the path"):
+    with pytest.raises(MghError, match=r"'zero3'; did you mean `zero2`\? Known: zero2; or give the path"):
         settings_file("zero3")

@@ -74,7 +74,7 @@ def records_of(
     """The records of a file or folder in one of the FORMATS; every row is settled in the report."""
     if format not in FORMATS:
         near = nearest(format, FORMATS)
-        raise MghError(f"Format '{format}' is unknown{near}; known are {', '.join(FORMATS)}")
+        raise MghError(f"Format '{format}' is unknown{near or '.'} Known: {', '.join(FORMATS)}")
     converter: Converter = importlib.import_module(FORMATS[format]).records
     rows = itertools.chain.from_iterable(read_rows(path, report, progress) for path in input_files(input))
     yield from converter(rows, settings, report)
