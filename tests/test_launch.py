@@ -14,9 +14,10 @@ import psutil
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from mgh_ds import Encoder
+from mgh_ds import Encoder, train
 from mgh_ds.cli import main as cli
 from mgh_ds.distributed.group import free_port
+from tests.ranks import start_ranks
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SAMPLE = Path("mgh_ds/records/sample")
@@ -86,12 +87,23 @@ def test_the_report_can_be_written_again(run: Path, capsys: pytest.CaptureFixtur
 def refusal(tmp_path: Path, *arguments: str) -> str:
     """The one line that a refused run prints; asserts that it failed and left no run folder with a
     checkpoint."""
-    command = [sys.executable, "launch/train.py", "--config", "configs/tiny-mistral.yaml"]
-    finished = start(*command, "--folder", str(tmp_path / "runs"), *arguments)
-    assert finished.returncode == 1, finished.stdout + finished.stderr
-    assert "Traceback" not in finished.stderr, finished.stderr
+    words = ["--config", "configs/tiny-mistral.yaml", "--folder", str(tmp_path / "runs"), *arguments]
+    (code,), (output,) = start_ranks(1, command, words, timeout=100)
+    assert code == 1, output
+    assert "Traceback" not in output
     assert not list((tmp_path / "runs").rglob("step-*"))
-    return finished.stderr.splitlines()[-1]
+    return output.splitlines()[-1]
+
+
+def command(words: list[str]) -> int:
+    """launch/train.py in a rank that need not import anything; what Python does with SystemExit."""
+    try:
+        train.main(words)
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
 
 
 @pytest.mark.parametrize("killed", ["launcher", "command"])
@@ -137,7 +149,12 @@ def test_bad_input_gets_one_clear_line(tmp_path: Path) -> None:
     unknown.mkdir()
     (unknown / "config.json").write_text('{"model_type": "gpt2"}')
 
-    assert "held_out.jsonl does not exist" in refusal(tmp_path, "--data.held_out", "held_out.jsonl")
+    absent = ["--data.held_out", "held_out.jsonl"]
+    alone = start(sys.executable, *TRAIN, "--folder", str(tmp_path / "runs"), *absent)
+    assert alone.returncode == 1
+    assert alone.stderr.splitlines()[-1] == refusal(tmp_path, *absent)
+    assert "Traceback" not in alone.stderr
+    assert "held_out.jsonl does not exist" in alone.stderr.splitlines()[-1]
     assert "heat_map_texts must be above 0" in refusal(tmp_path, "--evaluation.heat_map_texts", "0")
     assert "did you mean `training.steps`" in refusal(tmp_path, "--training.step", "3")
     assert "nowhere.jsonl does not exist" in refusal(tmp_path, "--data.train", '["nowhere.jsonl"]')
