@@ -89,7 +89,8 @@ def settings_file(name_or_path: str) -> Path:
     if name_or_path not in shipped:
         raise MghError(
             f"training.deepspeed: no settings are called {name_or_path!r}"
-            f"{nearest(name_or_path, shipped) or '.'} Known: {', '.join(shipped)}; or give the path of a JSON file"
+            f"{nearest(name_or_path, shipped) or '.'} Known: {', '.join(shipped)}; or give the path of a "
+            "JSON file"
         )
     return shipped[name_or_path]
 
