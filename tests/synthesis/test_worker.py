@@ -4,7 +4,6 @@ change."""
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -35,7 +34,6 @@ from tests.synthesis.kill_worker import Silent, work
 from tests.synthesis.recipes import content, small_plan
 
 ALL = [0, 1, 2, 3]
-SERVER = multiprocessing.get_context("forkserver")
 
 
 def units(plan: SynthesisPlan) -> list[dict[str, Any]]:
