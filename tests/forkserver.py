@@ -1,4 +1,4 @@
-"""The server that forks the tests' processes, of which Python has one: it imports the heavy libraries once."""
+"""The server that forks the tests' processes; Python has one. It imports the heavy libraries once."""
 
 import multiprocessing
 

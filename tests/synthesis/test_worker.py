@@ -30,6 +30,7 @@ from mgh_ds.synthesis.shard_run import ShardRun
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.units import uniform
+from tests.forkserver import SERVER
 from tests.synthesis.kill_worker import Silent, work
 from tests.synthesis.recipes import content, small_plan
 
