@@ -13,6 +13,7 @@ import transformers.models.mistral.modeling_mistral
 import mgh_ds.model.tiny
 import mgh_ds.training.engine
 import mgh_ds.training.trainer
+import tests.synthesis.kill_worker
 
 mgh_ds.training.engine.import_muon()
 deepspeed.ops.__compatible_ops__  # noqa: B018  # probed when asked for, by compiling a program

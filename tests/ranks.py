@@ -4,7 +4,6 @@ The ranks are forked from a server that has imported the heavy libraries once, s
 not for imports.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mgh_ds.distributed.group import free_port
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.preload"])
+from tests.forkserver import SERVER
 
 
 def run_ranks(
@@ -52,9 +49,7 @@ class Ranks:
         self._folder = tempfile.TemporaryDirectory()
         self._logs = [Path(self._folder.name) / f"rank-{rank}" for rank in range(world_size)]
         self.processes = [
-            _CONTEXT.Process(
-                target=_rank, args=(rank, world_size, port, self._logs[rank], function, arguments)
-            )
+            SERVER.Process(target=_rank, args=(rank, world_size, port, self._logs[rank], function, arguments))
             for rank in range(world_size)
         ]
 

@@ -1,6 +1,5 @@
 """Killed with SIGKILL at any moment, any number of workers: the merged bytes equal an undisturbed run's."""
 
-import multiprocessing
 import random
 import shutil
 import signal
@@ -13,11 +12,10 @@ import pytest
 
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import open_plan
+from tests.forkserver import SERVER
 from tests.synthesis.kill_worker import work
 from tests.synthesis.recipes import content, small_plan
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.synthesis.kill_worker"])
 ALL = [0, 1, 2, 3]
 KILLS_BY_TIME, KILLS_BY_STEP = 12, 13  # for each of 1 to 8 workers: 200 in all
 KILLED: list[int] = []  # workers that ended by SIGKILL, test by test

@@ -4,7 +4,6 @@ change."""
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -31,11 +30,11 @@ from mgh_ds.synthesis.shard_run import ShardRun
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.units import uniform
+from tests.forkserver import SERVER
 from tests.synthesis.kill_worker import Silent, work
 from tests.synthesis.recipes import content, small_plan
 
 ALL = [0, 1, 2, 3]
-SERVER = multiprocessing.get_context("forkserver")
 
 
 def units(plan: SynthesisPlan) -> list[dict[str, Any]]:
