@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.weights import resolve_model
 from mgh_ds.synthesis.config import EngineConfig
-from mgh_ds.synthesis.engines import open_engine
+from mgh_ds.synthesis.engines.opening import open_engine
 from mgh_ds.synthesis.engines.port import Request
 from mgh_ds.synthesis.engines.vllm_child import llm_arguments, sampling_params
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan

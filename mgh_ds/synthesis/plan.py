@@ -22,7 +22,7 @@ from mgh_ds.common.config import dump_config, load_config
 from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import SynthesisConfig
-from mgh_ds.synthesis.engines import check_engine
+from mgh_ds.synthesis.engines.opening import check_engine
 from mgh_ds.synthesis.prompts import Prompts
 from mgh_ds.synthesis.schemas import sample_schema, task_schema
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable

@@ -12,7 +12,7 @@ from functools import partial
 
 from mgh_ds.common.files import HeldError
 from mgh_ds.synthesis.counts import progress_of
-from mgh_ds.synthesis.engines import check_engine, open_engine
+from mgh_ds.synthesis.engines.opening import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, EngineDied
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared

@@ -12,7 +12,8 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.subtypes import SUBTYPES, SubtypeTraits
 from mgh_ds.synthesis.answers import Refused, read_sample
 from mgh_ds.synthesis.config import EngineConfig, FilterConfig
-from mgh_ds.synthesis.engines import ENGINES, check_engine, open_engine
+from mgh_ds.synthesis.engines import ENGINES
+from mgh_ds.synthesis.engines.opening import check_engine, open_engine
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.levels import LEVEL_OF
 from mgh_ds.synthesis.merge import merge
@@ -105,8 +106,9 @@ def test_optional_packages_are_imported_by_what_needs_them() -> None:
         f"import sys; sys.modules |= dict.fromkeys({OPTIONAL!r})\n"
         "import mgh_ds.synthesis.commands, mgh_ds.synthesis.worker, mgh_ds.records.commands\n"
         "from mgh_ds.synthesis import engines\n"
+        "from mgh_ds.synthesis.engines.opening import check_engine\n"
         "from mgh_ds.synthesis.config import EngineConfig\n"
-        "for kind in engines.ENGINES: engines.check_engine(EngineConfig(kind=kind, model='a-name'))\n"
+        "for kind in engines.ENGINES: check_engine(EngineConfig(kind=kind, model='a-name'))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
