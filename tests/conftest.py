@@ -23,21 +23,24 @@ if not torch.cuda.is_available():
 
 # The files that take longest; they start first, so that the two workers of `make test` end together.
 LONGEST = (
-    "kernels/test_triton.py",
-    "training/test_faults.py",
-    "test_launch.py",
-    "training/test_resume.py",
-    "test_readme.py",
-    "ablation/test_ablate.py",
     "kernels/test_compilation.py",
-    "training/test_gradients.py",
-    "losses/test_gather.py",
+    "training/test_faults.py",
     "synthesis/test_exactly_once.py",
+    "test_launch.py",
+    "kernels/test_triton.py",
+    "test_readme.py",
+    "training/test_step.py",
+    "training/test_resume.py",
+    "training/test_gradients.py",
+    "records/test_sample.py",
+    "ablation/test_ablate.py",
+    "benchmarks/test_cpu.py",
+    "benchmarks/test_contenders.py",
+    "model/test_triton.py",
+    "synthesis/test_commands.py",
+    "records/test_fuzz.py",
     "synthesis/test_worker.py",
-    "benchmarks/test_scaling.py",
-    "training/test_stage_data.py",
     "curriculum/test_plan.py",
-    "audit/test_audit.py",
 )
 
 
