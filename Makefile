@@ -28,7 +28,7 @@ synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged an
 	python launch/synth_demo.py
 
 test: $(READY)  ## the test suite
-	python -m pytest -m "not system and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -m "not system and not gpu" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-system: $(VLLM)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself

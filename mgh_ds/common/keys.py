@@ -6,7 +6,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 NOUNS = {
@@ -61,6 +61,8 @@ def literals(annotation: Any) -> list[Any]:
     """The words that a type is limited to; none for a type that is not."""
     if typing.get_origin(annotation) is Literal:
         return list(typing.get_args(annotation))
+    if isinstance(annotation, WithJsonSchema):  # a table's names, which a validator looks up
+        return list((annotation.json_schema or {}).get("enum", []))
     return [word for part in typing.get_args(annotation) for word in literals(part)]
 
 

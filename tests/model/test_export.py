@@ -24,7 +24,7 @@ INSTRUCTION = "Find a sentence on the same subject."
 def trained(request, folders):
     """A model whose adapters are no longer zero, and its tokenizer."""
     config = ModelConfig(
-        str(folders[request.param]),
+        name_or_path=str(folders[request.param]),
         pooling=PoolingConfig(column_transform="log1p", include_bos=False),
         max_length=64,
     )

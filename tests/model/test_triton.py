@@ -15,7 +15,7 @@ TEXTS = ["A short text.", "Which of the two texts is the longer one, this or tha
 def test_embeddings_and_gradients_are_the_portable_backends(family, padding_free, monkeypatch):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = ModelConfig(
-        f"tiny-random/{family}",
+        name_or_path=f"tiny-random/{family}",
         lora=LoraConfig(dropout=0.0),
         padding_free=padding_free,
         max_length=64,
