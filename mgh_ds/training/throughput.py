@@ -1,0 +1,52 @@
+"""What a step achieved: texts and tokens a second, padding, model FLOPs utilisation, memory, waiting.
+
+All of it is reckoned on the host from what it knows already: the lengths of the texts, the sizes of the
+weights, the clock. Nothing here waits for a device.
+"""
+
+import resource
+
+import torch
+
+from mgh_ds.training.batch import Size
+from mgh_ds.training.flops import ModelFlops
+
+KIBIBYTE = 1024  # the unit of Linux' ru_maxrss
+
+
+class Throughput:
+    """Turns what is known of a step into its figures."""
+
+    def __init__(self, flops: ModelFlops, peak: float | None, *, packed: bool) -> None:
+        """`peak` is that of all devices together, in FLOP/s, or None where it is unknown; `packed` says
+        whether batches are made without padding."""
+        self.flops, self.peak, self.packed = flops, peak, packed
+
+    def figures(self, work: Size, seconds: float, wait_seconds: float) -> dict[str, float | None]:
+        """Of a step over all ranks that took so many seconds, of which so many a rank waited for its batch.
+
+        texts_per_s, tokens_per_s   over all ranks
+        padding_saved               share of a padded batch's places that packing leaves out; 0 if padded
+        padding_spent               share of a batch's places that are padding; 0 if packed
+        mfu                         model FLOPs a second as a share of the peak; None where that is unknown
+        memory_bytes                see `peak_memory`
+        wait_share                  of the step's time
+        """
+        padding = 1 - work.tokens / work.padded_tokens if work.padded_tokens else 0.0
+        return {
+            "texts_per_s": work.texts / seconds,
+            "tokens_per_s": work.tokens / seconds,
+            "padding_saved": padding if self.packed else 0.0,
+            "padding_spent": 0.0 if self.packed else padding,
+            "mfu": self.flops.of_step(work) / seconds / self.peak if self.peak else None,
+            "memory_bytes": peak_memory(),
+            "wait_seconds": wait_seconds,
+            "wait_share": wait_seconds / seconds,
+        }
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far: tensors on its GPU, or on a CPU resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
