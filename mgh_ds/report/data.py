@@ -41,6 +41,11 @@ class Step(BaseModel):
     seconds: Measured = math.nan
     texts_per_s: Measured = math.nan
     tokens_per_s: Measured = math.nan
+    padding_saved: Measured = math.nan  # share of a padded batch's places
+    padding_spent: Measured = math.nan
+    mfu: Measured = math.nan  # in 0..1, of all devices' peak
+    memory_bytes: Measured = math.nan
+    wait_share: Measured = math.nan
     levels: dict[str, Level] = {}
     statistics: dict[str, Measured] = {}  # of the loss, by its own names
 
@@ -106,6 +111,11 @@ class RunInfo(BaseModel):
     parameters: Parameters | None = None
     texts_per_s: float | None = None
     tokens_per_s: float | None = None
+    padding_saved: float | None = None
+    padding_spent: float | None = None
+    mfu: float | None = None
+    memory_bytes: int | None = None  # at most
+    wait_share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,10 @@ def overview(run: Run) -> list[tuple[str, str]]:
         ("Global batch", f"{info.global_batch:,} records" if info.global_batch else None),
         ("Parameters", _parameters(info.parameters)),
         ("Throughput", _throughput(info.texts_per_s, info.tokens_per_s)),
+        ("Model FLOPs utilisation", _percent(info.mfu)),
+        ("Memory, at most", f"{info.memory_bytes / 1e9:.3g} GB" if info.memory_bytes else None),
+        ("Padding", _padding(info.padding_saved, info.padding_spent)),
+        ("Waiting for batches", _percent(info.wait_share)),
         *_statistics(run),
         ("Started", f"{info.started:%Y-%m-%d %H:%M}" if info.started else None),
         ("Finished", f"{info.finished:%Y-%m-%d %H:%M}" if info.finished else "not yet"),
@@ -166,6 +170,15 @@ def _parameters(parameters: Parameters | None) -> str | None:
 def _throughput(texts: float | None, tokens: float | None) -> str | None:
     rates = [(texts, "texts/s"), (tokens, "tokens/s")]
     return ", ".join(f"{number(rate)} {unit}" for rate, unit in rates if rate is not None) or None
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.2g} %"
+
+
+def _padding(saved: float | None, spent: float | None) -> str | None:
+    """Of two shares, of which packing decides which one is 0."""
+    return f"{_percent(saved)} saved" if saved else f"{_percent(spent)} of the places" if spent else None
 
 
 def _statistics(run: Run) -> list[tuple[str, str | None]]:

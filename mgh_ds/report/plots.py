@@ -56,7 +56,8 @@ def margin_chart(run: Run) -> Chart | None:
 
 
 def small_charts(run: Run) -> list[tuple[str, Chart | None]]:
-    """The instruments of a run by name: throughput, learning rate and gradient norm, each from zero."""
+    """The instruments of a run by name, each from zero: throughput, learning rate and gradient norm, and
+    those of the others that the run has measured."""
     window = smoothing_window(run)
     instruments: list[tuple[str, Callable[[Step], float], int]] = [
         ("texts per second", lambda step: step.texts_per_s, window),
@@ -64,6 +65,14 @@ def small_charts(run: Run) -> list[tuple[str, Chart | None]]:
         ("learning rate", lambda step: step.lr, 1),  # set, not measured: nothing to smooth
         ("gradient norm", lambda step: step.grad_norm, window),
     ]
+    measured: list[tuple[str, Callable[[Step], float], int]] = [
+        ("model FLOPs utilisation in percent", lambda step: 100 * step.mfu, window),
+        ("memory in GB", lambda step: step.memory_bytes / 1e9, 1),
+        ("padding saved in percent", lambda step: 100 * step.padding_saved, window),
+        ("padding spent in percent", lambda step: 100 * step.padding_spent, window),
+        ("waiting in percent", lambda step: 100 * step.wait_share, window),
+    ]
+    instruments += [each for each in measured if any(each[1](step) > 0 for step in run.steps)]
     return [(name, _single(run, name, value, SMALL, (0,), window)) for name, value, window in instruments]
 
 

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
+
+from mgh_ds.training.batch import Size
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Peak(NamedTuple):
     float32: float
 
 
-# By the words of the name that the driver gives, the more special ones first. From NVIDIA's data sheets of each,
-# at boost clock and without sparsity, with which they often name twice as much.
+# By the words of the name that the driver gives, the more special ones first. From NVIDIA's data sheets of
+# each, at boost clock and without sparsity, with which they often name twice as much.
 PEAKS: dict[str, Peak] = {
     "H200 NVL": Peak(835.5, 417.5, 60.0),
     "H200": Peak(989.4, 494.7, 66.9),  # the H100's chip with more memory

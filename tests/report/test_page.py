@@ -101,6 +101,26 @@ def test_every_chart_is_drawn_and_described(make_run):
         assert len(page.all("path", **{"class": f"line level-{level}"})) == 2
 
 
+def test_what_a_run_has_measured_is_shown_beside_its_throughput(make_run):
+    folder = make_run()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"padding_saved": 0.45, "padding_spent": 0.0, "memory_bytes": 2_500_000_000}
+        line |= {"mfu": 0.4 if line["step"] > 40 else None, "wait_share": 0.03}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = json.loads((folder / "run.json").read_text())
+    info |= {"mfu": 0.4, "memory_bytes": 2_500_000_000, "padding_saved": 0.45, "padding_spent": 0.0}
+    (folder / "run.json").write_text(json.dumps(info | {"wait_share": 0.031}))
+    page = page_of(folder)
+    facts = ("Model FLOPs utilisation40 %", "Memory, at most2.5 GB", "Padding45 % saved")
+    for fact in (*facts, "Waiting for batches3.1 %"):
+        assert fact in page.text
+    for heading in ("Model FLOPs utilisation in percent", "Memory in GB", "Padding saved in percent"):
+        assert heading in page.text
+    assert "Padding spent" not in page.text
+    assert len(page.all("svg", role="img")) == 7 + 4
+
+
 def test_the_heat_map_shows_every_weight_relative_to_uniform(make_run):
     folder = make_run()
     page = page_of(folder)

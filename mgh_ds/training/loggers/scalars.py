@@ -1,7 +1,7 @@
 """A line of `metrics.jsonl` as numbers with names: the one place that says what loggers call a figure.
 
 {"kind": "step", "loss": 0.4, "levels": {"4": {"accuracy": 0.9}}}    train/loss, train/level_4/accuracy
-{"kind": "evaluation", "tasks": {"STS17": {"score": 0.8}}}           evaluation/STS17
+{"kind": "evaluation", "scores": {"STS17": 0.8}}                      evaluation/STS17
 {"kind": "checkpoint", "seconds": 1.5}                               checkpoint/seconds
 {"kind": "skipped", "reason": "…"}                                   train/skipped
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 GROUPS = {"step": "train"}  # by kind of line; other kinds lend their own name
-TABLES = ("tasks", "levels", "statistics")  # whose names stand for themselves, without that of the table
+TABLES = ("scores", "levels", "statistics")  # whose names stand for themselves, without that of the table
 NOT_FIGURES = ("kind", "step")
 
 
@@ -30,4 +30,4 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
         for name, each in value.items():
             if name == "levels":
                 each = {f"level_{level}": figures for level, figures in each.items()}
-            yield from _flat(prefix if name in (*TABLES, "score") else f"{prefix}/{name}", each)
+            yield from _flat(prefix if name in TABLES else f"{prefix}/{name}", each)

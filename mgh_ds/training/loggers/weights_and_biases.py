@@ -39,7 +39,7 @@ class WandbLogger(Logger):
         mode = wandb.setup(quiet).settings.mode
         if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False, verify=False):
             raise MghError(
-                "it has no API key: set WANDB_API_KEY, or call `wandb login` once (WANDB_MODE=offline needs none)"
+                "it has no API key: set WANDB_API_KEY or call `wandb login` (WANDB_MODE=offline needs none)"
             )
         self._run = wandb.init(
             id=_run_id(folder),
