@@ -129,6 +129,7 @@ def finish(trainer: "Trainer") -> None:
     from mgh_ds.evaluation.tables import comparison_table
     from mgh_ds.report.page import write_report
     from mgh_ds.training.export import export_run
+    from mgh_ds.training.progress import closing_line
 
     folder = trainer.folder
     export_run(folder.path, folder.export, replace=True)
@@ -137,10 +138,7 @@ def finish(trainer: "Trainer") -> None:
         before, after = (EvaluationResult.read(folder.evaluation(label)) for label in ("before", "after"))
         rich.print(comparison_table(before, after))
     summary = files.read_json(folder.path / "run.json")
-    print(
-        f"{summary['texts_per_s']:,.0f} texts/s, {summary['tokens_per_s']:,.0f} tokens/s "
-        f"on {summary['world_size']} ranks"
-    )
+    print(closing_line(summary))
     print(f"model:  {folder.export}\nreport: {report}")
 
 

@@ -47,6 +47,23 @@ def progress(stage: str, entry: Mapping[str, Any], left: str | None) -> str:
     return ", ".join(parts + ([f"{left} left"] if left else []))
 
 
+def closing_line(summary: Mapping[str, Any]) -> str:
+    """What a finished run achieved, out of its `run.json`."""
+    parts = [
+        f"{summary['texts_per_s']:,.0f} texts/s",
+        f"{summary['tokens_per_s']:,.0f} tokens/s on {summary['world_size']} ranks",
+    ]
+    if summary["mfu"] is not None:
+        parts.append(f"MFU {100 * summary['mfu']:.0f} %")
+    if summary["padding_saved"]:
+        parts.append(f"{100 * summary['padding_saved']:.0f} % padding saved")
+    if summary["memory_bytes"] is not None:
+        parts.append(f"{summary['memory_bytes'] / 1e9:.1f} GB")
+    if summary["wait_share"] is not None:
+        parts.append(f"{100 * summary['wait_share']:.0f} % waiting")
+    return ", ".join(parts)
+
+
 def times_due(step: int, last: int, every: int) -> int:
     """How often what is done every so many steps, and at the last one, is still to be done after `step`."""
     return -(-last // every) - step // every

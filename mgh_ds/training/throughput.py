@@ -5,13 +5,20 @@ weights, the clock. Nothing here waits for a device.
 """
 
 import resource
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from mgh_ds.distributed.group import world_size
+from mgh_ds.model.config import ModelConfig
+from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.training.batch import Size
-from mgh_ds.training.flops import ModelFlops
+from mgh_ds.training.flops import ModelFlops, peak_flops
+from mgh_ds.training.run_folder import device_name
 
 KIBIBYTE = 1024  # the unit of Linux' ru_maxrss
+MEANS = ("texts_per_s", "tokens_per_s", "padding_saved", "padding_spent", "mfu", "wait_share")
 
 
 class Throughput:
@@ -21,6 +28,13 @@ class Throughput:
         """`peak` is that of all devices together, in FLOP/s, or None where it is unknown; `packed` says
         whether batches are made without padding."""
         self.flops, self.peak, self.packed = flops, peak, packed
+
+    @classmethod
+    def of(cls, model: EmbeddingModel, config: ModelConfig) -> "Throughput":
+        """Of a model that is trained on devices like this rank's, one a rank."""
+        peak = peak_flops(device_name(), config.dtype, tf32=torch.backends.cuda.matmul.allow_tf32)
+        of_all = None if peak is None else peak * world_size()
+        return cls(ModelFlops.of(model.backbone), of_all, packed=config.padding_free)
 
     def figures(self, work: Size, seconds: float, wait_seconds: float) -> dict[str, float | None]:
         """Of a step over all ranks that took so many seconds, of which so many a rank waited for its batch.
@@ -43,6 +57,19 @@ class Throughput:
             "wait_seconds": wait_seconds,
             "wait_share": wait_seconds / seconds,
         }
+
+
+def totals(entries: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """A run's figures out of its steps' lines: means over time, and the most memory; None for what no line
+    has."""
+
+    def mean(name: str) -> float | None:
+        known = [(entry[name], entry["seconds"]) for entry in entries if entry.get(name) is not None]
+        seconds = sum(each for _, each in known)
+        return sum(value * each for value, each in known) / seconds if known else None
+
+    memory = [entry["memory_bytes"] for entry in entries if "memory_bytes" in entry]
+    return {**{name: mean(name) for name in MEANS}, "memory_bytes": max(memory, default=None)}
 
 
 def peak_memory() -> int:

@@ -4,8 +4,8 @@ import pytest
 
 from mgh_ds.training.batch import Size
 from mgh_ds.training.flops import ModelFlops
-from mgh_ds.training.progress import TimeLeft, progress, times_due
-from mgh_ds.training.throughput import Throughput, peak_memory
+from mgh_ds.training.progress import TimeLeft, closing_line, progress, times_due
+from mgh_ds.training.throughput import Throughput, peak_memory, totals
 
 FLOPS = ModelFlops(frozen=0, trained=100, attention=0)
 WORK = Size.of([[2, 4], [3, 5, 5, 1]])  # 20 tokens in 2 · 4 + 4 · 5 = 28 places
@@ -34,6 +34,31 @@ def test_padding_is_spent_where_batches_are_padded() -> None:
 
 def test_utilisation_is_unknown_without_a_peak() -> None:
     assert Throughput(FLOPS, peak=None, packed=True).figures(WORK, 1.0, 0.0)["mfu"] is None
+
+
+def test_a_runs_means_are_over_time_and_leave_out_what_is_unknown() -> None:
+    fast = {"seconds": 1.0, "texts_per_s": 30.0, "mfu": 0.4, "memory_bytes": 5, "wait_share": 0.3}
+    slow = {"seconds": 3.0, "texts_per_s": 10.0, "mfu": None, "memory_bytes": 7, "wait_share": 0.1}
+    expected = {
+        "texts_per_s": 15.0,
+        "tokens_per_s": None,
+        "padding_saved": None,
+        "padding_spent": None,
+        "mfu": 0.4,
+        "wait_share": pytest.approx(0.15),
+        "memory_bytes": 7,
+    }
+    assert totals([fast, slow]) == expected
+    assert set(totals([{"seconds": 1.0}]).values()) == {None}
+
+
+def test_the_last_line_says_what_a_run_achieved() -> None:
+    summary = {"texts_per_s": 1234.5, "tokens_per_s": 98_765.0, "world_size": 2, "mfu": 0.41}
+    summary |= {"padding_saved": 0.45, "memory_bytes": 12_340_000_000, "wait_share": 0.021}
+    expected = "1,234 texts/s, 98,765 tokens/s on 2 ranks"
+    assert closing_line(summary) == f"{expected}, MFU 41 %, 45 % padding saved, 12.3 GB, 2 % waiting"
+    unknown = dict.fromkeys(("mfu", "padding_saved", "memory_bytes", "wait_share"))
+    assert closing_line(summary | unknown) == expected
 
 
 def test_the_time_left_holds_what_is_still_to_come() -> None:
