@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from tqdm import tqdm
+
 RECENT = 50  # steps, and checkpoints, whose mean is the pace from now on
 
 
@@ -34,17 +36,19 @@ class TimeLeft:
         return left + (checkpoints * statistics.fmean(self._copies) if self._copies else 0.0)
 
 
-def progress(stage: str, entry: Mapping[str, Any], left: str | None) -> str:
-    """A step's line of the metrics as the progress bar shows it, with the time left in words."""
-    levels = [level for level in entry["levels"] if level != "0"]
-    hardest = max(levels, key=int, default=None)
+def progress(stage: str, entry: Mapping[str, Any], seconds_left: float | None) -> str:
+    """A step's line of the metrics as the progress bar shows it."""
     parts = [stage, f"loss {entry['loss']:.3f}"]
-    if hardest is not None:
-        parts.append(f"level {hardest} {100 * entry['levels'][hardest]['accuracy']:.0f} %")
+    graded = [int(level) for level in entry["levels"] if level != "0"]
+    if graded:
+        hardest = max(graded)
+        parts.append(f"level {hardest} {100 * entry['levels'][str(hardest)]['accuracy']:.0f} %")
     parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
     if entry["mfu"] is not None:
         parts.append(f"MFU {100 * entry['mfu']:.0f} %")
-    return ", ".join(parts + ([f"{left} left"] if left else []))
+    if seconds_left is not None:
+        parts.append(f"{tqdm.format_interval(seconds_left)} left")
+    return ", ".join(parts)
 
 
 def closing_line(summary: Mapping[str, Any]) -> str:

@@ -98,6 +98,6 @@ def test_the_progress_bar_names_the_hardest_level() -> None:
     }
     expected = "level 4, loss 0.412, level 4 87 %, 12,346 tokens/s, MFU 41 %"
     assert progress("level 4", entry, None) == expected
-    assert progress("level 4", entry, "2:13:05") == f"{expected}, 2:13:05 left"
+    assert progress("level 4", entry, 7985.4) == f"{expected}, 2:13:05 left"
     bare = entry | {"levels": {"0": {"accuracy": 1.0}}, "mfu": None}
-    assert progress("all", bare, "00:07") == "all, loss 0.412, 12,346 tokens/s, 00:07 left"
+    assert progress("all", bare, 7.2) == "all, loss 0.412, 12,346 tokens/s, 00:07 left"
