@@ -30,13 +30,17 @@ from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
+from mgh_ds.training.loggers.opening import Loggers, open_loggers
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
+from mgh_ds.training.progress import TimeLeft, progress, times_due
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.state import collect, restore
 from mgh_ds.training.step import StepResult, train_step
+from mgh_ds.training.throughput import Throughput, totals
 
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # tqdm's own estimate knows of steps alone
 # What may change between a run and its continuation: it bears neither on the batches nor on the weights.
-FREE_SECTIONS = ("name", "folder", "evaluation", "accept_changes")
+FREE_SECTIONS = ("name", "folder", "logging", "evaluation", "accept_changes")
 FREE_TRAINING_KEYS = (
     "checkpoint_every",
     "keep_checkpoints",
@@ -65,6 +69,8 @@ class Trainer:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
+        self.throughput, self.time_left = Throughput.of(self.model, config.model), TimeLeft()
+        self.loggers = Loggers()  # rank 0 opens them when it is known where the run goes on
         self.loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
         self.ledger = Ledger(folder.ledger, self.store, self.plan)
         self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, self._sync)
@@ -73,9 +79,15 @@ class Trainer:
     def train(self, stop: StopRequest) -> bool:
         """Trains from the newest checkpoint, or from the start, to the last step, or until a rank is asked to
         stop: then the step is finished and saved, and the answer is False."""
-        step = saved = self._resume()
+        step = self._resume()
         if is_main():
             print("\n".join(self.describe_plan()))
+            self.loggers = open_loggers(self.config, self.folder.path, step)
+        with self.loggers:
+            return self._train(step, stop)
+
+    def _train(self, step: int, stop: StopRequest) -> bool:
+        saved = step
         started = datetime.now(UTC)
         bad = BadSteps(self.config.training.bad_steps_limit, self.folder)
         with (
@@ -84,7 +96,11 @@ class Trainer:
             ) as prefetcher,
             self.ledger,
             tqdm(
-                total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
+                total=self.plan.steps,
+                initial=step,
+                disable=not is_main(),
+                dynamic_ncols=True,
+                bar_format=BAR,
             ) as bar,
         ):
             asked = self.asked_to_stop(stop)
@@ -125,11 +141,12 @@ class Trainer:
             self.ledger.write(step, result.problem)
         if result.problem is None:
             bad.clear()
-            entry = step_entry(step + 1, stage, result, seconds, rate)
-            if is_main():
-                self.folder.metrics.append(entry)
-            line = f"{stage.name}, loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s"
-            return line, self._asked(result.notes)
+            waited = result.notes["wait_seconds"] / world_size()
+            entry = step_entry(step + 1, stage, result, rate, seconds)
+            entry |= self.throughput.figures(result.size, seconds, waited)
+            self.log(entry)
+            self.time_left.step(seconds)
+            return progress(stage.name, entry, self._left(step + 1)), self._asked(result.notes)
         self.engine.lr_scheduler.step()  # the rate is a function of the step, applied or not
         entry = {
             "kind": "skipped",
@@ -137,8 +154,7 @@ class Trainer:
             "reason": result.problem,
             "ids": self._at_fault(step, result),
         }
-        if is_main():
-            self.folder.metrics.append(entry)
+        self.log(entry)
         bad.count(entry)
         return f"{stage.name}: skipped, {result.problem}", self._asked(result.notes)
 
@@ -170,7 +186,18 @@ class Trainer:
         for written in self.writer.take_written():
             copy_seconds = self._copy_seconds.pop(written.step)
             entry = {"kind": "checkpoint", **dataclasses.asdict(written), "copy_seconds": copy_seconds}
+            self.log(entry)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Adds a line to `metrics.jsonl`, of which the loggers are told too; rank 0 does."""
+        if is_main():
             self.folder.metrics.append(entry)
+            self.loggers.log(entry)
+
+    def _left(self, step: int) -> float | None:
+        """Seconds that the run still takes after so many steps."""
+        checkpoints = times_due(step, self.plan.steps, self.config.training.checkpoint_every)
+        return self.time_left.seconds(steps=self.plan.steps - step, checkpoints=checkpoints)
 
     def describe_plan(self) -> list[str]:
         """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
@@ -231,6 +258,7 @@ class Trainer:
         if state is not None:
             self._copy_seconds[step] = time.perf_counter() - begin
             self.writer.begin(state, step, self._identity())
+        self.time_left.copy(time.perf_counter() - begin)
 
     def _write_summary(self, started: datetime) -> None:
         steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]
@@ -255,15 +283,13 @@ class Trainer:
                 "total": sum(parameter.numel() for parameter in parameters),
                 "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             },
-            "texts_per_s": sum(entry["texts_per_s"] * entry["seconds"] for entry in steps) / seconds,
-            "tokens_per_s": sum(entry["tokens_per_s"] * entry["seconds"] for entry in steps) / seconds,
-            "wait_share": sum(entry["wait_seconds"] for entry in steps) / seconds,
+            **totals(steps),
         }
         files.write_json(self.folder.path / "run.json", summary)
 
 
-def step_entry(step: int, stage: Stage, result: StepResult, seconds: float, rate: float) -> dict[str, Any]:
-    """One line of the metrics; steps count from 1 there."""
+def step_entry(step: int, stage: Stage, result: StepResult, rate: float, seconds: float) -> dict[str, Any]:
+    """One line of the metrics but for what `Throughput` adds; steps count from 1 there."""
     return {
         "kind": "step",
         "step": step,
@@ -273,10 +299,7 @@ def step_entry(step: int, stage: Stage, result: StepResult, seconds: float, rate
         "records": result.records,
         "levels": result.levels,
         "statistics": result.statistics,
-        "seconds": seconds,
-        "texts_per_s": result.size.texts / seconds,
-        "tokens_per_s": result.size.tokens / seconds,
         "lr": rate,
         "grad_norm": result.grad_norm,
-        "wait_seconds": result.notes["wait_seconds"] / world_size(),
+        "seconds": seconds,
     }
