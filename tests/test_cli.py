@@ -130,6 +130,7 @@ MAY_USE_EXTRAS = ("ablation", "audit", "evaluation", "synthesis")
 BESIDE = {
     ("sentence_transformers_module.py", "sentence_transformers"),  # imported by sentence-transformers itself
     ("schema.py", "pydantic_core"),  # pydantic's own
+    ("weights_and_biases.py", "wandb"),  # imported where a recipe names that logger
     ("keys.py", "annotated_types"),
     ("recipe_help.py", "pydantic_core"),
     ("reader.py", "pydantic_core"),

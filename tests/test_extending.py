@@ -70,8 +70,8 @@ def use(house: Path, folder: Path, section: str) -> str:
     return done.stdout
 
 
-def test_there_are_seven() -> None:
-    words = ("loss", "pooling", "order", "backbone", "task subtype", "engine", "converter")
+def test_there_are_eight() -> None:
+    words = ("loss", "logger", "pooling", "order", "backbone", "task subtype", "engine", "converter")
     assert list(SECTIONS) == [f"An {word}" if word[0] in "oe" else f"A {word}" for word in words]
 
 
@@ -84,6 +84,14 @@ def test_a_loss_trains_and_its_statistic_is_in_the_metrics(house: Path, tmp_path
         assert 0 < entry["loss"] < math.inf
         assert 0 < entry["statistics"]["violated_share"] <= 1
         assert "masked_share" not in entry["statistics"], "InfoNCE's"
+
+
+def test_a_logger_hears_what_the_metrics_say(house: Path, tmp_path: Path) -> None:
+    said = use(house, tmp_path, "A logger").splitlines()
+    metrics = map(json.loads, (tmp_path / "runs" / "table" / "metrics.jsonl").open())
+    losses = [f"{entry['step']},train/loss,{entry['loss']}" for entry in metrics if entry["kind"] == "step"]
+    assert len(losses) == 3
+    assert said[-3:] == losses
 
 
 def test_a_pooling_embeds(house: Path, tmp_path: Path) -> None:
