@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.training.config import LoggingConfig, RunConfig
@@ -156,11 +157,11 @@ def test_loggers_hold_the_metrics_once_over_a_kill(
     for place, value in board:
         assert value == pytest.approx(metrics[place], rel=1e-6), "it keeps float32"
 
-    name = json.loads((config.path / "wandb.json").read_text())["id"]
-    files = sorted(config.path.glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 2, "W&B has a file for each start"
-    assert {file.name for file in files} == {f"run-{name}.wandb"}, "of one run"
-    assert of_wandb(files[1]) == (name, {place: value for place, value in metrics.items() if place[1] > 2})
+    name = files.read_json(config.path / "wandb.json")["id"]
+    runs = sorted(config.path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(runs) == 2, "W&B has a file for each start"
+    assert {file.name for file in runs} == {f"run-{name}.wandb"}, "of one run"
+    assert of_wandb(runs[1]) == (name, {place: value for place, value in metrics.items() if place[1] > 2})
     check_nobody_called()
     written = [path for path in config.path.rglob("*") if path.is_file()]
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
@@ -177,8 +178,16 @@ def test_what_breaks_a_logger_costs_a_line(
         "on without it"
     )
     assert wandb == "logger wandb: ConnectionError: the network is gone; training goes on without it"
-    lines = list(RunFolder(config.path).metrics.entries())
-    assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    lines = [line for line in RunFolder(config.path).metrics.entries() if line["kind"] == "step"]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    for line in lines:
+        assert line["mfu"] is None, "a CPU's peak is unknown"
+        assert 0 < line["padding_saved"] < 1
+        assert line["padding_spent"] == 0
+        assert 0 <= line["wait_share"] <= 1
+    summary = files.read_json(config.path / "run.json")
+    assert summary["memory_bytes"] == max(line["memory_bytes"] for line in lines) > 1e7
+    assert min(line["padding_saved"] for line in lines) <= summary["padding_saved"] < 1
 
 
 def test_wandb_without_a_key_does_not_ask_for_one(
