@@ -23,7 +23,6 @@ from mgh_ds.losses.base import Loss
 from mgh_ds.training.batch import Batch, Size
 from mgh_ds.training.objective import Objective, objective
 
-
 Notes = Callable[[], Mapping[str, float]]
 
 
