@@ -1,10 +1,6 @@
 """From a run folder to a model folder that plain sentence-transformers loads."""
 
-from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
 
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
@@ -17,7 +13,8 @@ from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.run_folder import RunFolder
-from mgh_ds.training.state import trainable
+from mgh_ds.training.state import trainable, weight_shapes
+from mgh_ds.training.tensor_file import open_file
 
 
 def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
@@ -33,17 +30,14 @@ def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
         raise MghError(f"{run} has no complete checkpoint to export yet")
     path, manifest = found
     model, tokenizer = build_model(config.model, seed=config.seed)
-    weights = load_file(path / checkpoint.WEIGHTS)
-    if _shapes(weights) != _shapes(trainable(model)):
+    weights, parameters = open_file(path / checkpoint.WEIGHTS), trainable(model)
+    if weights.shapes != weight_shapes(parameters):
         raise MghError(
             f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
-    model.load_state_dict(weights, strict=False)
+    for name, parameter in parameters.items():
+        parameter.data.copy_(weights.read(name))
     return model.eval(), tokenizer, config, int(manifest["step"])
-
-
-def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in weights.items()}
 
 
 def export_run(run: Path, output: Path, *, replace: bool = False) -> None:
