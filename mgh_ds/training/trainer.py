@@ -1,6 +1,7 @@
 """The training loop: plan → micro-batches → step → metrics → checkpoint, the same on one rank or a
 thousand."""
 
+import copy
 import dataclasses
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
+from mgh_ds.training.evaluations import Evaluations, Scorer
 from mgh_ds.training.objective import NotFiniteError, all_ids
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
@@ -45,9 +47,9 @@ FREE_TRAINING_KEYS = (
 
 
 class Trainer:
-    """A run: its model, its data and where it stands."""
+    """A run: its model, its data and where it stands. `scorer` evaluates it where the recipe says so."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, scorer: Scorer | None = None) -> None:
         self.config, self.folder = config, folder
         on_main(folder.hold)
         training = config.training
@@ -60,6 +62,7 @@ class Trainer:
         self.checkpoint = on_main(self._newest_checkpoint)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
+        self.evaluations = Evaluations(config, folder, self.held_out, scorer)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
         self.loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
@@ -67,8 +70,9 @@ class Trainer:
         self._copy_seconds: dict[int, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
-        """Trains from the newest checkpoint, or from the start, to the last step, or until a rank is asked to
-        stop: then the step is finished and saved, and the answer is False."""
+        """Trains from the newest checkpoint, or from the start, to the last step, or until evaluations get no
+        better; or until a rank is asked to stop: then the step is finished and saved, and the answer is
+        False."""
         step = saved = self._resume()
         if is_main():
             print("\n".join(self.describe_plan()))
@@ -82,7 +86,12 @@ class Trainer:
                 total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
             ) as bar,
         ):
-            while step < self.plan.steps and not self.asked_to_stop(stop):
+            while not self.asked_to_stop(stop):
+                if self.evaluations.due(step):
+                    saved = self._evaluate(step, saved)
+                    continue
+                if self._ended(step):
+                    break
                 line = self._step(step, prefetcher, bad)
                 step += 1
                 bar.update()
@@ -94,12 +103,34 @@ class Trainer:
         if saved < step:
             self._save(step)
         self.writer.wait()
-        if self.asked_to_stop(stop) or step < self.plan.steps:
+        if self.asked_to_stop(stop) or not self._ended(step):
             if is_main():
                 print(f"stopped as asked: {step} of {self.plan.steps} steps are done and saved")
             return False
-        on_main(lambda: self._write_summary(started))
+        if is_main():
+            self.writer.tidy()
+        if step < self.plan.steps:
+            self.evaluations.conclude(self.model, self.tokenizer)
+            if is_main():
+                print(f"ended early, after {step} of {self.plan.steps} steps: {self.evaluations.verdict}")
+        on_main(lambda: self._write_summary(started, step))
         return True
+
+    def _ended(self, step: int) -> bool:
+        """Whether there is nothing left to train."""
+        return step == self.plan.steps or self.evaluations.exhausted
+
+    def _evaluate(self, step: int, saved: int) -> int:
+        """Evaluates the run after `step` steps; returns the step last saved, which is this one if it is the
+        best so far."""
+        # A tokenizer of its own: the prefetching thread is at work with the other, which is not made for two.
+        self.evaluations.evaluate(step, self.model, copy.deepcopy(self.tokenizer))
+        if self.evaluations.best == step:
+            if saved < step:
+                self._save(step)
+            # Not before: a run that is killed until this one is visible goes back to where another was best.
+            self.writer.best = saved = step
+        return saved
 
     def _step(self, step: int, prefetcher: Prefetcher, bad: BadSteps) -> str:
         """One step and its lines in metrics and ledger; returns what the progress bar shows."""
@@ -183,7 +214,9 @@ class Trainer:
             path, manifest = self.checkpoint
             step = int(manifest["step"])
             restore(self.engine, lambda: checkpoint.load(path, manifest), step)
-        on_main(lambda: self.folder.start(self.config, step))
+        on_main(lambda: self.folder.start(self.config, step if self.checkpoint else None))
+        self.evaluations.resume()
+        self.writer.best = self.evaluations.best
         if self.checkpoint and is_main():
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
         return step
@@ -196,7 +229,7 @@ class Trainer:
             self._copy_seconds[step] = time.perf_counter() - begin
             self.writer.begin(state, step, self._identity())
 
-    def _write_summary(self, started: datetime) -> None:
+    def _write_summary(self, started: datetime, step: int) -> None:
         steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]
         if not steps:
             raise MghError(
@@ -213,7 +246,7 @@ class Trainer:
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "train_seconds": seconds,
-            "steps": self.plan.steps,
+            "steps": step,
             "global_batch": self.plan.global_batch,
             "parameters": {
                 "total": sum(parameter.numel() for parameter in parameters),
