@@ -37,9 +37,9 @@ def evaluate(
     writes the result to `output`. All is done afresh: mteb's cache of results is off.
 
     With `instructions`, a record's texts are read under its own instruction, and those of mteb tasks under
-    their task's from `mgh_ds.records.instructions`. `parallel` is how many batches the encoder works on at the
-    same time. Random states are left as they were. Raises MghError when
-    there is nothing to score, a task's data cannot be loaded or its score is not a number.
+    their task's from `mgh_ds.records.instructions`. `parallel` is how many batches the encoder works on at
+    the same time. Random states are left as they were. Raises MghError when there is nothing to score, a
+    task's data cannot be loaded or its score is not a number.
     """
     if not records and not tasks:
         raise MghError("there are no tasks to evaluate on")
