@@ -1,13 +1,14 @@
-"""Checkpoints that are complete or invisible, that any number of ranks goes on from, and that training does
-not wait for.
+"""Checkpoints that are complete or invisible, that any number of ranks goes on from, and that ask for no more
+memory the larger they are.
 
     checkpoints/step-000100/
       weights.safetensors     the trained weights, float32, by parameter name; what export reads
       optimizer.safetensors   Adam's moments
       manifest.json           step, updates, identity of the run, sha256 of both files and of all this
 
-The ranks stop for a copy of the state on rank 0; a thread there writes it into a hidden folder, flushes it to
-the disk and makes it visible by one rename.
+The ranks put the state together on rank 0, a tensor at a time; a thread there writes each into a hidden
+folder, flushes the whole to the disk and makes it visible by one rename. The bytes between the two are
+bounded. Adapters fit, so training does not wait for the disk; with all weights of a large model it does.
 """
 
 import hashlib
@@ -21,16 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
 from mgh_ds.common import files
 from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.training.state import TrainingState
+from mgh_ds.training.tensor_file import open_file, write_file
+from mgh_ds.training.tensor_queue import TensorQueue
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+# Of tensors between the gathering and the disk. Adapters of rank 32 on a 7B model fit (12 bytes a weight).
+BYTES_UNDER_WAY = 2**30
 
 Manifest = dict[str, Any]
 
@@ -47,6 +50,8 @@ class Written:
 class CheckpointWriter:
     """Writes one checkpoint at a time, in a thread of rank 0.
 
+    `best` is a step whose checkpoint stays beside the newest ones, if one is set.
+
     Args:
         folder: parent of all checkpoints of the run.
         keep: how many of the newest stay.
@@ -59,14 +64,26 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._written: queue.SimpleQueue[Written] = queue.SimpleQueue()
         self.problem: str | None = None  # why the last one could not be written
-        self.best: int | None = None  # a step whose checkpoint stays beside the newest
+        self.best: int | None = None
 
     def begin(self, state: TrainingState, step: int, identity: dict[str, Any]) -> None:
-        """Starts writing the state after `step` steps; waits for the one before, if that is still at it."""
+        """Starts writing the state after `step` steps, and reads it to its end for the thread that writes.
+
+        Waits for the checkpoint before, if that is still being written, and while more than BYTES_UNDER_WAY
+        of this one wait for the disk. Where writing fails, the state is read to its end all the same, since
+        the other ranks take part in that; `problem` says why.
+        """
         self.wait()
         details = {"step": step, "updates": state.updates, "identity": identity}
-        self._thread = threading.Thread(target=self._write, args=(state, details), name="checkpoint")
+        tensors = TensorQueue(BYTES_UNDER_WAY)
+        self._thread = threading.Thread(target=self._write, args=(state, tensors, details), name="checkpoint")
         self._thread.start()
+        try:
+            for tensor in state.tensors():
+                tensors.put(tensor)
+        except BaseException:
+            tensors.abandon()  # else the thread, and with it the process, would wait for ever
+            raise
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -78,21 +95,24 @@ class CheckpointWriter:
         """The checkpoints that have become visible since the last call."""
         return [self._written.get() for _ in range(self._written.qsize())]
 
-    def _write(self, state: TrainingState, details: Manifest) -> None:
+    def _write(self, state: TrainingState, tensors: TensorQueue, details: Manifest) -> None:
         begin = time.perf_counter()
         path = self.folder / f"step-{details['step']:06d}"
         try:
             self.before_commit()
             with files.new_folder(path, replace=True) as folder:  # only a damaged one can stand there
-                save_file(state.weights, folder / WEIGHTS)
-                save_file(state.moments, folder / OPTIMIZER)
-                digests = {name: files.sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+                digests = {
+                    name: write_file(folder / name, part.shapes, tensors.take)
+                    for name, part in ((WEIGHTS, state.weights), (OPTIMIZER, state.moments))
+                }
                 size = sum((folder / name).stat().st_size for name in digests)
                 manifest = details | {"files": digests}
                 files.write_json(folder / MANIFEST, manifest | {"sha256": _digest(manifest)})
         except Exception as error:  # nobody else would see what ends a thread
             self.problem = f"checkpoint {path} could not be written: {error}; those before it are untouched"
             return
+        finally:
+            tensors.abandon()  # whoever still brings some is not held up
         self._written.put(Written(details["step"], size, time.perf_counter() - begin))
         self._remove_others(details["step"])
 
@@ -108,8 +128,9 @@ class CheckpointWriter:
         behind."""
         found = checkpoints(self.folder)
         older = [number for number in found if number <= step]
+        kept = {*older[-self.keep :], self.best}
         for number, path in found.items():
-            if number > step or (number in older[: -self.keep] and number != self.best):
+            if number > step or number not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -158,9 +179,9 @@ def of_step(folder: Path, step: int) -> tuple[Path, Manifest]:
 
 
 def load(path: Path, manifest: Manifest) -> TrainingState:
-    """The state that a checkpoint holds."""
+    """The state that a checkpoint holds; its tensors are read when they are asked for."""
     return TrainingState(
-        load_file(path / WEIGHTS), load_file(path / OPTIMIZER), updates=int(manifest["updates"])
+        open_file(path / WEIGHTS), open_file(path / OPTIMIZER), updates=int(manifest["updates"])
     )
 
 

@@ -1,11 +1,7 @@
 """From a run folder to a model folder that plain sentence-transformers loads."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
-from safetensors.torch import load_file
 
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
@@ -19,7 +15,8 @@ from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.evaluations import best_step, evaluation_lines
 from mgh_ds.training.run_folder import RunFolder
-from mgh_ds.training.state import trainable
+from mgh_ds.training.state import trainable, weight_shapes
+from mgh_ds.training.tensor_file import open_file
 
 
 class Choice(NamedTuple):
@@ -41,12 +38,13 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
     config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
     choice = choose(run, config.evaluation.metric, which)
     model, tokenizer = build_model(config.model, seed=config.seed)
-    weights = load_file(choice.path / checkpoint.WEIGHTS)
-    if _shapes(weights) != _shapes(trainable(model)):
+    weights, parameters = open_file(choice.path / checkpoint.WEIGHTS), trainable(model)
+    if weights.shapes != weight_shapes(parameters):
         raise MghError(
             f"{choice.path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
-    model.load_state_dict(weights, strict=False)
+    for name, parameter in parameters.items():
+        parameter.data.copy_(weights.read(name))
     return model.eval(), tokenizer, config, choice
 
 
@@ -76,10 +74,6 @@ def choose(run: Path, metric: str | None, which: str | None = None) -> Choice:
         raise MghError(f"--checkpoint is {which!r}; it must be best, newest or the number of a step")
     path, _ = checkpoint.of_step(folder.checkpoints, int(which))
     return Choice(path, int(which), f"the checkpoint of step {which}")
-
-
-def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in weights.items()}
 
 
 def export_run(run: Path, output: Path, which: str | None = None, *, replace: bool = False) -> Choice:

@@ -261,12 +261,16 @@ class Trainer:
         self.folder.sync()
 
     def _save(self, step: int) -> None:
-        """Copies the state, which the ranks wait for, and has it written, which they do not."""
+        """Puts the state together, which the ranks wait for, and has it written, which they need not wait for
+        unless it is larger than what the writer takes at once."""
         begin = time.perf_counter()
         state = collect(self.engine)
-        if state is not None:
-            self._copy_seconds[step] = time.perf_counter() - begin
+        if is_main():
             self.writer.begin(state, step, self._identity())
+            self._copy_seconds[step] = time.perf_counter() - begin
+        else:
+            for _ in state.tensors():
+                pass  # each is put together by all
 
     def _write_summary(self, started: datetime, step: int) -> None:
         steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]

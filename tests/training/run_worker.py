@@ -169,8 +169,8 @@ def _install(fault: Fault, run: trainer.Trainer) -> None:
             "update": (run.engine, "step"),
             "copy": (trainer, "collect"),
             "encode": (shared_encoder, "gather_bytes"),  # in an evaluation
-            "write": (checkpoint, "save_file"),
-            "digest": (checkpoint.files, "sha256"),
+            "write": (checkpoint, "write_file"),
+            "digest": (checkpoint, "_digest"),
             "commit": (checkpoint.files, "sync_tree"),
             "prune": (checkpoint.CheckpointWriter, "_remove_others"),
         }[fault.phase]

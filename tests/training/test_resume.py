@@ -2,6 +2,7 @@
 together is refused; nothing half-written counts."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import TrainingState
+from mgh_ds.training.tensor_file import LazyTensors
 from tests.ranks import run_ranks, start_ranks
 from tests.training import run_worker
 from tests.training.run_worker import Fault
@@ -122,6 +124,7 @@ def test_a_checkpoint_of_another_model_is_refused_on_every_rank(tiny_run: Make) 
     changed = config.replace(model=larger, accept_changes=["config.model.lora.rank"])
     for output in run_ranks(2, run_worker.train_expecting_error, changed):
         assert "the checkpoint's weights do not fit this model" in output
+        assert re.search(r"lora_A\S*: \[4, 64\] in the checkpoint, \[8, 64\] here", output)
 
 
 def test_a_row_edited_in_the_store_is_found(tiny_run: Make) -> None:
@@ -142,7 +145,11 @@ def test_a_row_edited_in_the_store_is_found(tiny_run: Make) -> None:
 def state(size: int = 100) -> TrainingState:
     weights = {"layer.lora_A": torch.arange(size, dtype=torch.float32)}
     moments = {f"{key}/layer.lora_A": torch.ones(size) for key in ("exp_avg", "exp_avg_sq")}
-    return TrainingState(weights, moments, updates=7)
+    return TrainingState(lazy(weights), lazy(moments), updates=7)
+
+
+def lazy(tensors: dict[str, torch.Tensor]) -> LazyTensors:
+    return LazyTensors({name: tensor.shape for name, tensor in tensors.items()}, tensors.__getitem__)
 
 
 def write(folder: Path, *steps: int, keep: int = 5) -> CheckpointWriter:
@@ -174,7 +181,8 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "step-000002 is damaged" in capsys.readouterr().out
     loaded = checkpoint.load(*found)
     assert loaded.updates == 7
-    assert torch.equal(loaded.weights["layer.lora_A"], state().weights["layer.lora_A"])
+    for found_tensor, expected in zip(loaded.tensors(), state().tensors(), strict=True):
+        assert torch.equal(found_tensor, expected)
 
     write(tmp_path, 2, keep=1)  # the run has come to that step again
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
@@ -194,6 +202,17 @@ def test_only_the_newest_checkpoints_stay_and_none_from_a_future_that_was_given_
     )
     write(tmp_path, 3, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, 2, before_commit=lambda: None)
+    kept = []
+    for step, best in enumerate([None, 2, 2, 2, 2, 6, 6], start=1):
+        writer.best = best
+        writer.begin(state(), step, {})
+        writer.wait()
+        kept.append([int(path.name[5:]) for path in sorted(tmp_path.iterdir())])
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7]]
 
 
 def test_what_must_not_be_older_than_a_checkpoint_is_flushed_first(tmp_path: Path) -> None:
@@ -239,3 +258,49 @@ def test_whatever_ends_the_writer_is_said(tmp_path: Path) -> None:
     writer.wait()
     assert writer.problem is not None
     assert "the paper jams" in writer.problem
+
+
+def endless(reads: list[str], count: int = 50) -> TrainingState:
+    """A state of so many tensors of 4 KB each; notes which were read."""
+
+    def read(name: str) -> torch.Tensor:
+        reads.append(name)
+        return torch.zeros(1024)
+
+    shapes = {str(number): torch.Size([1024]) for number in range(count)}
+    return TrainingState(LazyTensors(shapes, read), lazy({}), updates=0)
+
+
+def test_a_disk_that_fails_midway_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is read to its end, since the other ranks take part in that."""
+    monkeypatch.setattr(checkpoint, "BYTES_UNDER_WAY", 8 * 1024)
+
+    def fails(*arguments: Any) -> str:
+        for _ in range(10):
+            arguments[-1]()  # takes a tensor
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "write_file", fails)
+    reads: list[str] = []
+    writer = CheckpointWriter(tmp_path, 2, before_commit=lambda: None)
+    writer.begin(endless(reads), 1, {})
+    writer.wait()
+    assert len(reads) == 50
+    assert writer.problem is not None
+    assert "no space left; those before it are untouched" in writer.problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_that_breaks_off_leaves_no_thread_waiting(tmp_path: Path) -> None:
+    def read(name: str) -> torch.Tensor:
+        if name == "3":
+            raise RuntimeError("another rank is gone")
+        return torch.zeros(1024)
+
+    shapes = {str(number): torch.Size([1024]) for number in range(5)}
+    writer = CheckpointWriter(tmp_path, 2, before_commit=lambda: None)
+    with pytest.raises(RuntimeError, match="another rank is gone"):
+        writer.begin(TrainingState(LazyTensors(shapes, read), lazy({}), updates=0), 1, {})
+    writer.wait()
+    assert writer.take_written() == []
+    assert list(tmp_path.iterdir()) == []
