@@ -10,7 +10,7 @@ message, which is under way before the optimiser begins.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from mgh_ds.distributed.sums import Sums
 from mgh_ds.losses.base import Loss
 from mgh_ds.training.batch import Batch, Size
 from mgh_ds.training.objective import Objective, objective
+
+Notes = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def embed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def train_step(
-    engine: Any, batches: Sequence[Batch], loss: Loss, records: int, notes: Mapping[str, float] | None = None
+    engine: Any, batches: Sequence[Batch], loss: Loss, records: int, notes: Notes = dict
 ) -> StepResult:
     """Forward, loss, backward and the optimiser's update; the batches lie on the engine's device.
 
@@ -99,7 +101,8 @@ def train_step(
 
     Args:
         records: of the global batch, on all ranks together.
-        notes: numbers of this rank that are to be added up over the ranks along with the figures.
+        notes: asked when the backward pass is done: numbers of this rank that are to be added up over the
+            ranks along with the figures.
     """
     figures = accumulate_gradient(engine, batches, loss, records, notes)
     engine.step()  # leaves everything as it is when the gradient is not finite
@@ -107,7 +110,7 @@ def train_step(
 
 
 def accumulate_gradient(
-    engine: Any, batches: Sequence[Batch], loss: Loss, records: int, notes: Mapping[str, float] | None = None
+    engine: Any, batches: Sequence[Batch], loss: Loss, records: int, notes: Notes = dict
 ) -> Pending:
     """Everything of a step but the update: afterwards the engine holds the gradient of the global batch's
     mean loss. Raises MghError for a batch without a record."""
@@ -129,7 +132,7 @@ def accumulate_gradient(
             for batch, gradient in zip(batches, gradients, strict=True):
                 engine.backward((embed(engine, batch) * gradient).sum())
     size = Size.total(batch.size for batch in batches)
-    return Pending(Sums({**result.figures, **size._asdict(), **(notes or {})}), records, result)
+    return Pending(Sums({**result.figures, **size._asdict(), **notes()}), records, result)
 
 
 def _level_figures(table: np.ndarray) -> dict[str, dict[str, float]]:

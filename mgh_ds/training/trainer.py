@@ -150,8 +150,10 @@ class Trainer:
         low, high = halves(records_digest(hashed(name for batch in batches for name in batch.ids), step))
         batches = [batch.to(device()) for batch in batches]  # all that the step needs, once
         rate = self.engine.get_lr()[0]
-        notes = {**self._flags(stop), "digest_low": low, "digest_high": high, "wait_seconds": waited}
-        result = train_step(self.engine, batches, self.loss, self.plan.records(step), notes)
+        notes = {"digest_low": low, "digest_high": high, "wait_seconds": waited}
+        result = train_step(
+            self.engine, batches, self.loss, self.plan.records(step), lambda: notes | self._flags(stop)
+        )
         seconds = time.perf_counter() - begin
         self._note_written()
         self.ledger.check(step, whole([result.notes["digest_low"], result.notes["digest_high"]]))
