@@ -5,7 +5,7 @@ checkpoint that a run goes on from. So a run that was killed anywhere goes on as
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,9 +110,11 @@ class Evaluations:
         """The evaluations that came to nothing."""
         return [line for line in self.lines if "problem" in line]
 
-    def evaluate(self, step: int, model: EmbeddingModel, tokenizer: Tokenizer) -> None:
-        """Scores the model after `step` steps on all ranks and logs what came out. A failure is logged and
-        printed, and that is all, unless a rank was lost."""
+    def evaluate(
+        self, step: int, model: EmbeddingModel, tokenizer: Tokenizer, log: Callable[[Line], None]
+    ) -> None:
+        """Scores the model after `step` steps on all ranks and has rank 0 `log` what came out. A failure is
+        logged and printed, and that is all, unless a rank was lost."""
         begin = time.perf_counter()
         label = label_of(step, self.last_step)
         encoder = Encoder(model, tokenizer, self._name)
@@ -127,7 +129,12 @@ class Evaluations:
             line["problem"] = words
             print(f"warning: the evaluation after step {step} failed, and the run goes on: {words}")
         line["seconds"] = time.perf_counter() - begin
-        self.lines.append(on_main(lambda: self._log(line)))
+
+        def logged() -> Line:
+            log(line)
+            return line
+
+        self.lines.append(on_main(logged))  # what rank 0 found, on every rank
 
     def conclude(self, model: EmbeddingModel, tokenizer: Tokenizer) -> None:
         """Where training ended early, makes the last evaluation that of after training."""
@@ -178,10 +185,6 @@ class Evaluations:
         if self.config.metric is not None:
             figures |= {"metric": self.config.metric, "value": value_of(figures, self.config.metric)}
         return figures
-
-    def _log(self, line: Line) -> Line:
-        self.folder.metrics.append(line)
-        return line
 
 
 def evaluation_lines(folder: RunFolder) -> list[Line]:

@@ -134,7 +134,8 @@ class Trainer:
         """Evaluates the run after `step` steps; returns the step last saved, which is this one if it is the
         best so far."""
         # A tokenizer of its own: the prefetching thread is at work with the other, which is not made for two.
-        self.evaluations.evaluate(step, self.model, copy.deepcopy(self.tokenizer))
+        tokenizer = copy.deepcopy(self.tokenizer)
+        self.evaluations.evaluate(step, self.model, tokenizer, self.folder.metrics.append)
         if self.evaluations.best == step:
             if saved < step:
                 self._save(step)
