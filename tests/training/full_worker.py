@@ -1,10 +1,12 @@
 """What a rank does in the tests of full fine-tuning: trains, and measures its memory meanwhile or dies in the
 middle of writing a checkpoint."""
 
+import ctypes
 import os
 import re
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +19,7 @@ from mgh_ds.distributed.watchdog import Watchdog
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.tensor_file import write_file
 from mgh_ds.training.tensor_queue import TensorQueue
 from mgh_ds.training.trainer import Trainer
 
@@ -24,9 +27,16 @@ Result = TypeVar("Result")
 
 
 def train_measured(config: RunConfig, under_way: int, out: Path) -> None:
-    """Trains with at most `under_way` bytes between the ranks and the disk. Writes to OUT by how many bytes
-    each rank grew at most while a checkpoint was restored, and while each was written."""
-    checkpoint.BYTES_UNDER_WAY = under_way
+    """Trains with at most `under_way` bytes between the ranks and a disk that is not ready at once.
+    Writes to OUT by how many bytes each rank grew at most while a checkpoint was restored, and while each was
+    written."""
+
+    def slow(path: Path, shapes: Mapping[str, torch.Size], take: Callable[[], torch.Tensor]) -> str:
+        if path.name == checkpoint.WEIGHTS:
+            time.sleep(0.7)  # enough to put all together
+        return write_file(path, shapes, take)
+
+    checkpoint.BYTES_UNDER_WAY, checkpoint.write_file = under_way, slow
     with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
         torch.set_num_threads(1)
         run = Trainer(config, RunFolder(config.path))
@@ -49,6 +59,7 @@ def train_measured(config: RunConfig, under_way: int, out: Path) -> None:
 
 def growth_during(work: Callable[[], Result]) -> tuple[Result, int]:
     """What `work` returns, and by how many bytes this process grew at most meanwhile."""
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator kept of the last step would hide a growth
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
     before = resident()["VmRSS"]
     result = work()

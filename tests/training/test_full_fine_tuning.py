@@ -27,7 +27,7 @@ Make = Callable[..., RunConfig]
 MIB = 2**20
 UNDER_WAY = 2 * MIB
 # What the interpreter, gloo and the allocator may want meanwhile.
-NOISE = 6 * MIB
+NOISE = 16 * MIB
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_memory_stays_as_it_is_whatever_the_state_has(
     tiny_run: Make, larger_model: Path, tmp_path: Path
 ) -> None:
     """Written, killed in the middle of writing, and gone on from by as many ranks and by another number."""
-    sizes = {"steps": 3, "checkpoint_every": 1, "global_batch": 4, "learning_rate": 1e-4}
-    model = {"name_or_path": str(larger_model), "max_length": 16}
+    sizes = {"steps": 3, "checkpoint_every": 1, "global_batch": 6, "learning_rate": 1e-4}
+    model = {"name_or_path": str(larger_model), "max_length": 16, "use_instructions": False}
     whole, killed = (full(tiny_run(**sizes), name, **model) for name in ("whole", "killed"))
     run_ranks(2, full_worker.train_measured, whole, UNDER_WAY, tmp_path)
     tensors = final_weights(whole)
@@ -60,7 +60,7 @@ def test_memory_stays_as_it_is_whatever_the_state_has(
     for rank in (0, 1):
         written = files.read_json(tmp_path / f"{rank}-of-2.json")["written"]
         print(f"rank {rank} grew by {[size / MIB for size in written]} MiB, of {state / MIB}")
-        assert max(written) < UNDER_WAY + 2 * largest + NOISE < state / 8
+        assert max(written) < UNDER_WAY + 2 * largest + NOISE < state / 5
 
     middle = 3 * len(tensors) + len(tensors) + 10  # of the second checkpoint's moments
     with Ranks(2, full_worker.train_killed_while_writing, killed, middle) as ranks:
@@ -78,8 +78,8 @@ def test_memory_stays_as_it_is_whatever_the_state_has(
         for rank in range(world_size):
             (read,) = files.read_json(tmp_path / f"{rank}-of-{world_size}.json")["read"]
             own = 2 / 3 * state / world_size  # Adam's moments, of this rank's slice, are there afterwards
-            print(f"rank {rank} grew by {read / MIB} MiB, of which it keeps {own / MIB}")
-            assert read < own + 2 * largest + NOISE
+            print(f"rank {rank} of {world_size} grew by {read / MIB} MiB, of which it keeps {own / MIB}")
+            assert read < own + 2 * largest + NOISE < state
     assert_equal_runs(killed, whole)
     assert ledger(other) == ledger(whole)
     for (_, found), (_, expected) in zip(losses(other), losses(whole), strict=True):

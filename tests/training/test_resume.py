@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_model_is_refused_on_every_rank(tiny_run: Make) 
     changed = config.replace(model=larger, accept_changes=["config.model.lora.rank"])
     for output in run_ranks(2, run_worker.train_expecting_error, changed):
         assert "the checkpoint's weights do not fit this model" in output
-        assert re.search(r"lora_A\S*: \[4, 64\] in the checkpoint, \[8, 64\] here", output)
+        assert re.search(r"lora_A\S*: \[4, \d+\] in the checkpoint, \[8, \d+\] here", output)
 
 
 def test_a_row_edited_in_the_store_is_found(tiny_run: Make) -> None:
