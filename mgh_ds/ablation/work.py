@@ -12,6 +12,7 @@ from mgh_ds.ablation.grid import Cell
 from mgh_ds.ablation.scores import Score, Scores
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.distributed.group import free_port
 from mgh_ds.evaluation.run import evaluate
 from mgh_ds.model.embedder import build_model
@@ -62,7 +63,7 @@ def train(cell: Cell, ranks: int) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
         code = _run([*_launcher(ranks), TRAINER, *cell.arguments], output)
-    if code:
+    if code not in (ExitCode.FINISHED, ExitCode.SCORES_MISSING):  # the cells' scores are computed here
         raise MghError(f"training ended with exit code {code}: {_last_words(log)} (all of it: {log})")
 
 

@@ -145,6 +145,41 @@ def all_gather(local: torch.Tensor) -> torch.Tensor:
     return gather(local, dist.group.WORLD)
 
 
+def broadcast_bytes(payload: bytes = b"") -> bytes:
+    """Rank 0's bytes, on every rank; what the others give is not looked at."""
+    if not dist.is_initialized():
+        return payload
+    size = int(from_main(torch.tensor([len(payload)], device=device())).item())
+    own = bytearray(payload) if is_main() else bytearray(size)
+    if not size:
+        return b""
+    return from_main(torch.frombuffer(own, dtype=torch.uint8).to(device())).cpu().numpy().tobytes()
+
+
+def gather_bytes(payload: bytes) -> list[bytes]:
+    """Every rank's bytes, in rank order, on every rank. One small collective where nobody has any."""
+    if not dist.is_initialized():
+        return [payload]
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=device())
+    sizes[rank()] = len(payload)
+    each = all_sum(sizes).tolist()
+    if not any(each):
+        return [b""] * len(each)
+    own = torch.frombuffer(bytearray(payload.ljust(max(each), b"\0")), dtype=torch.uint8).to(device())
+    gathered = [torch.empty_like(own) for _ in each]
+    dist.all_gather(gathered, own)
+    return [part[:size].cpu().numpy().tobytes() for part, size in zip(gathered, each, strict=True)]
+
+
+def gather_on_main(values: torch.Tensor, room: list[torch.Tensor]) -> None:
+    """Puts every rank's `values`, of one shape and on its device, into rank 0's `room`: a tensor for each
+    rank, in rank order. The others have no room."""
+    if dist.is_initialized():
+        dist.gather(values, room or None)
+    else:
+        room[0].copy_(values)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's `value`, in rank order, on every rank (small objects of our own only: they travel
     pickled)."""

@@ -84,7 +84,7 @@ class Watchdog:
     ) -> None:
         if error is None:
             barrier()  # rank 0 must not take its store away while others look into it
-        elif _is_lost_connection(error):
+        elif is_lost_connection(error):
             # The survivors of a lost rank get here at once: what is missing is its name, or its reason, with
             # which the watching thread ends this process.
             self._watching.join(2 * self.limit_s)
@@ -165,7 +165,8 @@ def _leave(code: ExitCode, reason: str, *, say: bool = True) -> NoReturn:
     os._exit(code)
 
 
-def _is_lost_connection(error: BaseException) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone: nobody but the watchdog should catch that."""
     if isinstance(error, dist.DistError):
         return True
     text = str(error).lower()

@@ -2,16 +2,33 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.encoder import Encoder
 
-BATCHES_A_CALL = 4  # texts go to the encoder in groups of this many batches, so that a progress bar moves
+# Texts go to the encoder in groups of so many batches or a little more, so that a progress bar moves.
+BATCHES_A_CALL = 4
+
+
+class TextEncoder(Protocol):
+    """What an evaluation asks of an encoder: an `Encoder`, or one whose texts several processes encode."""
+
+    name: str
+
+    @property
+    def pooling(self) -> str: ...
+
+    @property
+    def max_length(self) -> int: ...
+
+    def encode(
+        self, texts: Sequence[str], instruction: str | None = None, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """float32 [len(texts), dim], unit length."""
 
 
 class Input(NamedTuple):
@@ -22,23 +39,26 @@ class Input(NamedTuple):
 
 
 class Embeddings:
-    """Encodes inputs through an Encoder: repeated ones once, those of like length together.
+    """Encodes inputs through an encoder: repeated ones once, those of like length together.
 
     `remember` keeps every vector for later calls. That suits held-out tasks, which share their texts, and not
-    a corpus of millions, whose embeddings mteb drops piece by piece. `bar` counts texts; its total grows as
+    a corpus of millions, whose embeddings mteb drops piece by piece. `parallel` is how many batches the
+    encoder works on at the same time: a call brings at least as many. `bar` counts texts; its total grows as
     they come.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: TextEncoder,
         *,
         batch_size: int = 64,
+        parallel: int = 1,
         remember: bool = False,
         bar: "tqdm[Any] | None" = None,
     ) -> None:
         self.encoder = encoder
         self.batch_size = batch_size
+        self._call_size = batch_size * parallel * -(-BATCHES_A_CALL // parallel)
         self.bar = tqdm(disable=True) if bar is None else bar
         self._remembered: dict[Input, NDArray[np.float32]] | None = {} if remember else None
 
@@ -55,9 +75,10 @@ class Embeddings:
         return np.stack([known[item] for item in inputs])
 
     def _calls(self, inputs: set[Input]) -> Iterator[tuple[str | None, list[str]]]:
-        """Calls to make: texts of one instruction, longest first, so that memory peaks at the start."""
+        """Calls to make: texts of one instruction, longest first, so that memory peaks at the start. All but
+        the last of an instruction are whole batches, so their number decides nothing else."""
         ordered = sorted(inputs, key=lambda item: (item.instruction or "", -len(item.text), item.text))
-        size = self.batch_size * BATCHES_A_CALL
+        size = self._call_size
         for instruction, group in groupby(ordered, key=lambda item: item.instruction):
             texts = [item.text for item in group]
             for start in range(0, len(texts), size):

@@ -1,13 +1,16 @@
 """MTEB tasks by name, with data from the Hugging Face hub; one that is out of reach is noticed in seconds."""
 
+import contextlib
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import huggingface_hub
 import mteb
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.local_tasks import LAYOUTS
@@ -31,21 +34,37 @@ def unreachable(names: Sequence[str], reason: object) -> MghError:
     """The error for data that the hub did not give."""
     return MghError(
         f"cannot load {', '.join(names)} from the hub {huggingface_hub.constants.ENDPOINT} ({reason}). "
-        f"Give --data-dir with local folders (there is a layout for {', '.join(LAYOUTS)}), or set "
-        "HF_HUB_OFFLINE=1 if this machine's Hugging Face cache has the data already"
+        f"Give --data-dir (in a recipe evaluation.data_dir) with local folders (there is a layout for "
+        f"{', '.join(LAYOUTS)}), or set HF_HUB_OFFLINE=1 if this machine's Hugging Face cache has the data "
+        "already"
     )
+
+
+def load_data(task: Any) -> None:
+    """Reads a task's data now, once for every time it is scored. Raises MghError if they are out of reach."""
+    with data_of(task):
+        task.load_data()
+
+
+@contextlib.contextmanager
+def data_of(task: Any) -> Iterator[None]:
+    """Says in one line what the hub did not give of a task's data."""
+    try:
+        yield
+    except (ConnectionError, DatasetNotFoundError, HfHubHTTPError) as error:
+        raise unreachable([task.metadata.name], error) from error
 
 
 def _hub_task(name: str, languages: Sequence[str]) -> Any:
     try:
         return mteb.get_task(name, languages=list(languages), exclusive_language_filter=True)
     except KeyError as error:  # its text names the nearest task
-        raise MghError(f"--tasks: {str(error.args[0]).removeprefix('KeyError: ')}") from None
+        raise MghError(f"task {str(error.args[0]).removeprefix('KeyError: ')}") from None
     except ValueError:
         has = sorted(mteb.get_task(name).languages)
         raise MghError(
             f"task {name} has no subset wholly in {', '.join(languages)}; "
-            f"give --languages with some of {', '.join(has)}"
+            f"give --languages (in a recipe evaluation.languages) with some of {', '.join(has)}"
         ) from None
 
 

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mgh_ds.evaluation.encoding import Embeddings, Input
+from mgh_ds.evaluation.encoding import Embeddings, Input, TextEncoder
 from mgh_ds.evaluation.results import LevelScore
-from mgh_ds.model.encoder import Encoder
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 
 def level_accuracy(
-    encoder: Encoder | Embeddings, records: Sequence[Record], *, instructions: bool = False
+    encoder: TextEncoder | Embeddings, records: Sequence[Record], *, instructions: bool = False
 ) -> dict[str, LevelScore]:
     """By level, "1" (easiest) and up: the share of negatives that score strictly below the positive
     by cosine with the query, the mean margin cos(query, positive) − cos(query, negative), and their number.

@@ -20,6 +20,7 @@ import mteb
 from datasets import Dataset, DatasetDict
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,18 @@ def local_tasks(names: Sequence[str], data_dir: Path) -> list[Any]:
     """
     if not data_dir.is_dir():
         raise MghError(
-            f"--data-dir {data_dir} is not a folder: it must hold one folder a task, such as SciFact/"
+            f"{data_dir} is not a folder: --data-dir (in a recipe evaluation.data_dir) must hold one folder "
+            "a task, such as SciFact/"
         )
     return [_local_task(name, data_dir) for name in names]
 
 
 def _local_task(name: str, data_dir: Path) -> Any:
     if name not in LAYOUTS:
+        near = nearest(name, LAYOUTS)
         raise MghError(
-            f"task {name} has no local layout (those with one: {', '.join(LAYOUTS)}): "
-            "leave --data-dir out to read it from the Hugging Face hub"
+            f"task {name} has no local layout{near} (those with one: {', '.join(LAYOUTS)}): "
+            "leave --data-dir (in a recipe evaluation.data_dir) out to read it from the Hugging Face hub"
         )
     layout = LAYOUTS[name]
     folder = data_dir / layout.folder
@@ -59,7 +62,8 @@ def _local_task(name: str, data_dir: Path) -> Any:
         if not (folder / file).is_file():
             raise MghError(
                 f"task {name}: {folder / file} does not exist. It needs {', '.join(layout.files)} in "
-                f"{layout.folder}/ of --data-dir; docs/evaluation.md shows what is in them"
+                f"{layout.folder}/ of --data-dir (in a recipe evaluation.data_dir); docs/evaluation.md "
+                "shows what is in them"
             )
     splits = layout.read(folder)
     task = mteb.get_task(name, hf_subsets=[layout.subset])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.models.search_wrappers import SearchEncoderWrapper
 from mteb.types import PromptType
 from numpy.typing import NDArray
 
@@ -16,6 +17,12 @@ InstructionFor = Callable[[str, str | None], str | None]
 
 INSTRUCTION_COLUMN = "task_instruction"
 """Each text's own instruction ("" for none), as held-out records bring; it goes before `instruction_for`."""
+
+
+LARGEST_BLOCK = 50_000
+"""Documents that are encoded and scored at once in a search over a whole corpus; mteb's own number."""
+SCORES_AT_ONCE = 2**27
+"""Most scores of a block, queries times documents: 512 MiB."""
 
 
 class EncoderModel(AbsEncoder):
@@ -44,3 +51,14 @@ class EncoderModel(AbsEncoder):
         else:
             instructions = [self.instruction_for(task, side)] * len(batch["text"])
         return map(Input, instructions, batch["text"])
+
+
+class BlockSearch(SearchEncoderWrapper):
+    """mteb's search over the whole corpus, which encodes and scores a block of documents after the other and
+    keeps the best of each query. The block shrinks where there are many queries, so that the scores in
+    memory are bounded whatever the corpus and the number of queries."""
+
+    def search(self, queries: Any, **options: Any) -> Any:
+        """mteb's: query id → document id → score, for the best documents."""
+        self.corpus_chunk_size = max(1, min(LARGEST_BLOCK, SCORES_AT_ONCE // max(1, len(queries))))
+        return super().search(queries, **options)

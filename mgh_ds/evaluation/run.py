@@ -1,6 +1,7 @@
 """Runs mteb tasks on an encoder and writes what came out as JSON."""
 
 import contextlib
+import copy
 import importlib.metadata
 import math
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,9 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.containment import contained_mteb
-from mgh_ds.evaluation.encoding import Embeddings
+from mgh_ds.evaluation.encoding import Embeddings, TextEncoder
 from mgh_ds.evaluation.levels import level_accuracy
 from mgh_ds.evaluation.results import EvaluationResult, LevelScore, TaskScore
-from mgh_ds.model.encoder import Encoder
 from mgh_ds.records.instructions import instruction_for
 from mgh_ds.records.schema import Record
 
@@ -22,75 +22,46 @@ from mgh_ds.records.schema import Record
 
 
 def evaluate(
-    encoder: Encoder,
-    tasks: Sequence[Any],
+    encoder: TextEncoder,
+    tasks: Sequence[Any] = (),
     *,
+    records: Sequence[Record] = (),
     label: str,
     output: Path | None = None,
     batch_size: int = 64,
     instructions: bool = False,
+    parallel: int = 1,
     progress: bool = True,
 ) -> EvaluationResult:
-    """Scores `encoder` on mteb tasks, afresh (mteb's cache of results is off); writes the result to `output`.
+    """Scores `encoder` on the held-out tasks that `records` fill, by negative level, and on mteb tasks;
+    writes the result to `output`. All is done afresh: mteb's cache of results is off.
 
-    With `instructions`, texts are read under their task's instruction from `mgh_ds.records.instructions`.
-    Raises MghError when a task's data cannot be loaded or its score is not a number.
+    With `instructions`, a record's texts are read under its own instruction, and those of mteb tasks under
+    their task's from `mgh_ds.records.instructions`. `parallel` is how many batches the encoder works on at
+    the same time. Random states are left as they were. Raises MghError when there is nothing to score, a
+    task's data cannot be loaded or its score is not a number.
     """
-    with contained_mteb(), _bar(progress) as bar:
-        embeddings = Embeddings(encoder, batch_size=batch_size, bar=bar)
-        return _evaluate(embeddings, tasks, {}, label=label, output=output, instructions=instructions)
-
-
-def evaluate_heldout(
-    encoder: Encoder,
-    records: Sequence[Record],
-    *,
-    label: str,
-    output: Path | None = None,
-    batch_size: int = 64,
-    instructions: bool = False,
-    progress: bool = True,
-) -> EvaluationResult:
-    """Scores `encoder` on the held-out tasks that `records` fill, and by negative level.
-
-    With `instructions`, texts are read under their own record's. Random states are left as they were.
-    Raises MghError for no records at all.
-    """
-    if not records:
-        raise MghError("there are no held-out records to evaluate on")
+    if not records and not tasks:
+        raise MghError("there are no tasks to evaluate on")
+    scores: dict[str, TaskScore] = {}
+    levels: dict[str, LevelScore] = {}
+    details: dict[str, Any] = {}
     with contained_mteb(), _bar(progress) as bar:
         from mgh_ds.evaluation.heldout import heldout_tasks
 
-        bar.set_description(f"{label}: levels")
-        embeddings = Embeddings(encoder, batch_size=batch_size, remember=True, bar=bar)
-        levels = level_accuracy(embeddings, records, instructions=instructions)
-        return _evaluate(
-            embeddings, heldout_tasks(records), levels, label=label, output=output, instructions=instructions
-        )
-
-
-def _evaluate(
-    embeddings: Embeddings,
-    tasks: Sequence[Any],
-    levels: dict[str, LevelScore],
-    *,
-    label: str,
-    output: Path | None,
-    instructions: bool,
-) -> EvaluationResult:
-    from mgh_ds.evaluation.mteb_model import EncoderModel
-
-    if not tasks:
-        raise MghError("there are no tasks to evaluate on")
-    model = EncoderModel(embeddings, instruction_for=_registry if instructions else None)
-    scores, details = {}, {}
-    for number, task in enumerate(tasks, start=1):
-        name = task.metadata.name
-        embeddings.bar.set_description(f"{label}: {name} ({number} of {len(tasks)})")
-        scored = _run(task, model, embeddings.batch_size)
-        scores[name] = _main_score(task, scored)
-        details[name] = _plain(scored.to_dict())
-    encoder = embeddings.encoder
+        held_out = heldout_tasks(records)
+        # held-out tasks share their texts; a corpus of millions is not to be kept
+        remembered = Embeddings(encoder, batch_size=batch_size, parallel=parallel, remember=True, bar=bar)
+        passing = Embeddings(encoder, batch_size=batch_size, parallel=parallel, bar=bar)
+        if records:
+            bar.set_description(f"{label}: levels")
+            levels = level_accuracy(remembered, records, instructions=instructions)
+        for number, task in enumerate([*held_out, *tasks], start=1):
+            name = task.metadata.name
+            bar.set_description(f"{label}: {name} ({number} of {len(held_out) + len(tasks)})")
+            scored = _run(task, remembered if number <= len(held_out) else passing, instructions)
+            scores[name] = _main_score(task, scored)
+            details[name] = _plain(scored.to_dict())
     result = EvaluationResult(
         label=label,
         model=encoder.name,
@@ -111,26 +82,36 @@ def _evaluate(
     return result
 
 
-def _run(task: Any, model: Any, batch_size: int) -> Any:
-    """mteb's result of one task."""
+def evaluate_heldout(encoder: TextEncoder, records: Sequence[Record], **options: Any) -> EvaluationResult:
+    """Scores `encoder` on held-out records, with options as for `evaluate`. Raises MghError for none."""
+    if not records:
+        raise MghError("there are no held-out records to evaluate on")
+    return evaluate(encoder, records=records, **options)
+
+
+def _run(task: Any, embeddings: Embeddings, instructions: bool) -> Any:
+    """mteb's result of one task, the same whenever it is scored again."""
     import mteb
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import HfHubHTTPError
+    from mteb.abstasks import AbsTaskRetrieval
 
-    from mgh_ds.evaluation.hub_tasks import unreachable
+    from mgh_ds.evaluation.hub_tasks import data_of
+    from mgh_ds.evaluation.mteb_model import BlockSearch, EncoderModel
 
-    try:
+    model: Any = EncoderModel(embeddings, instruction_for=_registry if instructions else None)
+    if isinstance(task, AbsTaskRetrieval):
+        model = BlockSearch(model)
+    again = copy.copy(task)  # some tasks draw samples, from generators of their own
+    again.rng_state, again.np_rng = copy.deepcopy((task.rng_state, task.np_rng))
+    with data_of(task):
         (scored,) = mteb.evaluate(
             model,
-            task,
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+            again,
+            encode_kwargs={"batch_size": embeddings.batch_size, "show_progress_bar": False},
             cache=None,
             overwrite_strategy="always",
             co2_tracker=False,
             show_progress_bar=False,
         ).task_results
-    except (ConnectionError, DatasetNotFoundError, HfHubHTTPError) as error:
-        raise unreachable([task.metadata.name], error) from error
     return scored
 
 

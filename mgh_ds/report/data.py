@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import groupby
@@ -73,6 +73,18 @@ class Evaluation(BaseModel):
     pooling: str = ""
     tasks: dict[str, Score] = {}
     levels: dict[str, Level] = {}
+
+
+class Evaluated(BaseModel):
+    """One evaluation in the course of training, a line of kind "evaluation" in metrics.jsonl."""
+
+    step: int
+    seconds: Measured = math.nan
+    scores: dict[str, Measured] = {}  # by task: its main score, in 0..1
+    levels: dict[str, Level] = {}
+    metric: str | None = None  # by which the best is chosen
+    value: Measured = math.nan
+    problem: str | None = None  # why it failed
 
 
 class WeightedText(BaseModel):
@@ -148,6 +160,7 @@ class Run:
     weighted_texts: list[WeightedText]
     config: str | None
     notes: list[str]
+    evaluations: list[Evaluated] = field(default_factory=list)  # those that did not fail
 
     @property
     def name(self) -> str:
@@ -173,7 +186,7 @@ def load_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise MghError(f"{folder} is not a folder: give the folder of a run, such as runs/demo")
-    steps, checkpoints, notes = read_metrics(folder / "metrics.jsonl")
+    steps, checkpoints, evaluations, notes = read_metrics(folder / "metrics.jsonl")
     config = folder / "config.yaml"
     return Run(
         folder=folder,
@@ -185,11 +198,12 @@ def load_run(folder: Path) -> Run:
         weighted_texts=_optional(folder / "token_weights.json", list[WeightedText]) or [],
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
         notes=notes,
+        evaluations=evaluations,
     )
 
 
-def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
-    """Reads metrics.jsonl: the steps in order, the checkpoints, and notes on lines left out.
+def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[Evaluated], list[str]]:
+    """Reads metrics.jsonl: the steps in order, checkpoints, evaluations, and notes on lines left out.
 
     A step logged twice counts once, as logged last: a resumed run repeats the steps after its checkpoint.
     The last line may be torn, since the run may be writing it just now or have been killed while it did.
@@ -200,6 +214,7 @@ def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
         )
     steps: dict[int, Step] = {}
     checkpoints: dict[int, Checkpoint] = {}
+    evaluations: dict[int, Evaluated] = {}
     notes: list[str] = []
     unknown: set[str] = set()
     lines = path.read_bytes().split(b"\n")
@@ -223,6 +238,12 @@ def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
         elif kind == "checkpoint":
             checkpoint = _check(where, Checkpoint, row)
             checkpoints[checkpoint.step] = checkpoint
+        elif kind == "evaluation":
+            evaluated = _check(where, Evaluated, row)
+            if evaluated.problem is None:
+                evaluations[evaluated.step] = evaluated
+            else:
+                notes.append(f"The evaluation after step {evaluated.step} failed: {evaluated.problem}")
         elif kind == "skipped":
             notes.append(f"Step {row.get('step')} was skipped: {row.get('reason')}.")
         elif isinstance(kind, str):
@@ -230,7 +251,7 @@ def read_metrics(path: Path) -> tuple[list[Step], list[Checkpoint], list[str]]:
         else:
             raise MghError(f'{where} has no "kind": expected an object of kind "step" or "checkpoint"')
     notes += [f"Lines of kind “{kind}” in metrics.jsonl are not shown here." for kind in sorted(unknown)]
-    return _in_order(steps), _in_order(checkpoints), notes
+    return _in_order(steps), _in_order(checkpoints), _in_order(evaluations), notes
 
 
 def _in_order(rows: dict[int, T]) -> list[T]:

@@ -11,7 +11,7 @@ from jinja2 import Environment
 from mgh_ds.common.charts.scales import number
 from mgh_ds.common.files import write_bytes
 from mgh_ds.common.templates import page_environment
-from mgh_ds.report import comparison, plots, token_weights
+from mgh_ds.report import comparison, curves, plots, token_weights
 from mgh_ds.report.data import Parameters, Run, StageSteps, load_run
 
 
@@ -63,6 +63,8 @@ def render(run: Run) -> str:
             headline=comparison.headline(run),
             groups=[("Held-out tasks", tasks), ("Accuracy on held-out negatives", levels)],
             ruler=ruler([row.points for row in tasks + levels]),
+            curves=curves.charts(run),
+            best=curves.best(run),
             stages=[stage_row(stage) for stage in run.stages],
             window=plots.smoothing_window(run),
             thinning=plots.thinning(run),

@@ -157,14 +157,14 @@ def _chart(
     ]
     return frame.chart(
         alt,
-        frame.x_ticks(x_values, [_step_name(value, x_values[-1]) for value in x_values]),
+        frame.x_ticks(x_values, [step_name(value, x_values[-1]) for value in x_values]),
         frame.y_ticks(y_values, y_names),
         bands=[_band(stage, frame) for stage in run.stages],
-        lines=_spread([_line(one, frame) for one in series], frame),
+        lines=spread([_line(one, frame) for one in series], frame),
     )
 
 
-def _step_name(step: float, last: float) -> str:
+def step_name(step: float, last: float) -> str:
     return f"step {step:,.0f}" if step == last else f"{step:,.0f}"
 
 
@@ -187,7 +187,7 @@ def _line(series: Series, frame: Frame) -> Line:
     )
 
 
-def _spread(lines: list[Line], frame: Frame) -> list[Line]:
+def spread(lines: list[Line], frame: Frame) -> list[Line]:
     """Moves labels that stand beside each other apart, up or down, until none covers another."""
     placed: dict[float, list[Line]] = {}
     for line in sorted(lines, key=lambda line: line.label_y):

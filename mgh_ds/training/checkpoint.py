@@ -116,6 +116,13 @@ class CheckpointWriter:
         self._written.put(Written(details["step"], size, time.perf_counter() - begin))
         self._remove_others(details["step"])
 
+    def tidy(self) -> None:
+        """Removes what is not kept any more, since another checkpoint is the best. Nothing may be being
+        written."""
+        found = checkpoints(self.folder)
+        if found:
+            self._remove_others(max(found))
+
     def _remove_others(self, step: int) -> None:
         """Keeps the newest and the best; those of a later step are damaged ones that the run had to go back
         behind."""
@@ -157,6 +164,18 @@ def newest(folder: Path) -> tuple[Path, Manifest] | None:
             "remove them to train from the start"
         )
     return None
+
+
+def of_step(folder: Path, step: int) -> tuple[Path, Manifest]:
+    """The checkpoint of a step and its manifest. Raises MghError if it is not there, or damaged."""
+    found = checkpoints(folder)
+    if step not in found:
+        steps = ", ".join(map(str, found))
+        raise MghError(f"{folder} has no checkpoint of step {step}; it has those of {steps or 'none'}")
+    manifest = _intact(found[step])
+    if manifest is None:
+        raise MghError(f"{found[step]} is damaged: export another one (--checkpoint newest, or a step)")
+    return found[step], manifest
 
 
 def load(path: Path, manifest: Manifest) -> TrainingState:

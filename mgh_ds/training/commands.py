@@ -40,12 +40,17 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds export`."""
     parser.add_argument("run_folder", metavar="RUN", type=Path)
     parser.add_argument("output", metavar="OUT", type=Path)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="best|newest|STEP",
+        help="default: the best where the recipe has an evaluation.metric, else the newest",
+    )
     parser.set_defaults(call=export_command)
 
 
-def export_command(run_folder: Path, output: Path) -> None:
-    """Writes the newest checkpoint's model to the new folder `output`."""
+def export_command(run_folder: Path, output: Path, checkpoint: str | None = None) -> None:
+    """Writes the model of a run's checkpoint to the new folder `output`."""
     from mgh_ds.training.export import export_run
 
-    export_run(run_folder, output)
-    print(f"model: {output}")
+    choice = export_run(run_folder, output, checkpoint)
+    print(f"exported is {choice.words}\nmodel: {output}")

@@ -27,7 +27,8 @@ class DataConfig(Settings):
     """Stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
     `sample:train` and `sample:held_out` name the bundled records."""
     held_out: str | None = None
-    """The same kind of path; scored before and after training. null: nothing is scored."""
+    """The same kind of path; scored before and after training, and in between where `evaluation.every` says.
+    null: no records are scored."""
     shards: str | None = None
     """Folder on a node-local disk for the shards, each rank's records in the order of its steps; environment
     variables such as $TMPDIR are filled in. null: `shards` in the run's folder."""
@@ -106,12 +107,42 @@ class LoggingConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Scoring of the held-out records."""
+    """Scoring: of what, how often, and what follows from it."""
 
+    every: int | None = Field(default=None, gt=0)
+    """Steps between evaluations, beside those before and after training, which take place where there is
+    something to score. null: those two alone."""
+    tasks: list[str] = Field(default=[])
+    """MTEB tasks, such as STS17, that are scored beside the held-out records, or without them."""
+    data_dir: str | None = None
+    """Folder with one folder a task, as for `mgh-ds eval --data-dir`. null: the tasks' data come from the
+    Hugging Face hub, or its cache on this machine."""
+    languages: list[str] = Field(default=["eng"], min_length=1)
+    """ISO 639-3 codes: tasks from the hub keep the subsets wholly in these languages."""
+    metric: str | None = None
+    """What makes one evaluation better than another: a task, such as STS17 or HeldOutRetrieval, by its main
+    score; `mean`, over all tasks; or `levels.4`, the held-out accuracy at a level. The best checkpoint is
+    kept and exported. null: the newest is exported."""
+    patience: int | None = Field(default=None, gt=0)
+    """Evaluations in a row without a better metric after which training ends; needs `every` and `metric`.
+    null: all steps are trained."""
     batch_size: int = Field(default=64, gt=0)
     """Texts a forward pass."""
     heat_map_texts: int = Field(default=6, gt=0)
     """For how many held-out texts the token weights are kept for the report's heat map."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        missing = [key for key in ("every", "metric") if getattr(self, key) is None]
+        if self.patience is not None and missing:
+            raise ValueError(
+                f"patience needs {' and '.join(missing)}: it counts evaluations without a better metric"
+            )
+        if self.data_dir is not None and self.languages != ["eng"]:
+            raise ValueError("languages are for tasks from the hub: local folders hold the English subsets")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks names one twice")
+        return self
 
 
 class RunConfig(Settings):
@@ -131,7 +162,7 @@ class RunConfig(Settings):
     logging: LoggingConfig = LoggingConfig()
     """Who is told of the figures while it trains."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """Scoring of the held-out records."""
+    """Scoring: of what, how often, and what follows from it."""
     folder: str = "runs"
     """Parent of all runs."""
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
@@ -146,6 +177,21 @@ class RunConfig(Settings):
         if not name or Path(name).name != name:
             raise ValueError(f"must be the name of a folder, found {name!r}")
         return name
+
+    @model_validator(mode="after")
+    def _check_scores(self) -> Self:
+        asked = [key for key in ("every", "metric") if getattr(self.evaluation, key) is not None]
+        if asked and not self.is_scored:
+            raise ValueError(
+                f"evaluation.{asked[0]} needs something to score: name records in data.held_out, or MTEB "
+                "tasks in evaluation.tasks"
+            )
+        return self
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is anything to score."""
+        return bool(self.data.held_out or self.evaluation.tasks)
 
     def plan_arguments(self) -> dict[str, Any]:
         """What `TrainingPlan` must know of this run besides the records and the curriculum."""

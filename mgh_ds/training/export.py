@@ -1,6 +1,7 @@
 """From a run folder to a model folder that plain sentence-transformers loads."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
@@ -12,41 +13,78 @@ from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
+from mgh_ds.training.evaluations import best_step, evaluation_lines
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable, weight_shapes
 from mgh_ds.training.tensor_file import open_file
 
 
-def load_run(run: Path) -> tuple[EmbeddingModel, Tokenizer, RunConfig, int]:
-    """Model, tokenizer and configuration of a run at its newest checkpoint, and that checkpoint's step.
+class Choice(NamedTuple):
+    """A checkpoint to export."""
 
-    Raises MghError if the folder is not a run, or has no complete checkpoint yet.
+    path: Path
+    step: int
+    words: str  # which it is among the run's: "the best by SciFact, of step 50"
+
+
+def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Tokenizer, RunConfig, Choice]:
+    """Model, tokenizer and configuration of a run at one of its checkpoints: "best" by the recipe's metric,
+    "newest", or the number of a step; None: the best where the recipe names a metric, else the newest.
+
+    Raises MghError if the folder is not a run, or has no such checkpoint.
     """
     if not (run / "config.yaml").is_file():
         raise MghError(f"{run} is not a run folder: it holds no config.yaml")
     config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
-    found = checkpoint.newest(RunFolder(run).checkpoints)
-    if found is None:
-        raise MghError(f"{run} has no complete checkpoint to export yet")
-    path, manifest = found
+    choice = choose(run, config.evaluation.metric, which)
     model, tokenizer = build_model(config.model, seed=config.seed)
-    weights, parameters = open_file(path / checkpoint.WEIGHTS), trainable(model)
+    weights, parameters = open_file(choice.path / checkpoint.WEIGHTS), trainable(model)
     if weights.shapes != weight_shapes(parameters):
         raise MghError(
-            f"{path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
+            f"{choice.path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
     for name, parameter in parameters.items():
         parameter.data.copy_(weights.read(name))
-    return model.eval(), tokenizer, config, int(manifest["step"])
+    return model.eval(), tokenizer, config, choice
 
 
-def export_run(run: Path, output: Path, *, replace: bool = False) -> None:
-    """Writes the model of a run, adapters merged, to the folder `output`, with a model card."""
-    model, tokenizer, config, step = load_run(run)
-    export(model, tokenizer, output, card=model_card(config, step, run), replace=replace)
+def choose(run: Path, metric: str | None, which: str | None = None) -> Choice:
+    """The checkpoint of `run` that `which` names, as for `load_run`. Raises MghError if there is none."""
+    folder = RunFolder(run)
+    kept = checkpoint.checkpoints(folder.checkpoints)
+    best = best_step(evaluation_lines(folder), metric)
+    if which is None and best is not None and best not in kept:
+        print(f"the best checkpoint by {metric}, of step {best}, was not kept: the newest is taken")
+    if which == "best" or (which is None and best in kept):
+        if best is None:
+            raise MghError(
+                f"{run} has no best checkpoint: {'nothing was scored' if metric else 'no evaluation.metric'} "
+                "(--checkpoint newest)"
+            )
+        path, _ = checkpoint.of_step(folder.checkpoints, best)
+        return Choice(path, best, f"the best checkpoint by {metric}, of step {best}")
+    if which in (None, "newest"):
+        found = checkpoint.newest(folder.checkpoints)
+        if found is None:
+            raise MghError(f"{run} has no complete checkpoint to export yet")
+        path, manifest = found
+        step = int(manifest["step"])
+        return Choice(path, step, f"the newest checkpoint, of step {step}")
+    if not which.isdecimal():
+        raise MghError(f"--checkpoint is {which!r}; it must be best, newest or the number of a step")
+    path, _ = checkpoint.of_step(folder.checkpoints, int(which))
+    return Choice(path, int(which), f"the checkpoint of step {which}")
 
 
-def model_card(config: RunConfig, step: int, run: Path) -> str:
+def export_run(run: Path, output: Path, which: str | None = None, *, replace: bool = False) -> Choice:
+    """Writes the model of a run, adapters merged, to the folder `output`, with a model card; which of its
+    checkpoints, as for `load_run`. Returns what was taken."""
+    model, tokenizer, config, choice = load_run(run, which)
+    export(model, tokenizer, output, card=model_card(config, choice, run), replace=replace)
+    return choice
+
+
+def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
     """The exported folder's README.md: what the model is, how it was trained and what it scored."""
     training, pooling = config.training, config.model.pooling
     lines = [
@@ -59,7 +97,7 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         f"# {config.name}",
         "",
         f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling,",
-        f"trained by mgh-ds for {step} of {training.steps} steps",
+        f"trained by mgh-ds for {choice.step} of {training.steps} steps ({choice.words})",
         f"with global batches of {training.global_batch} records,",
         f"curriculum {_curriculum(config)}, loss {_loss(config)}.",
         "",
@@ -72,7 +110,7 @@ def model_card(config: RunConfig, step: int, run: Path) -> str:
         "",
         "sentence-transformers 6 and later import `mgh_ds` only with `trust_remote_code=True`;",
         "version 5 needs no flag.",
-        *_score_lines(run),
+        *_score_lines(RunFolder(run), choice.step),
     ]
     return "\n".join(lines) + "\n"
 
@@ -89,12 +127,24 @@ def _loss(config: RunConfig) -> str:
     return f"`{config.training.loss.name}` ({', '.join(f'{key} {value}' for key, value in values.items())})"
 
 
-def _score_lines(run: Path) -> list[str]:
-    folder = RunFolder(run)
-    if not (folder.evaluation("before").exists() and folder.evaluation("after").exists()):
+def scores_of(folder: RunFolder, step: int) -> dict[str, Any] | None:
+    """The result of the evaluation after `step` steps, where there is one.
+
+    Raises MghError for a file that holds no scores.
+    """
+    labels = {line["step"]: line["label"] for line in evaluation_lines(folder) if "problem" not in line}
+    if step not in labels:
+        return None
+    path = folder.evaluation(labels[step])
+    result: dict[str, Any] = files.read_json(path)
+    if not all(part in result for part in ("tasks", "levels")):
+        raise MghError(f"{path} holds no complete scores: score the run again")
+    return result
+
+
+def _score_lines(folder: RunFolder, step: int) -> list[str]:
+    before, after = scores_of(folder, 0), scores_of(folder, step)
+    if before is None or after is None:
         return []
-    before, after = (files.read_json(folder.evaluation(label)) for label in ("before", "after"))
-    if not all(part in result for result in (before, after) for part in ("tasks", "levels")):
-        raise MghError(f"{folder.evaluation('after').parent} holds no complete scores: score the run again")
     rows = [row.cells() for row in comparisons(before, after)]
-    return ["", "## Held-out records", "", "Scores times 100.", "", markdown_table(COMPARISON_HEADER, rows)]
+    return ["", "## Scores", "", "Times 100.", "", markdown_table(COMPARISON_HEADER, rows)]

@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,19 @@ class RunFolder:
             lockless="see that no second job trains in it",
         )
 
-    def start(self, config: RunConfig, step: int) -> None:
+    def start(self, config: RunConfig, step: int | None) -> None:
         """Writes the resolved configuration, and forgets what was logged after `step`: those steps are about
-        to be trained again."""
+        to be trained again. None: there is no checkpoint to go on from, and nothing of an earlier attempt,
+        whose recipe may have been another, counts."""
         files.write_text(self.path / "config.yaml", dump_config(config))
-        self.metrics.rewind(step)
-        self.ledger.rewind(step)
+        self.metrics.rewind(-1 if step is None else step)
+        self.ledger.rewind(-1 if step is None else step)
+        if step is None:
+            shutil.rmtree(self.path / "evaluation", ignore_errors=True)
+            (self.path / "token_weights.json").unlink(missing_ok=True)
 
     def evaluation(self, label: str) -> Path:
+        """The result of an evaluation: "before", "after", or "step-000050"."""
         return self.path / "evaluation" / f"{label}.json"
 
     def token_weights(self) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ def text_weights(
 ) -> list[dict[str, Any]]:
     """For each text its tokens and their pooling weights, which sum to 1; entries of a run folder's
     `token_weights.json`."""
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    device = next(model.parameters()).device
     entries = []
     for text in texts:
         batch = tokenizer.tokenize([text], None).to(device)
@@ -24,4 +24,5 @@ def text_weights(
         [ids] = batch.unpacked(batch.input_ids)
         tokens = tokenizer.backend.convert_ids_to_tokens(ids)
         entries.append({"label": label, "text": text, "tokens": tokens, "weights": weights.tolist()})
+    model.train(was_training)
     return entries

@@ -1,6 +1,7 @@
 """The training loop: plan → micro-batches → step → metrics → checkpoint, the same on one rank or a
 thousand."""
 
+import copy
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
+from mgh_ds.training.evaluations import Evaluations, Scorer
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.loggers.opening import Loggers, open_loggers
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
@@ -52,9 +54,9 @@ FREE_TRAINING_KEYS = (
 
 
 class Trainer:
-    """A run: its model, its data and where it stands."""
+    """A run: its model, its data and where it stands. `scorer` evaluates it where the recipe says so."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, scorer: Scorer | None = None) -> None:
         self.config, self.folder = config, folder
         on_main(folder.hold)
         training = config.training
@@ -67,6 +69,7 @@ class Trainer:
         self.checkpoint = on_main(self._newest_checkpoint)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
+        self.evaluations = Evaluations(config, folder, self.held_out, scorer)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
         self.throughput, self.time_left = Throughput.of(self.model, config.model), TimeLeft()
@@ -77,8 +80,9 @@ class Trainer:
         self._copy_seconds: dict[int, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
-        """Trains from the newest checkpoint, or from the start, to the last step, or until a rank is asked to
-        stop: then the step is finished and saved, and the answer is False."""
+        """Trains from the newest checkpoint, or from the start, to the last step, or until evaluations get no
+        better; or until a rank is asked to stop: then the step is finished and saved, and the answer is
+        False."""
         step = self._resume()
         if is_main():
             print("\n".join(self.describe_plan()))
@@ -104,7 +108,15 @@ class Trainer:
             ) as bar,
         ):
             asked = self.asked_to_stop(stop)
-            while step < self.plan.steps and not asked:
+            while not asked:
+                if self.evaluations.due(step):
+                    asked = self.asked_to_stop(stop)  # a step tells what was asked before it
+                    if not asked:
+                        saved = self._evaluate(step, saved)
+                        asked = self.asked_to_stop(stop)
+                    continue
+                if self._ended(step):
+                    break
                 line, asked = self._step(step, prefetcher, bad, stop)
                 step += 1
                 bar.update()
@@ -117,12 +129,35 @@ class Trainer:
         if saved < step:
             self._save(step)
         self.writer.wait()
-        if self.asked_to_stop(stop) or step < self.plan.steps:
+        if self.asked_to_stop(stop) or not self._ended(step):
             if is_main():
                 print(f"stopped as asked: {step} of {self.plan.steps} steps are done and saved")
             return False
-        on_main(lambda: self._write_summary(started))
+        if is_main():
+            self.writer.tidy()
+        if step < self.plan.steps:
+            self.evaluations.conclude(self.model, self.tokenizer)
+            if is_main():
+                print(f"ended early, after {step} of {self.plan.steps} steps: {self.evaluations.verdict}")
+        on_main(lambda: self._write_summary(started, step))
         return True
+
+    def _ended(self, step: int) -> bool:
+        """Whether there is nothing left to train."""
+        return step == self.plan.steps or self.evaluations.exhausted
+
+    def _evaluate(self, step: int, saved: int) -> int:
+        """Evaluates the run after `step` steps; returns the step last saved, which is this one if it is the
+        best so far."""
+        # A tokenizer of its own: the prefetching thread is at work with the other, which is not made for two.
+        tokenizer = copy.deepcopy(self.tokenizer)
+        self.evaluations.evaluate(step, self.model, tokenizer, self.log)
+        if self.evaluations.best == step:
+            if saved < step:
+                self._save(step)
+            # Not before: a run that is killed until this one is visible goes back to where another was best.
+            self.writer.best = saved = step
+        return saved
 
     def _step(self, step: int, prefetcher: Prefetcher, bad: BadSteps, stop: StopRequest) -> tuple[str, bool]:
         """One step and its lines in metrics and ledger; returns what the progress bar shows, and whether a
@@ -198,8 +233,13 @@ class Trainer:
 
     def _left(self, step: int) -> float | None:
         """Seconds that the run still takes after so many steps."""
-        checkpoints = times_due(step, self.plan.steps, self.config.training.checkpoint_every)
-        return self.time_left.seconds(steps=self.plan.steps - step, checkpoints=checkpoints)
+        last, evaluations = self.plan.steps, self.evaluations
+        return self.time_left.seconds(
+            steps=last - step,
+            checkpoints=times_due(step, last, self.config.training.checkpoint_every),
+            evaluations=evaluations.left(step),
+            evaluation_seconds=evaluations.mean_seconds,
+        )
 
     def describe_plan(self) -> list[str]:
         """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
@@ -243,7 +283,9 @@ class Trainer:
             path, manifest = self.checkpoint
             step = int(manifest["step"])
             restore(self.engine, lambda: checkpoint.load(path, manifest), step)
-        on_main(lambda: self.folder.start(self.config, step))
+        on_main(lambda: self.folder.start(self.config, step if self.checkpoint else None))
+        self.evaluations.resume()
+        self.writer.best = self.evaluations.best
         if self.checkpoint and is_main():
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
         return step
@@ -266,7 +308,7 @@ class Trainer:
                 pass  # each is put together by all
         self.time_left.copy(time.perf_counter() - begin)
 
-    def _write_summary(self, started: datetime) -> None:
+    def _write_summary(self, started: datetime, step: int) -> None:
         steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]
         if not steps:
             raise MghError(
@@ -283,7 +325,7 @@ class Trainer:
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "train_seconds": seconds,
-            "steps": self.plan.steps,
+            "steps": step,
             "global_batch": self.plan.global_batch,
             "parameters": {
                 "total": sum(parameter.numel() for parameter in parameters),

@@ -73,7 +73,11 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """One small folder for every task that has a local layout."""
-    folder = tmp_path / "data"
+    write_data(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def write_data(folder: Path) -> None:
     for name in ("STS17-en", "SICK-R"):
         rows = [{"sentence1": a, "sentence2": b, "score": score, "source": "x"} for a, b, score in PAIRS]
         write_jsonl(folder / name / "test.jsonl", rows)
@@ -92,7 +96,6 @@ def data_dir(tmp_path: Path) -> Path:
         write_jsonl(
             folder / "Banking77" / f"{split}.jsonl", [{"text": t, "label": label} for t, label in rows]
         )
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mteb
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from mgh_ds import Encoder
 from mgh_ds.common.errors import MghError
+from mgh_ds.evaluation import mteb_model
 from mgh_ds.evaluation.local_tasks import LAYOUTS, local_tasks
 from mgh_ds.evaluation.results import TaskScore
 from mgh_ds.evaluation.run import evaluate
@@ -53,6 +56,40 @@ def test_retrieval_is_ndcg_of_title_and_text(minilm: Encoder, data_dir: Path, na
         "score": pytest.approx(np.mean(figures), abs=1e-5),  # mteb rounds to five digits
         "subsets": [subset],
     }
+
+
+def test_a_corpus_is_searched_in_blocks_that_hold_few_scores(
+    minilm: Encoder, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same figure; however many queries, a block's scores are bounded."""
+    whole, shapes = scored(minilm, data_dir, "SciFact"), []
+    similarity = mteb_model.EncoderModel.similarity
+
+    def spy(self: Any, queries: Any, documents: Any) -> Any:
+        shapes.append((len(queries), len(documents)))
+        return similarity(self, queries, documents)
+
+    monkeypatch.setattr(mteb_model.EncoderModel, "similarity", spy)
+    for most, blocks in ((2**27, [7]), (13, [3, 3, 1]), (1, [1] * 7)):
+        monkeypatch.setattr(mteb_model, "SCORES_AT_ONCE", most)
+        shapes.clear()
+        assert scored(minilm, data_dir, "SciFact") == whole
+        assert shapes == [(len(JUDGEMENTS), documents) for documents in blocks]
+
+
+def test_a_task_that_is_scored_again_scores_the_same(minilm: Encoder, data_dir: Path) -> None:
+    """Its data are read once, and what it draws, it draws anew."""
+    tasks = local_tasks(["STS17", "SciFact", "Banking77Classification"], data_dir)
+    clustering = mteb.get_task("TwentyNewsgroupsClustering.v2")
+    texts = [f"{text} {number}" for number in range(20) for text, _ in INTENTS["train"]]
+    labels = [number % 4 for number in range(len(texts))]
+    clustering.dataset = DatasetDict(test=Dataset.from_dict({"sentences": texts, "labels": labels}))
+    clustering.data_loaded = True
+    clustering.max_fraction_of_documents_to_embed, clustering.max_document_to_embed = None, 100
+    first, second = (
+        evaluate(minilm, [*tasks, clustering], label="test", progress=False).tasks for _ in range(2)
+    )
+    assert first == second
 
 
 def test_classification_is_accuracy_of_logistic_regression(minilm: Encoder, data_dir: Path) -> None:

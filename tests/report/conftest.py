@@ -81,6 +81,30 @@ def metrics(rng: np.random.Generator) -> list[dict]:
     return rows
 
 
+def evaluations() -> list[dict]:
+    """Lines of metrics.jsonl: an evaluation every 20 steps; that of step 40 failed, that of 60 is best."""
+    rows: list[dict] = []
+    for step, score in ((0, 0.7), (20, 0.75), (40, None), (60, 0.875), (80, 0.85)):
+        row = {"kind": "evaluation", "step": step, "label": f"step-{step:06d}", "seconds": 2.5}
+        if score is None:
+            rows.append(row | {"problem": "rank 1: the ink has dried up"})
+            continue
+        shares = {level: share + step / 2000 for level, share in START.items()}
+        levels = {level: {"accuracy": share, "count": 108} for level, share in shares.items()}
+        scores = {"HeldOutRetrieval": score, "SciFact": score - 0.25}
+        rows.append(row | {"scores": scores, "levels": levels, "metric": "SciFact", "value": score - 0.25})
+    return rows
+
+
+@pytest.fixture
+def evaluated_run(make_run: Callable[..., Path]) -> Path:
+    """A run folder with evaluations in its log."""
+    folder = make_run(name="evaluated")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in evaluations())
+    return folder
+
+
 def fare(level: str, learned: float, rng: np.random.Generator) -> dict:
     """One step's accuracy and margin on the 64 negatives of a level."""
     share = START[level] + (END[level] - START[level]) * learned

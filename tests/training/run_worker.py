@@ -21,9 +21,11 @@ from mgh_ds.distributed.group import is_main, process_group, rank, world_size
 from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.distributed.watchdog import Watchdog
 from mgh_ds.model.tokens import Tokenizer
-from mgh_ds.training import checkpoint, prefetch, stage_data, step, trainer
+from mgh_ds.scoring import Scoring
+from mgh_ds.training import checkpoint, prefetch, shared_encoder, stage_data, step, trainer
 from mgh_ds.training.batch import Batch, make_batch
 from mgh_ds.training.config import RunConfig
+from mgh_ds.training.evaluations import Scorer
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable
 
@@ -43,12 +45,12 @@ class Fault:
     action: str = "kill"  # or "terminate": SIGTERM, as a scheduler sends it; or "nan"
 
 
-def train(config: RunConfig, *faults: Fault) -> int:
+def train(config: RunConfig, *faults: Fault, scorer: Scorer | None = None) -> int:
     """Trains to the end, or as far as the faults let it; returns launch/train.py's exit code."""
     folder = RunFolder(config.path)
     with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
         torch.set_num_threads(1)
-        run = trainer.Trainer(config, folder)
+        run = trainer.Trainer(config, folder, scorer or Scoring(config))
         for fault in faults:
             if rank() == min(fault.rank, world_size() - 1):
                 _install(fault, run)
@@ -166,6 +168,7 @@ def _install(fault: Fault, run: trainer.Trainer) -> None:
             "gather": (step, "objective"),
             "update": (run.engine, "step"),
             "copy": (trainer, "collect"),
+            "encode": (shared_encoder, "gather_bytes"),  # in an evaluation
             "write": (checkpoint, "write_file"),
             "digest": (checkpoint, "_digest"),
             "commit": (checkpoint.files, "sync_tree"),

@@ -1,0 +1,248 @@
+"""Evaluations while a run trains: when one is due, what is kept of it, which was best, and when to end.
+
+All of this is a function of the lines of kind "evaluation" in the run's log, which rewinds with the
+checkpoint that a run goes on from. So a run that was killed anywhere goes on as if it had not been.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
+from mgh_ds.common.problems import nearest
+from mgh_ds.distributed.group import on_main
+from mgh_ds.distributed.watchdog import is_lost_connection
+from mgh_ds.model.embedder import EmbeddingModel
+from mgh_ds.model.encoder import Encoder
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.records.schema import Record
+from mgh_ds.records.store import Store
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.progress import times_due
+from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.shared_encoder import SharedEncoder, on_all_ranks
+from mgh_ds.training.token_weights import text_weights
+
+MEAN = "mean"
+LEVEL = "levels."  # and the level: its accuracy
+
+Line = dict[str, Any]
+"""A line of kind "evaluation": step, label, seconds; then scores and metrics by task, levels, and `value` of
+`metric` where the recipe names one; or the problem that it failed with."""
+
+
+class Scored(Protocol):
+    """What an evaluation finds."""
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """By task: `metric` and `score`."""
+
+    @property
+    def levels(self) -> Mapping[str, Any]:
+        """By level of negatives: accuracy, margin, count."""
+
+
+class Scorer(Protocol):
+    """What a run is scored on. Rank 0 alone calls it."""
+
+    def prepare(self, records: Sequence[Record]) -> list[str]:
+        """Reads all that scoring the held-out `records` and the tasks needs; the names of the tasks. Raises
+        MghError for what is unknown or missing."""
+
+    def score(self, encoder: SharedEncoder, label: str, output: Path) -> Scored:
+        """Scores `encoder` and writes what comes out to `output`."""
+
+
+class Evaluations:
+    """The evaluations of one run. Every rank has the log's lines, so all of them decide alike.
+
+    Args:
+        config: the run's recipe.
+        folder: its folder.
+        held_out: the records to score, if any.
+        scorer: scores them, and the recipe's tasks; None: nothing is scored.
+
+    Raises MghError, before a model is loaded, when a task or the metric is unknown or data are missing.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, held_out: Store | None, scorer: Scorer | None
+    ) -> None:
+        self.config, self.folder = config.evaluation, folder
+        self.last_step = config.training.steps
+        self.lines: list[Line] = []
+        self._name = config.model.name_or_path
+        self._scorer = scorer if config.is_scored else None
+        self._records: list[Record] = []  # on rank 0 alone
+        self._held_out = held_out
+        on_main(self._prepare)
+
+    def resume(self) -> None:
+        """Takes up what the log says, once it is rewound."""
+        self.lines = on_main(lambda: evaluation_lines(self.folder))
+
+    def due(self, step: int) -> bool:
+        """Whether the run is to be evaluated after `step` steps, before it goes on."""
+        return self._scorer is not None and is_due(step, self.lines, self.config.every, self.last_step)
+
+    def left(self, step: int) -> int:
+        """How many are due after `step` steps, if patience does not end training early."""
+        if self._scorer is None:
+            return 0
+        return times_due(step, self.last_step, self.config.every or self.last_step)
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """Of the evaluations so far; None before the first."""
+        return statistics.fmean(line["seconds"] for line in self.lines) if self.lines else None
+
+    @property
+    def best(self) -> int | None:
+        """The step whose evaluation was best; None without a metric, or before the first."""
+        return best_step(self.lines, self.config.metric)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training is to end here: so many evaluations in a row were no better."""
+        return is_exhausted(self.lines, self.config.metric, self.config.patience)
+
+    @property
+    def verdict(self) -> str:
+        """Why training is to end here."""
+        return (
+            f"evaluation.metric {self.config.metric} was best after step {self.best}, and no better in the "
+            f"{self.config.patience} evaluations since"
+        )
+
+    @property
+    def failed(self) -> list[Line]:
+        """The evaluations that came to nothing."""
+        return [line for line in self.lines if "problem" in line]
+
+    def evaluate(
+        self, step: int, model: EmbeddingModel, tokenizer: Tokenizer, log: Callable[[Line], None]
+    ) -> None:
+        """Scores the model after `step` steps on all ranks and has rank 0 `log` what came out. A failure is
+        logged and printed, and that is all, unless a rank was lost."""
+        begin = time.perf_counter()
+        label = label_of(step, self.last_step)
+        encoder = Encoder(model, tokenizer, self._name)
+        line: Line = {"kind": "evaluation", "step": step, "label": label}
+        try:
+            scored = on_all_ranks(encoder, lambda shared: self._score(shared, encoder, label))
+            line |= self._figures(scored) if scored is not None else {}
+        except Exception as error:
+            if is_lost_connection(error):
+                raise
+            words = str(error) if isinstance(error, MghError) else f"{type(error).__name__}: {error}"
+            line["problem"] = words
+            print(f"warning: the evaluation after step {step} failed, and the run goes on: {words}")
+        line["seconds"] = time.perf_counter() - begin
+
+        def logged() -> Line:
+            log(line)
+            return line
+
+        self.lines.append(on_main(logged))  # what rank 0 found, on every rank
+
+    def conclude(self, model: EmbeddingModel, tokenizer: Tokenizer) -> None:
+        """Where training ended early, makes the last evaluation that of after training."""
+
+        def copy() -> None:
+            last = self.folder.evaluation(self.lines[-1]["label"])
+            if last.exists():
+                files.write_json(self.folder.evaluation("after"), files.read_json(last) | {"label": "after"})
+            self._keep_token_weights(Encoder(model, tokenizer), "after")
+
+        on_main(copy)
+
+    def _prepare(self) -> None:
+        if self._scorer is None:
+            return
+        self._records = list(self._held_out or ())
+        tasks = self._scorer.prepare(self._records)
+        levels = sorted({each.level for record in self._records for each in record.negatives if each.level})
+        metric, known = self.config.metric, [*tasks, MEAN, *(f"{LEVEL}{level}" for level in levels)]
+        if metric is not None and metric not in known:
+            raise MghError(
+                f"evaluation.metric is {metric!r}, which is none of this run's: {', '.join(known)}"
+                f"{nearest(metric, known)}"
+            )
+
+    def _score(self, shared: SharedEncoder, encoder: Encoder, label: str) -> Scored:
+        assert self._scorer is not None
+        if label in ("before", "after"):
+            self._keep_token_weights(encoder, label)
+        return self._scorer.score(shared, label, self.folder.evaluation(label))
+
+    def _keep_token_weights(self, encoder: Encoder, label: str) -> None:
+        """Keeps the token weights of a few held-out texts for the report."""
+        texts = [record.positive for record in self._records]
+        if not texts:
+            return
+        chosen = texts[:: -(-len(texts) // self.config.heat_map_texts)]
+        weighted = [entry for entry in self.folder.token_weights() if entry["label"] != label]
+        weighted += text_weights(encoder.model, encoder.tokenizer, chosen, label)
+        files.write_json(self.folder.path / "token_weights.json", weighted)
+
+    def _figures(self, scored: Scored) -> Line:
+        figures: Line = {
+            "scores": {name: task["score"] for name, task in scored.tasks.items()},
+            "metrics": {name: task["metric"] for name, task in scored.tasks.items()},
+            "levels": {level: dict(found) for level, found in scored.levels.items()},
+        }
+        if self.config.metric is not None:
+            figures |= {"metric": self.config.metric, "value": value_of(figures, self.config.metric)}
+        return figures
+
+
+def evaluation_lines(folder: RunFolder) -> list[Line]:
+    """The evaluations that a run has logged, in the order of their steps."""
+    return [line for line in folder.metrics.entries() if line["kind"] == "evaluation"]
+
+
+def label_of(step: int, last_step: int) -> str:
+    """What the evaluation after `step` steps and its file are called."""
+    return "before" if step == 0 else "after" if step == last_step else f"step-{step:06d}"
+
+
+def is_due(step: int, lines: Sequence[Line], every: int | None, last_step: int) -> bool:
+    """Whether an evaluation after `step` steps is wanted and not logged yet."""
+    wanted = step in (0, last_step) or (every is not None and step % every == 0)
+    return wanted and all(line["step"] != step for line in lines)
+
+
+def value_of(line: Line, metric: str) -> float | None:
+    """The metric's value in an evaluation; None where that failed, or was of other tasks."""
+    scores = line.get("scores", {})
+    if metric == MEAN:
+        return sum(scores.values()) / len(scores) if scores else None
+    if metric.startswith(LEVEL):
+        level = line.get("levels", {}).get(metric.removeprefix(LEVEL))
+        return level["accuracy"] if level else None
+    return scores.get(metric)
+
+
+def best_step(lines: Sequence[Line], metric: str | None) -> int | None:
+    """The step after which the metric was greatest, the first of several; what was there before training does
+    not count."""
+    values = _values(lines, metric)
+    return max(values, key=lambda step: (values[step], -step)) if values else None
+
+
+def is_exhausted(lines: Sequence[Line], metric: str | None, patience: int | None) -> bool:
+    """Whether the last `patience` evaluations were no better than one before; failed ones do not count."""
+    if patience is None:
+        return False
+    values, best = _values(lines, metric), best_step(lines, metric)
+    return best is not None and sum(step > best for step in values) >= patience
+
+
+def _values(lines: Sequence[Line], metric: str | None) -> dict[int, float]:
+    """The metric by step, in the course of training."""
+    found = {line["step"]: value_of(line, metric) for line in lines if line["step"] > 0} if metric else {}
+    return {step: value for step, value in found.items() if value is not None}
