@@ -8,24 +8,29 @@ seconds. Works with the `mgh_ds` that the path finds first: `-P` keeps this fold
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mgh_ds.common.json_lines import JsonLines
 
 
-def note_moments() -> None:
-    """From now on lines of steps have a `moment`: seconds of a clock that only goes forward."""
+def watch_steps(call: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """From now on `call` sees each step's line before it is written, and adds to it what it returns."""
     append = JsonLines.append
 
-    def noted(lines: JsonLines, entry: dict[str, Any]) -> None:
-        clock = {"moment": time.perf_counter()} if entry.get("kind") == "step" else {}
-        append(lines, entry | clock)
+    def watched(lines: JsonLines, entry: dict[str, Any]) -> None:
+        append(lines, entry | call(entry) if entry.get("kind") == "step" else entry)
 
-    JsonLines.append = noted  # type: ignore[method-assign]
+    JsonLines.append = watched  # type: ignore[method-assign]
+
+
+def moment(_: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a clock that only goes forward."""
+    return {"moment": time.perf_counter()}
 
 
 if __name__ == "__main__":
     from mgh_ds.train import main
 
-    note_moments()
+    watch_steps(moment)
     main(sys.argv[1:])

@@ -6,12 +6,13 @@
 Ours trains with mean pooling, which makes the two models equal, with ATA, and with gradient caching; theirs
 with MultipleNegativesRankingLoss, with the same on batches grouped by length, and with the cached loss.
 sentence-transformers lives in an environment of its own (requirements/trainers.txt; `make trainers` makes
-it). Every turn is a fresh process; the contenders take turns, each round in the other order, and ratios are
+it). Each contender is a process; they take turns step by step, each round in the other order, and ratios are
 formed within a round. Dropout is off, so that losses can be compared: the run fails where they differ, where
 tokens do, or where ours did not run the packed attention. Writes `cpu-trainers-<records>.json` and `.md`.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -30,6 +31,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import environment
+from benchmarks.gate import Runner
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import markdown_table
@@ -82,21 +84,9 @@ class Contender(NamedTuple):
         return not self.changes.keys() & {"pooling", "by_length"}
 
 
-class Turn(NamedTuple):
-    """What a process reported: `steps` with `moment`, `loss`, `texts`, `tokens` and `places`, the tokens that
-    were computed, padding included."""
-
-    threads: int
-    torch: str
-    steps: list[dict[str, float]]
-
-    def rate(self, unit: str) -> float:
-        """Texts or tokens a second, of the steps after the warm-up."""
-        seconds = self.steps[-1]["moment"] - self.steps[WARM_UP - 1]["moment"]
-        return sum(step[unit] for step in self.steps[WARM_UP:]) / seconds
-
-    def sum(self, unit: str) -> float:
-        return sum(step[unit] for step in self.steps)
+Steps = list[dict[str, Any]]
+"""What a contender reported of each step: `seconds`, `loss`, `texts`, `tokens` and `places`, the tokens that
+were computed, padding included; and with how many `threads` of which `torch`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,10 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.peer_python.exists():
         print(f"error: {options.peer_python} does not exist; make trainers makes it", file=sys.stderr)
         return 2
+    group = contenders(options.micro_batch)
     with tempfile.TemporaryDirectory(prefix="trainers.", dir=options.folder) as name:
         job = prepare(options, Path(name))
-        rounds = take_turns(contenders(options.micro_batch), job, options, Path(name))
-    check(contenders(options.micro_batch), rounds)
+        results = take_turns(group, job, options.peer_python, Path(name))
+    check(group, results)
     settings = dataclasses.asdict(job)
     for place in ("model", "records", "rows"):
         del settings[place]
@@ -115,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "environment": environment.describe(torch.device("cpu")) | peer_versions(options.peer_python),
         "model": MINILM,
         "records": options.records,
-        "settings": settings | {"micro_batch of the cached": options.micro_batch, "warm_up": WARM_UP},
-        **summary(contenders(options.micro_batch), rounds),
+        "settings": settings | {"micro_batch": options.micro_batch, "warm_up": WARM_UP},
+        **summary(group, results),
     }
     publish(options.output / f"cpu-trainers-{options.records}", found)
     return 0
@@ -197,7 +188,7 @@ def without_dropout(folder: Path) -> Path:
 
 
 def recipe(job: Job, folder: Path) -> RunConfig:
-    """The run of our trainer; lengths are mixed, as in theirs."""
+    """The run of our trainer; lengths are mixed in its batches."""
     lora = None if job.lora is None else {"rank": job.lora, "alpha": 2 * job.lora, "dropout": 0.0}
     return RunConfig.model_validate(
         {
@@ -243,58 +234,62 @@ def batch_rows(job: Job) -> Iterator[dict[str, str]]:
                 yield {"query": query} | dict(zip(names, documents, strict=False))
 
 
-def take_turns(
-    group: Sequence[Contender], job: Job, options: argparse.Namespace, folder: Path
-) -> list[list[Turn]]:
-    """`[round][contender]`; every other round goes backwards."""
-    rounds = []
-    with tqdm(total=options.rounds * len(group), unit="turn") as bar:
-        for number in range(options.rounds):
-            turns: dict[str, Turn] = {}
-            for contender in group if number % 2 == 0 else group[::-1]:
-                bar.set_postfix_str(contender.name)
-                place = folder / f"turn-{number}-{group.index(contender)}"
-                turns[contender.name] = run(contender, job, options.peer_python, place)
-                shutil.rmtree(place)
+def take_turns(group: Sequence[Contender], job: Job, peer_python: Path, folder: Path) -> list[Steps]:
+    """The steps of each contender. Raises MghError with its last words if one fails."""
+    with contextlib.ExitStack() as stack, tqdm(total=job.steps * len(group), unit="step") as bar:
+        runners, results = [], []
+        for number, contender in enumerate(group):
+            bar.set_postfix_str(contender.name)
+            runner = stack.enter_context(start(contender, job, peer_python, folder / str(number)))
+            with _named(contender):
+                results.append([runner.report()])  # one after another: the first step is nobody's turn yet
+            runners.append(runner)
+            bar.update()
+        for step in range(1, job.steps):
+            places = range(len(group))
+            for place in places if step % 2 else reversed(places):
+                bar.set_postfix_str(group[place].name)
+                with _named(group[place]):
+                    runners[place].open()
+                    results[place].append(runners[place].report())
                 bar.update()
-            rounds.append([turns[contender.name] for contender in group])
-    return rounds
+        for contender, runner in zip(group, runners, strict=True):
+            with _named(contender):
+                runner.finish()
+    return results
 
 
-def run(contender: Contender, job: Job, peer_python: Path, folder: Path) -> Turn:
-    """One turn, in a process of its own. Raises MghError with its last words if it fails."""
+@contextlib.contextmanager
+def _named(contender: Contender) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise MghError(f"{contender.name} failed:\n{error}") from None
+
+
+def start(contender: Contender, job: Job, peer_python: Path, folder: Path) -> Runner:
+    """The contender's process, which is on its way to the end of its first step."""
     folder.mkdir()
     files.write_json(folder / "job.json", dataclasses.asdict(dataclasses.replace(job, **contender.changes)))
-    places = [str(folder / name) for name in ("job.json", "result.json")]
-    command = [sys.executable, "-m", "benchmarks.trainers_own", *places]
-    if not contender.ours:
-        command = [str(peer_python), "-P", str(Path(__file__).with_name("trainers_peer.py")), *places]
+    python, module = (sys.executable, "trainers_own") if contender.ours else (peer_python, "trainers_peer")
+    command = [str(python), "-m", f"benchmarks.{module}", str(folder / "job.json")]
     settings = {"OMP_NUM_THREADS": str(job.threads), "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-    inherited = {name: value for name, value in os.environ.items() if contender.ours or name != "PYTHONPATH"}
-    log = folder / "log"
-    with log.open("w", encoding="utf-8") as output:
-        ended = subprocess.run(
-            command, cwd=ROOT, env=inherited | settings, stdout=output, stderr=output, check=False
-        )
-    if ended.returncode:
-        raise MghError(f"{contender.name} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
-    return Turn(**files.read_json(folder / "result.json"))
+    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    return Runner(command, os.environ | settings, folder / "log")
 
 
-def check(group: Sequence[Contender], rounds: Sequence[Sequence[Turn]]) -> None:
+def check(group: Sequence[Contender], results: Sequence[Steps]) -> None:
     """Raises MghError if the contenders did not do the same work."""
-    turns = [turn for found in rounds for turn in found]
-    for name in ("threads", "torch"):
-        values = {getattr(turn, name) for turn in turns}
+    for key in ("threads", "torch"):
+        values = {step[key] for steps in results for step in steps}
         if len(values) > 1:
-            raise MghError(f"the contenders ran with different {name}: {values}")
-    reference = rounds[0][0]
-    for contender, turn in [pair for found in rounds for pair in zip(group, found, strict=True)]:
-        if any(turn.sum(unit) != reference.sum(unit) for unit in UNITS):
+            raise MghError(f"the contenders ran with different {key}: {values}")
+    for contender, steps in zip(group, results, strict=True):
+        if any(_sum(steps, unit) != _sum(results[0], unit) for unit in UNITS):
             raise MghError(f"{contender.name} did not train on the texts of {group[0].name}")
         if not contender.same_batches:
             continue
-        differences = loss_differences(reference, turn)
+        differences = loss_differences(results[0], steps)
         if differences[0] > FIRST_LOSS_TOLERANCE or max(differences) > LOSS_TOLERANCE:
             raise MghError(
                 f"the losses of {contender.name} differ from those of {group[0].name}: by "
@@ -302,38 +297,55 @@ def check(group: Sequence[Contender], rounds: Sequence[Sequence[Turn]]) -> None:
             )
 
 
-def loss_differences(one: Turn, other: Turn) -> list[float]:
-    """How far two turns' losses are apart, step by step, as shares."""
-    return [abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in zip(one.steps, other.steps, strict=True)]
+def loss_differences(one: Steps, other: Steps) -> list[float]:
+    """How far two contenders' losses are apart, step by step, as shares."""
+    return [abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in zip(one, other, strict=True)]
 
 
-def summary(group: Sequence[Contender], rounds: Sequence[Sequence[Turn]]) -> dict[str, Any]:
-    """Rates of each contender and ratios of each pair, ours over theirs, over the rounds."""
-    turns = {one.name: [found[i] for found in rounds] for i, one in enumerate(group)}
-    rows = [_row(one, turns[one.name], rounds[0][0]) for one in group]
+def summary(group: Sequence[Contender], results: Sequence[Steps]) -> dict[str, Any]:
+    """Rates of each contender and ratios of each pair, ours over theirs, over the rounds; the warm-up is left
+    out. `overall` is the whole of them: batches by length differ from round to round."""
+    rows = [_row(one, steps, results[0]) for one, steps in zip(group, results, strict=True)]
+    by_name = {one.name: steps[WARM_UP:] for one, steps in zip(group, results, strict=True)}
     pairs = itertools.product(*([one.name for one in group if one.ours is ours] for ours in (True, False)))
     ratios = []
     for ours, theirs in pairs:
         ratio: dict[str, Any] = {"ours": ours, "theirs": theirs}
         for unit in UNITS:
-            rates = zip(_rates(turns[ours], unit), _rates(turns[theirs], unit), strict=True)
-            ratio[f"{unit}_per_s"] = _quartiles([mine / other for mine, other in rates])
+            mine, other = by_name[ours], by_name[theirs]
+            rates = zip(_rates(mine, unit), _rates(other, unit), strict=True)
+            overall = _overall(mine, unit) / _overall(other, unit)
+            ratio[f"{unit}_per_s"] = _quartiles([one / two for one, two in rates]) | {"overall": overall}
         ratios.append(ratio)
-    return {"rounds": len(rounds), "contenders": rows, "ratios": ratios}
+    return {"rounds": len(results[0]) - WARM_UP, "contenders": rows, "ratios": ratios}
 
 
-def _row(contender: Contender, turns: Sequence[Turn], reference: Turn) -> dict[str, Any]:
-    first = turns[0]
-    row: dict[str, Any] = {"name": contender.name, "padding": 1 - first.sum("tokens") / first.sum("places")}
-    row |= {f"{unit}_per_s": _quartiles(_rates(turns, unit)) for unit in UNITS}
-    row |= {"first_loss": first.steps[0]["loss"], "last_loss": first.steps[-1]["loss"]}
+def _row(contender: Contender, steps: Steps, reference: Steps) -> dict[str, Any]:
+    counted = steps[WARM_UP:]
+    row: dict[str, Any] = {
+        "name": contender.name,
+        "padding": 1 - _sum(steps, "tokens") / _sum(steps, "places"),
+        "first_loss": steps[0]["loss"],
+        "last_loss": steps[-1]["loss"],
+    }
     if contender.same_batches:
-        row["loss_difference"] = max(loss_differences(reference, first))
+        row["loss_difference"] = max(loss_differences(reference, steps))
+    for unit in UNITS:
+        overall = {"overall": _overall(counted, unit)}
+        row[f"{unit}_per_s"] = _quartiles(_rates(counted, unit)) | overall
     return row
 
 
-def _rates(turns: Sequence[Turn], unit: str) -> list[float]:
-    return [turn.rate(unit) for turn in turns]
+def _rates(steps: Steps, unit: str) -> list[float]:
+    return [step[unit] / step["seconds"] for step in steps]
+
+
+def _overall(steps: Steps, unit: str) -> float:
+    return _sum(steps, unit) / _sum(steps, "seconds")
+
+
+def _sum(steps: Steps, key: str) -> float:
+    return sum(step[key] for step in steps)
 
 
 def _quartiles(values: Sequence[float]) -> dict[str, float]:
@@ -373,7 +385,7 @@ def publish(path: Path, found: dict[str, Any]) -> None:
                 ("", "tokens/s", "texts/s", "padding", "first loss", "last loss"), _rate_rows(found)
             ),
             "## Ours / theirs, tokens/s",
-            "Formed in each round; median and quartiles.",
+            "Formed in each round: median and quartiles; last, the ratio of all rounds together.",
             markdown_table(("", *_names(found["ratios"], "theirs")), _ratio_rows(found["ratios"])),
         ]
     )
@@ -383,14 +395,15 @@ def publish(path: Path, found: dict[str, Any]) -> None:
 
 def _rate_rows(found: dict[str, Any]) -> Iterator[list[str]]:
     for row in found["contenders"]:
-        rates = [_spread(row[f"{what}_per_s"], ",.0f") for what in UNITS]
+        rates = [_spread(row[f"{unit}_per_s"], ",.0f") for unit in UNITS]
         losses = [f"{row[name]:.4f}" for name in ("first_loss", "last_loss")]
         yield [row["name"], *rates, f"{row['padding']:.0%}", *losses]
 
 
 def _ratio_rows(ratios: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for name in _names(ratios, "ours"):
-        yield [name, *(_spread(ratio["tokens_per_s"], ".2f") for ratio in ratios if ratio["ours"] == name)]
+        figures = [ratio["tokens_per_s"] for ratio in ratios if ratio["ours"] == name]
+        yield [name, *(f"{_spread(figure, '.2f')}; {figure['overall']:.2f}" for figure in figures)]
 
 
 def _names(ratios: Sequence[dict[str, Any]], side: str) -> list[str]:
@@ -415,9 +428,8 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(data_dir) if data_dir else None,
         help="folder of SNLI and MedQuAD (default: MGH_DATA_DIR)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
-    parser.add_argument("--steps", type=int, default=5, help="of a turn, the first not counted")
-    parser.add_argument("--global-batch", type=int, default=64, help="records of a step")
+    parser.add_argument("--steps", type=int, default=7, help="rounds, the first not counted")
+    parser.add_argument("--global-batch", type=int, default=32, help="records of a step")
     parser.add_argument("--micro-batch", type=int, default=8, help="records of a pass of the cached ones")
     parser.add_argument("--negatives", type=int, default=2, help="of a record")
     parser.add_argument("--max-length", type=int, default=256, help="tokens")

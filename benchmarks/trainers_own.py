@@ -1,6 +1,8 @@
-"""A turn of our trainer in `benchmarks.trainers`: trains as a `Job` says, in this process, and reports.
+"""Our trainer in `benchmarks.trainers`: trains as a `Job` says, in this process, a step a turn.
 
-python -m benchmarks.trainers_own JOB RESULT
+    python -m benchmarks.trainers_own JOB GATE
+
+JOB is a file, GATE the descriptor that `benchmarks.gate` reports to.
 """
 
 import os
@@ -12,8 +14,8 @@ from typing import Any
 import torch
 from ata_attention import transformers as attention
 
-from benchmarks import environment
-from benchmarks.clocked_train import note_moments
+from benchmarks.clocked_train import watch_steps
+from benchmarks.gate import Gate
 from benchmarks.step import attention_of
 from benchmarks.trainers import Job, recipe
 from mgh_ds.common import files
@@ -25,30 +27,31 @@ from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.trainer import Trainer
 
 
-def main(job_file: str, result_file: str) -> None:
+def main(job_file: str, descriptor: str) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as mgh_ds.train does
     job = Job(**files.read_json(Path(job_file)))
     torch.set_num_threads(job.threads)
-    note_moments()
+    gate = Gate(int(descriptor), job.steps)
+    watch_steps(lambda line: gate.stop(report(line)) or {})
     calls = count_calls(attention, "packed_attention")
-    config = recipe(job, Path(result_file).parent)
+    config = recipe(job, Path(job_file).parent)
     with process_group(), StopRequest() as stop:
         trainer = Trainer(config, RunFolder(config.path))
         trainer.train(stop)
         check_attention(trainer, job, calls())
-    lines = [line for line in trainer.folder.metrics.entries() if line["kind"] == "step"]
-    steps = [
-        {
-            "moment": line["moment"],
-            "loss": line["loss"],
-            "texts": round(line["texts_per_s"] * line["seconds"]),
-            "tokens": round(line["tokens_per_s"] * line["seconds"]),
-            "places": round(line["tokens_per_s"] * line["seconds"]),  # nothing is padded
-        }
-        for line in lines
-    ]
-    found = {"threads": torch.get_num_threads(), "torch": environment.version("torch"), "steps": steps}
-    files.write_json(Path(result_file), found)
+
+
+def report(line: dict[str, Any]) -> dict[str, Any]:
+    """Of a step, from its line in the metrics; nothing is padded, so that places are tokens."""
+    texts, tokens = (round(line[f"{unit}_per_s"] * line["seconds"]) for unit in ("texts", "tokens"))
+    return {
+        "loss": line["loss"],
+        "texts": texts,
+        "tokens": tokens,
+        "places": tokens,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def count_calls(owner: Any, name: str) -> Callable[[], int]:

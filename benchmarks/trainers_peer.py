@@ -1,13 +1,12 @@
-"""A turn of sentence-transformers 6 in `benchmarks.trainers`: trains as a `Job` says, and reports.
+"""sentence-transformers 6 in `benchmarks.trainers`: trains as a `Job` says, a step a turn.
 
-    .venv-peers/bin/python -P benchmarks/trainers_peer.py JOB RESULT
+    .venv-peers/bin/python -m benchmarks.trainers_peer JOB GATE
 
-Runs in an environment of its own (requirements/trainers.txt) and imports nothing of this project.
+Runs in an environment of its own (requirements/trainers.txt), which has nothing of this project but the gate.
 """
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,34 +29,38 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from benchmarks.gate import Gate
+
 MEGA_BATCHES = 50  # batches that transformers sorts by length together, where there are so many
 
 
 class Trainer(SentenceTransformerTrainer):
-    """Notes each step's loss, texts, tokens and places (tokens with padding)."""
+    """Notes the last step's loss, texts, tokens and places, which are tokens with padding."""
+
+    noted: dict[str, Any]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
         loss = super().compute_loss(model, inputs, *arguments, **options)
-        self.noted.append(
-            {
-                "loss": loss.item(),
-                "texts": sum(len(mask) for mask in masks),
-                "tokens": sum(int(mask.sum()) for mask in masks),
-                "places": sum(mask.numel() for mask in masks),
-            }
-        )
+        self.noted = {
+            "loss": loss.item(),
+            "texts": sum(len(mask) for mask in masks),
+            "tokens": sum(int(mask.sum()) for mask in masks),
+            "places": sum(mask.numel() for mask in masks),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
         return loss
 
 
-class Clock(TrainerCallback):
-    """When each step was done."""
+class Turns(TrainerCallback):
+    """Stops at the gate after each step."""
 
-    def __init__(self) -> None:
-        self.moments: list[float] = []
+    def __init__(self, trainer: Trainer, gate: Gate) -> None:
+        self.trainer, self.gate = trainer, gate
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.moments.append(time.perf_counter())
+        self.gate.stop(self.trainer.noted)
 
 
 class InOrder(DefaultBatchSampler):
@@ -82,30 +85,28 @@ class ByLength(InOrder):
         yield from (order[first : first + size] for first in range(0, len(order), size))
 
 
-def main(job_file: str, result_file: str) -> None:
+def main(job_file: str, descriptor: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
     model = make_model(job)
-    micro_batch = job["micro_batch"]
-    if micro_batch is None:
-        loss = MultipleNegativesRankingLoss(model, scale=1 / job["temperature"])
-    else:  # texts of a pass, as many as ours has in one
-        texts = micro_batch * (2 + job["negatives"])
-        loss = CachedMultipleNegativesRankingLoss(model, scale=1 / job["temperature"], mini_batch_size=texts)
-    clock = Clock()
     trainer = Trainer(
         model=model,
-        args=make_arguments(job, Path(result_file).parent),
+        args=make_arguments(job, Path(job_file).parent),
         train_dataset=Dataset.from_list(json.loads(Path(job["rows"]).read_text(encoding="utf-8"))),
-        loss=loss,
-        callbacks=[clock],
+        loss=make_loss(job, model),
     )
-    trainer.noted = []
+    trainer.add_callback(Turns(trainer, Gate(int(descriptor), job["steps"])))
     trainer.train()
-    steps = [{"moment": moment, **noted} for moment, noted in zip(clock.moments, trainer.noted, strict=True)]
-    found = {"threads": torch.get_num_threads(), "torch": torch.__version__, "steps": steps}
-    Path(result_file).write_text(json.dumps(found), encoding="utf-8")
+
+
+def make_loss(job: dict[str, Any], model: Any) -> Any:
+    """All texts at once, or with gradient caching as many in a pass as ours has."""
+    scale = 1 / job["temperature"]
+    if job["micro_batch"] is None:
+        return MultipleNegativesRankingLoss(model, scale=scale)
+    texts = job["micro_batch"] * (2 + job["negatives"])
+    return CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=texts)
 
 
 def make_model(job: dict[str, Any]) -> Any:

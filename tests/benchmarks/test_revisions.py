@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import revisions
-from benchmarks.clocked_train import note_moments
+from benchmarks.clocked_train import moment, watch_steps
 from benchmarks.revisions import WARM_UP, Tree, Turn
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.json_lines import JsonLines
@@ -14,7 +14,7 @@ from mgh_ds.common.json_lines import JsonLines
 
 def test_lines_of_steps_say_when_they_were_written(tmp_path, monkeypatch):
     monkeypatch.setattr(JsonLines, "append", JsonLines.append)  # put back at the end
-    note_moments()
+    watch_steps(moment)
     lines = JsonLines(tmp_path / "metrics.jsonl")
     lines.append({"kind": "step", "step": 1})
     lines.append({"kind": "checkpoint", "step": 1})

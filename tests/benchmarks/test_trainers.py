@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import trainers, trainers_own
-from benchmarks.trainers import Contender, Job, Turn
+from benchmarks.trainers import Contender, Job
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import open_or_convert
@@ -15,14 +16,13 @@ from mgh_ds.records.store import open_or_convert
 GROUP = [Contender("ours", True, {}), Contender("theirs", False, {})]
 
 
-def turn(step_s: float = 1.0, losses: tuple[float, ...] = (2.0, 1.9, 1.8), **changes: object) -> Turn:
-    """The first step takes ten times as long."""
-    moments = [10 * step_s + i * step_s for i in range(len(losses))]
-    steps = [
-        {"moment": moment, "loss": loss, "texts": 8, "tokens": 100, "places": 160}
-        for moment, loss in zip(moments, losses, strict=True)
-    ]
-    return Turn(threads=2, torch="2.13.0", steps=steps)._replace(**changes)
+def steps(
+    *seconds: float, losses: tuple[float, ...] = (2.0, 1.9, 1.8, 1.7), **changes: object
+) -> list[dict[str, object]]:
+    """The first takes ten seconds."""
+    same = {"texts": 8, "tokens": 100, "places": 160, "threads": 2, "torch": "2.13.0"} | changes
+    times = [10.0, *(seconds or (1.0, 1.0, 1.0))]
+    return [{"seconds": one, "loss": loss, **same} for one, loss in zip(times, losses, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -30,42 +30,45 @@ def records(tmp_path_factory) -> list[Record]:
     return list(open_or_convert("sample:train", tmp_path_factory.mktemp("data")))
 
 
-def test_the_warm_up_is_left_out_of_the_rates_and_ratios_are_formed_in_each_round():
-    assert turn().rate("tokens") == pytest.approx(100)
-    assert turn(0.5).rate("texts") == pytest.approx(16)
-    rounds = [[turn(1.0), turn(2.0)], [turn(10.0), turn(40.0)], [turn(1.0), turn(3.0)]]
-    (ratio,) = trainers.summary(GROUP, rounds)["ratios"]
-    assert (ratio["ours"], ratio["theirs"]) == ("ours", "theirs")
-    assert ratio["tokens_per_s"] == pytest.approx({"median": 3, "lower_quartile": 2.5, "upper_quartile": 3.5})
+def test_the_warm_up_is_left_out_and_ratios_are_formed_in_each_round():
+    found = trainers.summary(GROUP, [steps(1.0, 10.0, 1.0), steps(2.0, 40.0, 3.0)])
+    ours, _ = found["contenders"]
+    assert (ours["tokens_per_s"]["median"], ours["texts_per_s"]["median"]) == (100, 8)
+    assert ours["tokens_per_s"]["overall"] == pytest.approx(300 / 12)
+    (ratio,) = found["ratios"]
+    assert (ratio["ours"], ratio["theirs"], found["rounds"]) == ("ours", "theirs", 3)
+    assert ratio["tokens_per_s"] == pytest.approx(
+        {"median": 3, "lower_quartile": 2.5, "upper_quartile": 3.5, "overall": 45 / 12}
+    )
 
 
 def test_padding_is_a_share_of_the_places():
-    ours, theirs = trainers.summary(GROUP, [[turn(), turn()]])["contenders"]
+    ours, theirs = trainers.summary(GROUP, [steps(), steps(places=100)])["contenders"]
     assert ours["padding"] == pytest.approx(0.375)
-    assert theirs["loss_difference"] == 0
+    assert (theirs["padding"], theirs["loss_difference"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (turn(losses=(2.01, 1.9, 1.8)), "in the first step"),
-        (turn(losses=(2.0, 1.9, 1.7)), "losses of theirs differ"),
-        (turn(threads=1), "different threads"),
-        (turn(torch="2.12.0"), "different torch"),
-        (turn(losses=(2.0, 1.9)), "did not train on the texts"),
+        (steps(losses=(2.01, 1.9, 1.8, 1.7)), "in the first step"),
+        (steps(losses=(2.0, 1.9, 1.8, 1.6)), "losses of theirs differ"),
+        (steps(threads=1), "different threads"),
+        (steps(torch="2.12.0"), "different torch"),
+        (steps(tokens=99), "did not train on the texts"),
     ],
 )
-def test_contenders_that_did_other_work_are_refused(other: Turn, what: str):
-    trainers.check(GROUP, [[turn(), turn()]])
+def test_contenders_that_did_other_work_are_refused(other, what):
+    trainers.check(GROUP, [steps(), steps()])
     with pytest.raises(MghError, match=what):
-        trainers.check(GROUP, [[turn(), turn()], [turn(), other]])
+        trainers.check(GROUP, [steps(), other])
 
 
 def test_losses_are_compared_where_batches_and_pooling_are_the_same():
     names = [one.name for one in trainers.contenders(8) if one.same_batches]
     assert names == ["ours, mean", "ours, mean, cached", "theirs, plain", "theirs, cached"]
     other = [GROUP[0], Contender("theirs, by length", False, {"by_length": True})]
-    trainers.check(other, [[turn(), turn(losses=(3.0, 2.0, 1.0))]])
+    trainers.check(other, [steps(), steps(losses=(3.0, 2.0, 1.0, 1.0))])
 
 
 def test_chosen_records_share_no_text(records):
@@ -98,45 +101,62 @@ def test_both_sides_get_the_same_batches(records, tmp_path, monkeypatch):
         assert row["positive"] == by_query[row["query"]].positive
 
 
-def test_contenders_take_turns_backwards_in_every_other_round(tmp_path, monkeypatch):
-    ran = []
+# Stands in for both trainers: it has the gate alone.
+CONTENDER = """\
+import json, sys
+from benchmarks.gate import Gate
+job = json.load(open(sys.argv[-2]))
+gate = Gate(int(sys.argv[-1]), job["steps"])
+for step in range(job["steps"]):
+    with open(job["records"], "a") as file:
+        print(job["pooling"], file=file)
+    gate.stop({"loss": step})
+sys.exit("it broke" if job["by_length"] else 0)
+"""
 
-    def run(contender, _job, _python, folder):
-        folder.mkdir()
-        ran.append(contender.name)
-        return turn()
 
-    monkeypatch.setattr(trainers, "run", run)
-    options = trainers._parser().parse_args(["--rounds", "2"])
-    rounds = trainers.take_turns(GROUP, None, options, tmp_path)
-    assert ran == ["ours", "theirs", "theirs", "ours"]
-    assert [len(found) for found in rounds] == [2, 2]
-
-
-def test_a_turn_that_fails_says_why(tmp_path):
-    job = Job("model", "records", "rows", steps=1, global_batch=1, threads=1)
+@pytest.fixture
+def python(tmp_path, monkeypatch) -> Path:
+    """An interpreter that runs a contender's stand-in, whatever it is told to."""
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho no such module\nexit 1\n")
+    python.write_text(f"#!{sys.executable}\n{CONTENDER}", encoding="utf-8")
     python.chmod(0o755)
-    with pytest.raises(MghError, match="theirs failed:\nno such module"):
-        trainers.run(GROUP[1], job, python, tmp_path / "turn")
+    monkeypatch.setattr(trainers.sys, "executable", str(python))
+    return python
+
+
+def test_contenders_take_turns_step_by_step_backwards_in_every_other_round(tmp_path, python):
+    job = Job("model", str(tmp_path / "order"), "rows", steps=4, global_batch=1, threads=1)
+    group = [GROUP[0], Contender("theirs", False, {"pooling": "ata"})]
+    ours, theirs = trainers.take_turns(group, job, python, tmp_path)
+    order = (tmp_path / "order").read_text(encoding="utf-8").split()
+    # A contender begins its next step only when it is its turn: the first of its steps run at the start.
+    assert order == ["mean", "ata", "mean", "ata", "ata", "mean", "mean", "ata"]
+    assert [step["loss"] for step in ours] == [step["loss"] for step in theirs] == [0, 1, 2, 3]
+    assert all(step["seconds"] >= 0 for step in ours + theirs)
+
+
+def test_a_contender_that_fails_says_why(tmp_path, python):
+    job = Job("model", str(tmp_path / "order"), "rows", steps=1, global_batch=1, threads=1)
+    group = [GROUP[0], Contender("theirs", False, {"by_length": True})]
+    with pytest.raises(MghError, match="theirs failed:\nit broke"):
+        trainers.take_turns(group, job, python, tmp_path)
 
 
 def test_the_page_shows_what_was_measured(tmp_path):
     settings = {"steps": 5, "global_batch": 64, "negatives": 2, "lora": None}
-    rounds = [[turn(1.0), turn(2.0)], [turn(1.0), turn(2.0)]]
     found = {
         "environment": {"device": "a chip"},
         "model": "MiniLM",
         "records": "sample",
         "settings": settings,
-        **trainers.summary(GROUP, rounds),
+        **trainers.summary(GROUP, [steps(), steps(2.0, 2.0, 2.0)]),
     }
     trainers.publish(tmp_path / "cpu-trainers-sample", found)
     text = (tmp_path / "cpu-trainers-sample.md").read_text(encoding="utf-8")
-    assert "5 steps of 64 records with 2 negatives, all weights, 2 rounds" in text
-    assert "| theirs | 50 (50 to 50) | 4 (4 to 4) | 38% | 2.0000 | 1.8000 |" in text
-    assert "| ours | 2.00 (2.00 to 2.00) |" in text
+    assert "5 steps of 64 records with 2 negatives, all weights, 3 rounds" in text
+    assert "| theirs | 50 (50 to 50) | 4 (4 to 4) | 38% | 2.0000 | 1.7000 |" in text
+    assert "| ours | 2.00 (2.00 to 2.00); 2.00 |" in text
     assert json.loads((tmp_path / "cpu-trainers-sample.json").read_text(encoding="utf-8")) == found
 
 
