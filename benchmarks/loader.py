@@ -191,7 +191,7 @@ def train(store: Store, folder: Path, steps: int) -> dict[str, Any]:
         for step in range(steps):
             begin = time.perf_counter()
             batches, wait = prefetcher.take(step)
-            train_step(engine, batches, loss)
+            train_step(engine, batches, loss, plan.records(step))
             seconds.append(time.perf_counter() - begin)
             waited.append(wait)
             if rank() == 0 and step % EVERY == 0:

@@ -124,6 +124,10 @@ class TrainingPlan:
         source, epoch, position = self._place(step)
         return self._layout(self.stage(step).index, source, epoch)[position].astype(np.int64)
 
+    def records(self, step: int) -> int:
+        """The number of records in the global batch."""
+        return int(np.count_nonzero(self.batch(step) != EMPTY))
+
     def lengths(self, step: int, rows: np.ndarray) -> np.ndarray:
         """What these rows weigh in that step's stage, int64, same shape; 0 for `EMPTY`.
 

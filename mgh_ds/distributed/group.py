@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 TIMEOUT = timedelta(hours=2)
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
+# torch 2.13 renames it and warns at the old name; 2.11 and 2.12 know the old one only.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
@@ -125,6 +128,21 @@ def from_main(values: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.broadcast(values, 0)
     return values
+
+
+def gather(local: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+    """[n, …] of this rank → [group's size · n, …] in rank order, without a gradient. All ranks bring the same
+    shape."""
+    if group is None:
+        return local
+    everyone = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
+    _all_gather(everyone, local.contiguous(), group=group)
+    return everyone
+
+
+def all_gather(local: torch.Tensor) -> torch.Tensor:
+    """As `gather`, of all ranks."""
+    return gather(local, dist.group.WORLD)
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from mgh_ds.distributed.group import TIMEOUT
+from mgh_ds.distributed.group import TIMEOUT, gather
 
-# torch 2.13 renames both collectives and warns at the old names; 2.11 and 2.12 know the old ones only.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+# torch 2.13 renames it and warns at the old name; 2.11 and 2.12 know the old one only.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
@@ -51,16 +50,6 @@ class _Gather(torch.autograd.Function):
         local = gradient.new_empty((ctx.rows, *gradient.shape[1:]))
         _reduce_scatter(local, gradient.contiguous(), group=ctx.group)
         return local, None
-
-
-def gather(local: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
-    """[n, …] of this rank → [group's size · n, …] in rank order, without a gradient. All ranks bring the same
-    shape."""
-    if group is None:
-        return local
-    everyone = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
-    _all_gather(everyone, local.contiguous(), group=group)
-    return everyone
 
 
 def gather_with_gradient(local: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:

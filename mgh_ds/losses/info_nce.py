@@ -22,7 +22,8 @@ from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
 from mgh_ds.losses.gather import Candidates
 from mgh_ds.losses.settings import InfoNCESettings
 
-NO_GROUP = -1  # of an empty place
+NO_GROUP = -1  # of an empty place among the candidates
+NOBODY = -2  # of a record that does not take part as a query: it sees no candidate, and its loss is 0
 BLOCK = 2**24  # numbers in a block of scores, or in its candidates' gradient: 64 MiB of float32
 
 # Cosines, and their gradients for queries and for candidates, where all queries see the same candidates ...
@@ -44,25 +45,26 @@ class InfoNCE(Loss):
         if settings.own_negatives_only:
             sources = [
                 self.exchange.candidates(documents[:, 0], keys[:, 0]),
-                Candidates(documents[valid, 1:], keys[valid, 1:]),
+                Candidates(documents[:, 1:], keys[:, 1:]),
             ]
         else:
             sources = [self.exchange.candidates(documents.flatten(0, 1), keys.flatten(0, 1))]
         there = _pairs(embeddings, labels, valid)
         losses, counts = info_nce(there, sources, settings.temperature, settings.false_negative_margin)
-        seen, masked = counts - len(losses)  # a positive is not its own negative
+        seen, masked = counts - valid.sum()  # a positive is not its own negative
         total = losses.sum()
         if settings.symmetric:
             both_ways = labels.symmetric & valid
             queries = self.exchange.candidates(embeddings[:, 0], _query_keys(labels))
             back = _pairs(embeddings, labels, both_ways, back=True)
             losses_back, _ = info_nce(back, [queries], settings.temperature)
-            total = torch.where(labels.symmetric[valid], losses / 2, losses).sum() + losses_back.sum() / 2
+            total = torch.where(labels.symmetric, losses / 2, losses).sum() + losses_back.sum() / 2
         return LossOutput(total, {"masked_share": Ratio(masked, seen)})
 
 
 class Pairs(NamedTuple):
-    """n queries, each with the target that it has to find; on the way back, positives and their queries."""
+    """n queries, each with the target that it has to find; on the way back, positives and their queries.
+    One of the group `NOBODY` has a loss of 0 and no gradient."""
 
     queries: torch.Tensor  # float32 [n, d], unit length
     targets: torch.Tensor  # float32 [n, d], unit length
@@ -70,12 +72,13 @@ class Pairs(NamedTuple):
 
 
 def _pairs(embeddings: torch.Tensor, labels: Labels, which: torch.Tensor, *, back: bool = False) -> Pairs:
-    """Of the records `which`, bool [n]."""
+    """Of all n records, of which those that are not `which`, bool [n], see nobody: to select them would make
+    the host wait for their number."""
     query, target = (1, 0) if back else (0, 1)
-    hashes = labels.query_hash[which], labels.document_hash[which, 0]
-    sides = embeddings[which]
-    keys = torch.stack([hashes[query], hashes[target], labels.group[which]], dim=-1)
-    return Pairs(sides[:, query], sides[:, target], keys)
+    hashes = labels.query_hash, labels.document_hash[:, 0]
+    group = torch.where(which, labels.group, NOBODY)
+    keys = torch.stack([hashes[query], hashes[target], group], dim=-1)
+    return Pairs(embeddings[:, query], embeddings[:, target], keys)
 
 
 def _document_keys(labels: Labels) -> torch.Tensor:

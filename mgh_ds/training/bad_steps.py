@@ -5,7 +5,6 @@ from typing import Any
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.group import is_main
-from mgh_ds.training.objective import NotFiniteError
 from mgh_ds.training.run_folder import RunFolder
 
 
@@ -16,16 +15,17 @@ class BadSteps:
         self.limit, self.folder = limit, folder
         self._row: list[dict[str, Any]] = []
 
-    def count(self, step: int, problem: NotFiniteError | None) -> None:
-        """Notes how a step went; `problem` is None if it was applied.
+    def clear(self) -> None:
+        """A step was applied."""
+        self._row = []
+
+    def count(self, entry: dict[str, Any]) -> None:
+        """Notes a skipped step, by its line in the metrics.
 
         Raises MghError on every rank at the limit, with the records of all steps of the row written to
         `bad_steps.json`. The newest checkpoint stands, and the run goes back to it when it is started again.
         """
-        if problem is None:
-            self._row = []
-            return
-        self._row.append({"step": step, "reason": problem.what, "ids": problem.ids})
+        self._row.append({name: entry[name] for name in ("step", "reason", "ids")})
         if len(self._row) < self.limit:
             return
         path = self.folder.path / "bad_steps.json"
@@ -33,7 +33,7 @@ class BadSteps:
             files.write_json(path, self._row)
         steps = ", ".join(str(entry["step"]) for entry in self._row)
         raise MghError(
-            f"{self.limit} steps in a row were skipped (steps {steps}): {problem.what}. Their records are "
+            f"{self.limit} steps in a row were skipped (steps {steps}): {entry['reason']}. Their records are "
             f"listed in {path}; checkpoints are untouched. Look at those records, lower the learning rate or "
             "raise training.bad_steps_limit, and start again"
         )

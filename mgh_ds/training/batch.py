@@ -1,6 +1,8 @@
 """A micro-batch as a step takes it: tokens for the model, labels for the loss."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
 
 import torch
 
@@ -8,6 +10,28 @@ from mgh_ds.curriculum.loader import MicroBatch
 from mgh_ds.losses.base import Labels
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.tokens import Tokenizer
+
+
+class Size(NamedTuple):
+    """How much there is to compute, counted on the host before anything goes to the device."""
+
+    texts: int
+    tokens: int
+    padded_tokens: int  # places, if queries and documents were padded to the longest of their side
+    squared_lengths: int  # Σ n² over the texts' lengths n, to which attention is proportional
+
+    @classmethod
+    def of(cls, sides: Iterable[list[int]]) -> Self:
+        """Of queries' and of documents' lengths in tokens."""
+        sizes = [
+            (len(side), sum(side), len(side) * max(side, default=0), sum(n * n for n in side))
+            for side in sides
+        ]
+        return cls(*map(sum, zip(*sizes, strict=True)))
+
+    @classmethod
+    def total(cls, sizes: Iterable["Size"]) -> Self:
+        return cls(*map(sum, zip(*sizes, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -19,19 +43,12 @@ class Batch:
     ids: list[str]  # of the records, [m]; "" for an empty place
     seed: int  # of dropout
     group: int  # the negative group of all of them
+    size: Size
 
     @property
     def shape(self) -> tuple[int, int]:
         """m records, 1 + K documents each."""
         return self.labels.document_valid.shape[0], self.labels.document_valid.shape[1]
-
-    @property
-    def text_count(self) -> int:
-        return sum(part.texts for part in self.tokens)
-
-    @property
-    def token_count(self) -> int:
-        return sum(part.tokens for part in self.tokens)
 
     def to(self, device: torch.device) -> "Batch":
         return replace(self, tokens=[part.to(device) for part in self.tokens], labels=self.labels.to(device))
@@ -50,7 +67,9 @@ def make_batch(texts: MicroBatch, tokenizer: Tokenizer) -> Batch:
     if tokenizer.padding_free:
         sides = [(texts.queries + texts.documents, texts.query_instructions + texts.document_instructions)]
     tokens = [tokenizer.tokenize(*side) for side in sides]
-    return Batch(tokens, make_labels(texts), texts.ids, texts.seed, texts.group)
+    lengths = [length for part in tokens for length in part.lengths.tolist()]
+    size = Size.of([lengths[: len(texts.queries)], lengths[len(texts.queries) :]])
+    return Batch(tokens, make_labels(texts), texts.ids, texts.seed, texts.group, size)
 
 
 def make_labels(texts: MicroBatch) -> Labels:

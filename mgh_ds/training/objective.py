@@ -1,68 +1,54 @@
-"""From this rank's embeddings of a global batch to the step's figures and a scalar to differentiate."""
+"""From this rank's embeddings of a global batch to its part of the step's figures and a scalar to
+differentiate."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.distributed.group import all_sum, gather_objects, rank, world_size
+from mgh_ds.distributed.group import rank, world_size
 from mgh_ds.losses.base import Labels, Loss
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.training.batch import Batch
 
 
-class NotFiniteError(MghError):
-    """A step whose numbers are no numbers: what is not finite, and the records that it may come from."""
+class Objective(NamedTuple):
+    """Everything lies on the device, and nothing of it was read by the host."""
 
-    def __init__(self, what: str, ids: Sequence[str]) -> None:
-        self.what, self.ids = what, sorted(name for name in ids if name)
-        super().__init__(f"{what}; records at fault: {', '.join(self.ids)}")
+    scalar: torch.Tensor  # whose gradient, averaged over the ranks, is that of the global mean loss
+    figures: dict[str, torch.Tensor]  # float64, of this rank, to be added up over the ranks
+    statistics: tuple[str, ...]  # the loss's, whose numerators and denominators are figures["statistics"]
+    finite: torch.Tensor  # bool [n]: whether a record's embeddings are
 
 
-def objective(
-    embeddings: torch.Tensor, batches: Sequence[Batch], loss: Loss
-) -> tuple[dict[str, Any], torch.Tensor]:
-    """The step's figures, and a scalar whose gradient, averaged over the ranks, is the global mean loss's.
+def objective(embeddings: torch.Tensor, batches: Sequence[Batch], loss: Loss, records: int) -> Objective:
+    """The loss of this rank's records, with what is reported of it.
+
+    A number that is none makes the scalar, and with it every gradient, NaN, even where the loss would hide
+    it: the optimiser then leaves all weights as they are, on all ranks.
 
     Args:
         embeddings: float32 [n, 2 + K, d], unit length: query, positive and negatives of this rank's records.
         batches: the micro-batches that they come from, on the embeddings' device.
         loss: the loss.
-
-    Raises NotFiniteError on every rank when one has a number that is none, before any backward pass.
+        records: of the global batch, on all ranks together.
     """
     labels = Labels.cat([batch.labels for batch in batches])
     _check_groups(batches, loss.exchange.negative_groups)
-    _check_embeddings(embeddings, batches)
+    finite = embeddings.detach().isfinite().flatten(1).all(dim=1)
     total, statistics = loss(embeddings, labels)
-
-    ratios = [number for ratio in statistics.values() for number in ratio]
-    sums = all_sum(torch.stack([total.detach(), labels.valid.sum(), *ratios]).double())
-    loss_sum, records, *ratio_sums = sums.tolist()
-    if records == 0:
-        raise MghError("a global batch without a single record: the plan and the store do not fit together")
-    levels = all_sum(level_statistics(embeddings, labels))
-    mean = loss_sum / records
-    if not math.isfinite(mean):
-        raise NotFiniteError(f"the loss is {mean}", all_ids(batches))
-    pairs = zip(ratio_sums[::2], ratio_sums[1::2], strict=True)
+    ratios = [torch.stack(list(ratio)).double() for ratio in statistics.values()]
     figures = {
-        "loss": mean,
-        "statistics": {
-            name: above / below if below else 0.0
-            for name, (above, below) in zip(statistics, pairs, strict=True)
-        },
-        "levels": _level_figures(levels),
-        "records": int(records),
+        "loss": total.detach(),
+        "not_finite": (~finite).sum(),
+        "levels": level_statistics(embeddings, labels),
+        "statistics": torch.stack(ratios) if ratios else total.new_zeros(0, 2),
     }
-    return figures, total * (world_size() / records)
-
-
-def all_ids(batches: Sequence[Batch]) -> list[str]:
-    """The record ids of every rank's micro-batches, in rank order; an empty place's is ""."""
-    return _joined(gather_objects(_ids(batches)))
+    sound = finite.all() & total.detach().isfinite()
+    scale = torch.where(sound, world_size() / records, math.nan)
+    return Objective(total * scale, figures, tuple(statistics), finite)
 
 
 def level_statistics(embeddings: torch.Tensor, labels: Labels) -> torch.Tensor:
@@ -81,17 +67,9 @@ def level_statistics(embeddings: torch.Tensor, labels: Labels) -> torch.Tensor:
     real = labels.document_valid[:, 1:]
     table = torch.zeros(1 + len(LEVELS), 3, dtype=torch.float64, device=embeddings.device)
     for column, values in enumerate([torch.ones_like(margins), (margins > 0).double(), margins]):
-        table[:, column].index_add_(0, labels.levels[real], values[real])
+        # Zeros for empty places, rather than a selection, whose size the host would wait for.
+        table[:, column].index_add_(0, labels.levels.flatten(), torch.where(real, values, 0.0).flatten())
     return table
-
-
-def _level_figures(table: torch.Tensor) -> dict[str, dict[str, float]]:
-    rows = enumerate(table.tolist())
-    return {
-        str(level): {"accuracy": below / count, "margin": margin / count, "count": int(count)}
-        for level, (count, below, margin) in rows
-        if count
-    }
 
 
 def _check_groups(batches: Sequence[Batch], groups: int) -> None:
@@ -103,19 +81,3 @@ def _check_groups(batches: Sequence[Batch], groups: int) -> None:
             f"rank {rank()} works on negative group {rank() % groups} of {groups}, but was assigned "
             f"records of groups {sorted(found)}"
         )
-
-
-def _check_embeddings(embeddings: torch.Tensor, batches: Sequence[Batch]) -> None:
-    finite = embeddings.detach().isfinite().flatten(1).all(dim=1)
-    if all_sum((~finite).sum()).item() == 0:
-        return
-    mine = [name for name, good in zip(_ids(batches), finite.tolist(), strict=True) if not good]
-    raise NotFiniteError("an embedding is not finite", _joined(gather_objects(mine)))
-
-
-def _ids(batches: Sequence[Batch]) -> list[str]:
-    return [name for batch in batches for name in batch.ids]
-
-
-def _joined(lists: list[list[str]]) -> list[str]:
-    return [name for part in lists for name in part]

@@ -31,8 +31,7 @@ from mgh_ds.curriculum.shards import (
     open_shard,
     write_shard,
 )
-from mgh_ds.distributed.group import device
-from mgh_ds.losses.gather import gather, ranks_of_group
+from mgh_ds.distributed.group import all_gather, device
 
 Item = TypeVar("Item")
 LAYOUT = struct.Struct("<32s32s15Q")  # of a message, see there
@@ -183,7 +182,7 @@ def verify(local: LocalStage, manifest_hash: str, found: Prepared | Exception) -
         totals = found.counted, found.planned, found.planned_by_all
         own = Message(plan, manifest, local.stage.index, local.first_step, 0, *totals)
     numbers = torch.from_numpy(own.pack())
-    everyone = gather(numbers[None].to(device()), ranks_of_group(1)).cpu().numpy()
+    everyone = all_gather(numbers[None].to(device())).cpu().numpy()
     difference = find_difference([Message.unpack(numbers) for numbers in everyone])
     if isinstance(found, Exception):
         raise found

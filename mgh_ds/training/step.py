@@ -4,30 +4,77 @@ Gradient caching (Gao et al., "Scaling deep contrastive learning batch size unde
 2021): embed every micro-batch without a graph, take the loss of the whole batch, keep its gradient with
 respect to the embeddings, then embed again with a graph, one micro-batch at a time, and push that gradient
 through. Memory is that of one micro-batch; the gradient is that of the whole batch.
+
+The host waits for the device only where the optimiser does: all that is reported and decided of a step is one
+message, which is under way before the optimiser begins.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from mgh_ds.distributed.group import all_sum, device
+from mgh_ds.common.errors import MghError
+from mgh_ds.distributed.sums import Sums
 from mgh_ds.losses.base import Loss
-from mgh_ds.training.batch import Batch
-from mgh_ds.training.objective import NotFiniteError, all_ids, objective
+from mgh_ds.training.batch import Batch, Size
+from mgh_ds.training.objective import Objective, objective
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Figures of one step over all ranks."""
+    """What came of one step over all ranks; the same on each, but for `finite`."""
 
+    problem: str | None  # why no weight was changed; None for a step that was applied
     loss: float
     statistics: dict[str, float]  # of the loss, by its own names
     levels: dict[str, dict[str, float]]  # by level: accuracy, margin, count
-    texts: int
-    tokens: int
+    size: Size
     records: int
+    grad_norm: float
+    notes: dict[str, float]  # as given to `train_step`, added up
+    finite: torch.Tensor  # bool [n]: whether the embeddings of this rank's records are
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step's figures on their way."""
+
+    sums: Sums
+    records: int
+    of_rank: Objective
+
+    def read(self, applied: bool = True, grad_norm: float = 0.0) -> StepResult:
+        """The figures, once the step was applied, or was not."""
+        sums = self.sums.read()
+        loss = sums.pop("loss").item() / self.records
+        not_finite = sums.pop("not_finite").item()
+        problem = None
+        if not applied:
+            problem = "the gradient is not finite"
+            if not_finite:
+                problem = "an embedding is not finite"
+            elif not math.isfinite(loss):
+                problem = f"the loss is {loss}"
+        return StepResult(
+            problem=problem,
+            loss=loss,
+            statistics={
+                name: above / below if below else 0.0
+                for name, (above, below) in zip(
+                    self.of_rank.statistics, sums.pop("statistics").tolist(), strict=True
+                )
+            },
+            levels=_level_figures(sums.pop("levels")),
+            size=Size(*(int(sums.pop(name).item()) for name in Size._fields)),
+            records=self.records,
+            grad_norm=grad_norm,
+            notes={name: number.item() for name, number in sums.items()},
+            finite=self.of_rank.finite,
+        )
 
 
 def embed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -42,37 +89,53 @@ def embed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return torch.cat([vectors[:records, None], vectors[records:].view(records, documents, -1)], dim=1)
 
 
-def train_step(engine: Any, batches: Sequence[Batch], loss: Loss) -> StepResult:
+def train_step(
+    engine: Any, batches: Sequence[Batch], loss: Loss, records: int, notes: Mapping[str, float] | None = None
+) -> StepResult:
     """Forward, loss, backward and the optimiser's update; the batches lie on the engine's device.
 
-    Raises NotFiniteError on every rank, with the record ids, when a loss or a gradient is not finite; weights
-    and optimiser are then as they were before the step.
+    When a loss or a gradient is not finite, weights and optimiser stay as they were, on every rank, and the
+    result says what is the matter.
+
+    Args:
+        records: of the global batch, on all ranks together.
+        notes: numbers of this rank that are to be added up over the ranks along with the figures.
     """
-    result = accumulate_gradient(engine, batches, loss)
+    figures = accumulate_gradient(engine, batches, loss, records, notes)
     engine.step()  # leaves everything as it is when the gradient is not finite
-    if not engine.was_step_applied():
-        raise NotFiniteError("the gradient is not finite", all_ids(batches))
-    return result
+    return figures.read(engine.was_step_applied(), float(engine.get_global_grad_norm()))
 
 
-def accumulate_gradient(engine: Any, batches: Sequence[Batch], loss: Loss) -> StepResult:
+def accumulate_gradient(
+    engine: Any, batches: Sequence[Batch], loss: Loss, records: int, notes: Mapping[str, float] | None = None
+) -> Pending:
     """Everything of a step but the update: afterwards the engine holds the gradient of the global batch's
-    mean loss."""
+    mean loss. Raises MghError for a batch without a record."""
+    if records == 0:
+        raise MghError("a global batch without a single record: the plan and the store do not fit together")
     engine.train()
     if len(batches) == 1:
-        figures, scalar = objective(embed(engine, batches[0]), batches, loss)
-        engine.backward(scalar)
+        result = objective(embed(engine, batches[0]), batches, loss, records)
+        engine.backward(result.scalar)
     else:
         with torch.no_grad():
             cached = torch.cat([embed(engine, batch) for batch in batches])
         cached.requires_grad_()
-        figures, scalar = objective(cached, batches, loss)
-        scalar.backward()
+        result = objective(cached, batches, loss, records)
+        result.scalar.backward()
         assert cached.grad is not None
         gradients = cached.grad.split([batch.shape[0] for batch in batches])
         with engine.coalesce_grad_reduction():
             for batch, gradient in zip(batches, gradients, strict=True):
                 engine.backward((embed(engine, batch) * gradient).sum())
-    counts = [sum(batch.text_count for batch in batches), sum(batch.token_count for batch in batches)]
-    texts, tokens = all_sum(torch.tensor(counts, device=device())).tolist()
-    return StepResult(**figures, texts=texts, tokens=tokens)
+    size = Size.total(batch.size for batch in batches)
+    return Pending(Sums({**result.figures, **size._asdict(), **(notes or {})}), records, result)
+
+
+def _level_figures(table: np.ndarray) -> dict[str, dict[str, float]]:
+    rows = enumerate(table.tolist())
+    return {
+        str(level): {"accuracy": below / count, "margin": margin / count, "count": int(count)}
+        for level, (count, below, margin) in rows
+        if count
+    }

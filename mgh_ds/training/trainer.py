@@ -3,7 +3,7 @@ thousand."""
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from tqdm import tqdm
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
-from mgh_ds.distributed.group import all_sum, device, is_main, on_main, rank, world_size
+from mgh_ds.curriculum.plan import EMPTY
+from mgh_ds.curriculum.stages import Stage
+from mgh_ds.distributed.group import all_gather, device, is_main, on_main, rank, world_size
 from mgh_ds.distributed.signals import StopRequest
+from mgh_ds.distributed.sums import Sums
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.model.embedder import build_model
@@ -26,7 +29,7 @@ from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.engine import make_engine
-from mgh_ds.training.objective import NotFiniteError, all_ids
+from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.state import collect, restore
@@ -63,7 +66,8 @@ class Trainer:
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         self.engine = make_engine(self.model, config.model, training)
         self.loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
-        self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, folder.sync)
+        self.ledger = Ledger(folder.ledger, self.store, self.plan)
+        self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, self._sync)
         self._copy_seconds: dict[int, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
@@ -78,12 +82,14 @@ class Trainer:
             Prefetcher(
                 self.store, self.plan, self.tokenizer, folder=self.shards, first_step=step
             ) as prefetcher,
+            self.ledger,
             tqdm(
                 total=self.plan.steps, initial=step, unit="step", disable=not is_main(), dynamic_ncols=True
             ) as bar,
         ):
-            while step < self.plan.steps and not self.asked_to_stop(stop):
-                line = self._step(step, prefetcher, bad)
+            asked = self.asked_to_stop(stop)
+            while step < self.plan.steps and not asked:
+                line, asked = self._step(step, prefetcher, bad, stop)
                 step += 1
                 bar.update()
                 if is_main():
@@ -91,6 +97,7 @@ class Trainer:
                 if step % self.config.training.checkpoint_every == 0:
                     self._save(step)
                     saved = step
+            self.ledger.wait()
         if saved < step:
             self._save(step)
         self.writer.wait()
@@ -101,45 +108,69 @@ class Trainer:
         on_main(lambda: self._write_summary(started))
         return True
 
-    def _step(self, step: int, prefetcher: Prefetcher, bad: BadSteps) -> str:
-        """One step and its lines in metrics and ledger; returns what the progress bar shows."""
+    def _step(self, step: int, prefetcher: Prefetcher, bad: BadSteps, stop: StopRequest) -> tuple[str, bool]:
+        """One step and its lines in metrics and ledger; returns what the progress bar shows, and whether a
+        rank was asked to stop."""
         stage, begin = self.plan.stage(step), time.perf_counter()
         batches, waited = prefetcher.take(step)
+        low, high = halves(records_digest(hashed(name for batch in batches for name in batch.ids), step))
         batches = [batch.to(device()) for batch in batches]  # all that the step needs, once
         rate = self.engine.get_lr()[0]
-        problem: NotFiniteError | None = None
-        try:
-            result = train_step(self.engine, batches, self.loss)
-        except NotFiniteError as error:
-            problem = error
-            self.engine.lr_scheduler.step()  # the rate is a function of the step, applied or not
-        ids = all_ids(batches)
-        number, seconds = step + 1, time.perf_counter() - begin
+        notes = {**self._flags(stop), "digest_low": low, "digest_high": high, "wait_seconds": waited}
+        result = train_step(self.engine, batches, self.loss, self.plan.records(step), notes)
+        seconds = time.perf_counter() - begin
+        self._note_written()
+        self.ledger.check(step, whole([result.notes["digest_low"], result.notes["digest_high"]]))
         if is_main():
-            self.folder.ledger.append(ledger_entry(number, stage.index, ids, problem))
-        bad.count(number, problem)
-        if problem is not None:
-            entry = {"kind": "skipped", "step": number, "reason": problem.what, "ids": problem.ids}
+            self.ledger.write(step, result.problem)
+        if result.problem is None:
+            bad.clear()
+            entry = step_entry(step + 1, stage, result, seconds, rate)
             if is_main():
                 self.folder.metrics.append(entry)
-            return f"{stage.name}: skipped, {problem.what}"
-        entry = step_entry(number, stage.index, stage.name, result, seconds)
-        entry |= {"lr": rate, "grad_norm": float(self.engine.get_global_grad_norm()), "wait_seconds": waited}
+            line = f"{stage.name}, loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s"
+            return line, self._asked(result.notes)
+        self.engine.lr_scheduler.step()  # the rate is a function of the step, applied or not
+        entry = {
+            "kind": "skipped",
+            "step": step + 1,
+            "reason": result.problem,
+            "ids": self._at_fault(step, result),
+        }
         if is_main():
             self.folder.metrics.append(entry)
-        return f"{stage.name}, loss {result.loss:.3f}, {entry['tokens_per_s']:,.0f} tokens/s"
+        bad.count(entry)
+        return f"{stage.name}: skipped, {result.problem}", self._asked(result.notes)
+
+    def _at_fault(self, step: int, result: StepResult) -> list[str]:
+        """The records that a skipped step may be skipped for: those of all ranks whose embeddings are no
+        numbers, or if there are none the whole batch."""
+        rows = self.plan.local_batch(step, world_size(), rank()).ravel()
+        rows[result.finite.cpu().numpy()] = EMPTY
+        found = all_gather(torch.from_numpy(rows).to(device())).cpu().numpy()
+        return self.ledger.ids(found if (found != EMPTY).any() else self.plan.batch(step))
+
+    def _flags(self, stop: StopRequest) -> dict[str, float]:
+        """What this rank has to tell the others."""
+        return {"asked_to_stop": float(stop.asked), "not_written": float(self.writer.problem is not None)}
+
+    def _asked(self, flags: Mapping[str, float]) -> bool:
+        """Whether any rank was asked to stop, by the sum of all ranks' flags; raises MghError on all of them
+        when a checkpoint could not be written."""
+        if flags["not_written"]:
+            raise MghError(on_main(lambda: self.writer.problem) or "")
+        return bool(flags["asked_to_stop"])
 
     def asked_to_stop(self, stop: StopRequest) -> bool:
-        """Whether any rank was; raises MghError on all of them when a checkpoint could not be written."""
+        """As `_asked`, between steps; all ranks must call it."""
+        self._note_written()
+        return self._asked({name: flag.item() for name, flag in Sums(self._flags(stop)).read().items()})
+
+    def _note_written(self) -> None:
         for written in self.writer.take_written():
             copy_seconds = self._copy_seconds.pop(written.step)
             entry = {"kind": "checkpoint", **dataclasses.asdict(written), "copy_seconds": copy_seconds}
             self.folder.metrics.append(entry)
-        flags = torch.tensor([int(stop.asked), int(self.writer.problem is not None)], device=device())
-        asked, failed = all_sum(flags).tolist()
-        if failed:
-            raise MghError(on_main(lambda: self.writer.problem) or "")
-        return bool(asked)
 
     def describe_plan(self) -> list[str]:
         """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
@@ -188,6 +219,11 @@ class Trainer:
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
         return step
 
+    def _sync(self) -> None:
+        """Before a checkpoint becomes visible: what is logged up to its step is on the disk."""
+        self.ledger.wait()
+        self.folder.sync()
+
     def _save(self, step: int) -> None:
         """Copies the state, which the ranks wait for, and has it written, which they do not."""
         begin = time.perf_counter()
@@ -226,25 +262,21 @@ class Trainer:
         files.write_json(self.folder.path / "run.json", summary)
 
 
-def ledger_entry(step: int, stage: int, ids: Iterable[str], problem: NotFiniteError | None) -> dict[str, Any]:
-    """A step's line in the ledger, the same for every number of ranks: its records in alphabetical order, and
-    why it changed no weight, if it did not."""
-    entry: dict[str, Any] = {"step": step, "stage": stage, "ids": sorted(name for name in ids if name)}
-    return entry | ({"skipped": problem.what} if problem else {})
-
-
-def step_entry(step: int, stage: int, stage_name: str, result: StepResult, seconds: float) -> dict[str, Any]:
-    """One line of the metrics."""
+def step_entry(step: int, stage: Stage, result: StepResult, seconds: float, rate: float) -> dict[str, Any]:
+    """One line of the metrics; steps count from 1 there."""
     return {
         "kind": "step",
         "step": step,
-        "stage": stage,
-        "stage_name": stage_name,
+        "stage": stage.index,
+        "stage_name": stage.name,
         "loss": result.loss,
         "records": result.records,
         "levels": result.levels,
         "statistics": result.statistics,
         "seconds": seconds,
-        "texts_per_s": result.texts / seconds,
-        "tokens_per_s": result.tokens / seconds,
+        "texts_per_s": result.size.texts / seconds,
+        "tokens_per_s": result.size.tokens / seconds,
+        "lr": rate,
+        "grad_norm": result.grad_norm,
+        "wait_seconds": result.notes["wait_seconds"] / world_size(),
     }

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.gather import Way, received_bytes
+from mgh_ds.distributed import group
 from mgh_ds.distributed.group import all_sum, process_group, rank, world_size
 from mgh_ds.losses import InfoNCESettings, gather
 from mgh_ds.losses.base import Labels
@@ -113,7 +114,7 @@ def counted() -> Iterator[list[int]]:
 
     batch_isend_irecv = dist.batch_isend_irecv
     with (
-        mock.patch.object(gather, "_all_gather", collective(gather._all_gather)),
+        mock.patch.object(group, "_all_gather", collective(group._all_gather)),
         mock.patch.object(gather, "_reduce_scatter", collective(gather._reduce_scatter)),
         mock.patch.object(dist, "batch_isend_irecv", point_to_point),
     ):

@@ -37,7 +37,8 @@ def main(store_path: Path, out: Path, ways: Mapping[str, TrainingConfig]) -> Non
             plan = make_plan(store, make_config(training))
             texts = Loader(store, plan).micro_batches(STEP, world_size(), rank())
             loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
-            result = accumulate_gradient(engine, [make_batch(one, tokenizer) for one in texts], loss)
+            batches = [make_batch(one, tokenizer) for one in texts]
+            result = accumulate_gradient(engine, batches, loss, plan.records(STEP)).read()
             gradients = {
                 name: safe_get_full_grad(parameter).clone().contiguous()
                 for name, parameter in model.named_parameters()

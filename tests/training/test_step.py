@@ -52,8 +52,10 @@ def test_a_micro_batch_is_one_pack_or_two_padded_batches(tiny_run: Make, tmp_pat
     tokenizer.padding_free = False
     padded = make_batch(batch, tokenizer)
     assert (len(packed.tokens), len(padded.tokens)) == (1, 2)
-    assert (packed.text_count, packed.token_count) == (padded.text_count, padded.token_count)
-    assert packed.text_count == len(batch.queries) + len(batch.documents)
+    assert packed.size == padded.size
+    assert packed.size.texts == len(batch.queries) + len(batch.documents)
+    assert padded.size.padded_tokens == sum(part.input_ids.numel() for part in padded.tokens)
+    assert packed.size.tokens == packed.tokens[0].tokens < packed.size.padded_tokens
     torch.testing.assert_close(embed(model, packed), embed(model, padded), atol=1e-5, rtol=0)
 
 
