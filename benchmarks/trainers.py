@@ -8,7 +8,8 @@ with MultipleNegativesRankingLoss, with the same on batches grouped by length, a
 sentence-transformers lives in an environment of its own (requirements/trainers.txt; `make trainers` makes
 it). Each contender is a process; they take turns step by step, each round in the other order, and ratios are
 formed within a round. Dropout is off, so that losses can be compared: the run fails where they differ, where
-tokens do, or where ours did not run the packed attention. Writes `cpu-trainers-<records>.json` and `.md`.
+tokens do, or where ours did not run the packed attention. Writes `cpu-trainers-<records>.json` and `.md`;
+with --lora RANK both train adapters, `cpu-trainers-<records>-lora`.
 """
 
 import argparse
@@ -109,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "settings": settings | {"micro_batch": options.micro_batch, "warm_up": WARM_UP},
         **summary(group, results),
     }
-    publish(options.output / f"cpu-trainers-{options.records}", found)
+    name = f"cpu-trainers-{options.records}{'' if options.lora is None else '-lora'}"
+    publish(options.output / name, found)
     return 0
 
 
@@ -428,7 +430,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(data_dir) if data_dir else None,
         help="folder of SNLI and MedQuAD (default: MGH_DATA_DIR)",
     )
-    parser.add_argument("--steps", type=int, default=7, help="rounds, the first not counted")
+    parser.add_argument("--steps", type=int, default=5, help="rounds, the first not counted")
     parser.add_argument("--global-batch", type=int, default=32, help="records of a step")
     parser.add_argument("--micro-batch", type=int, default=8, help="records of a pass of the cached ones")
     parser.add_argument("--negatives", type=int, default=2, help="of a record")
