@@ -21,7 +21,7 @@ def watch_steps(call: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     def watched(lines: JsonLines, entry: dict[str, Any]) -> None:
         append(lines, entry | call(entry) if entry.get("kind") == "step" else entry)
 
-    JsonLines.append = watched  # type: ignore[method-assign]
+    JsonLines.append = watched  # type: ignore[method-assign, assignment]
 
 
 def moment(_: dict[str, Any]) -> dict[str, Any]:

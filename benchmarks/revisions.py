@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("revision", help="what is compared with: a commit, a tag or a branch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100, help="of a turn")
     parser.add_argument("--config", default="tiny-mistral", help="the recipe; each tree has its own")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")

@@ -32,7 +32,12 @@ def main(job_file: str, descriptor: str) -> None:
     job = Job(**files.read_json(Path(job_file)))
     torch.set_num_threads(job.threads)
     gate = Gate(int(descriptor), job.steps)
-    watch_steps(lambda line: gate.stop(report(line)) or {})
+
+    def take_turn(line: dict[str, Any]) -> dict[str, Any]:
+        gate.stop(report(line))
+        return {}
+
+    watch_steps(take_turn)
     calls = count_calls(attention, "packed_attention")
     config = recipe(job, Path(job_file).parent)
     with process_group(), StopRequest() as stop:
