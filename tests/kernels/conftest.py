@@ -43,6 +43,11 @@ def quick_interpreter():
         patched.clear()
         return call(executor, *arguments, **options)
 
+    # CPython keeps frames in chunks, and takes a chunk from the system and gives it back at every call that
+    # happens to be made at the end of one. A frame that asks for much gets a chunk in which all of the
+    # kernel's calls have room.
+    run_kernel.__code__ = run_kernel.__code__.replace(co_stacksize=2**15)
+
     def patch_once(fn):
         """A kernel's own replacements end with it, and serve all functions of a module."""
         if fn.__module__ in patched:
