@@ -41,9 +41,16 @@ def unreachable(names: Sequence[str], reason: object) -> MghError:
 
 
 def load_data(task: Any) -> None:
-    """Reads a task's data now, once for every time it is scored. Raises MghError if they are out of reach."""
-    with data_of(task):
-        task.load_data()
+    """Reads a task's data now, once for every time it is scored. Raises MghError if they are out of reach, or
+    cannot be read."""
+    try:
+        with data_of(task):
+            task.load_data()
+    except MghError:
+        raise
+    except Exception as error:  # other people's code reads other people's data
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MghError(f"the data of task {task.metadata.name} cannot be read: {reason}") from error
 
 
 @contextlib.contextmanager

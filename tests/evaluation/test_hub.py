@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -81,3 +82,14 @@ def test_unknown_task_is_answered_with_the_nearest() -> None:
 def test_task_without_the_language_says_which_it_has() -> None:
     with pytest.raises(MghError, match=r"GermanDPR has no subset wholly in eng; give --languages.*deu"):
         hub.hub_tasks(["GermanDPR"])
+
+
+def test_data_that_their_own_code_cannot_read_are_said_in_a_line() -> None:
+    class Task:
+        metadata = SimpleNamespace(name="NFCorpus")
+
+        def load_data(self) -> None:
+            raise KeyError("no\ncolumn")
+
+    with pytest.raises(MghError, match=r"the data of task NFCorpus cannot be read: KeyError: 'no\\ncolumn'"):
+        hub.load_data(Task())
