@@ -41,7 +41,11 @@ def cosines(records: list[Record]) -> np.ndarray:
     """Cosine of each negative to its record's positive by all-MiniLM-L6-v2 with mean pooling, [records ·
     4]."""
     encoder = Encoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2", pooling="mean")
-    positives = encoder.encode([record.positive for record in records for _ in record.negatives])
+    positives = np.repeat(
+        encoder.encode([record.positive for record in records]),
+        [len(record.negatives) for record in records],
+        axis=0,
+    )
     negatives = encoder.encode([negative.text for record in records for negative in record.negatives])
     return (positives * negatives).sum(axis=1)
 
