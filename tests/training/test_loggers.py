@@ -259,7 +259,7 @@ def test_a_recipe_that_names_no_logger_is_refused(value: str, fault: str) -> Non
 def test_a_run_that_begins_anew_shows_its_first_figures_once(
     tiny_run: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    """It was killed before its first checkpoint: nothing of it counts, the untrained model's scores neither."""
+    """Killed before its first checkpoint, nothing of it counts, the untrained model's scores neither."""
     from mgh_ds.training.loggers.tensorboard import TensorBoardLogger
 
     config = tiny_run().replace(folder=str(tmp_path))
