@@ -110,7 +110,7 @@ def finish(trainer: "Trainer") -> None:
     folder = trainer.folder
     exported = export_run(folder.path, folder.export, replace=True)
     report = write_report(folder.path)
-    scores = [scores_of(folder, step) for step in (0, exported.step)]
+    scores = [scores_of(folder, step, trainer.config.training.steps) for step in (0, exported.step)]
     if all(scores):
         rich.print(comparison_table(*(EvaluationResult(**score) for score in scores if score)))
     for line in trainer.evaluations.failed:

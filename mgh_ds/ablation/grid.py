@@ -10,8 +10,18 @@ from mgh_ds.model.config import PoolingMethod
 from mgh_ds.training.config import RunConfig
 
 UNTRAINED = "untrained"
-# What tells the cells apart, and what bears on no score.
-DECIDED = ("name", "folder", "seed", "model.pooling.method", "data.held_out")
+# What tells the cells apart, what bears on no score, and what would choose a cell's model by scores.
+DECIDED = (
+    "name",
+    "folder",
+    "seed",
+    "model.pooling.method",
+    "data.held_out",
+    "evaluation.every",
+    "evaluation.tasks",
+    "evaluation.metric",
+    "evaluation.patience",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +97,8 @@ def _cell(
         seed=seed or 0,
         model=recipe.model.replace(pooling=recipe.model.pooling.replace(method=pooling)),
         data=recipe.data.replace(held_out=None),
+        evaluation=recipe.evaluation.replace(every=None, tasks=[], metric=None, patience=None),
     )
-    decided = (name, str(output), str(config.seed), pooling, "null")
+    decided = (name, str(output), str(config.seed), pooling, "null", "null", "[]", "null", "null")
     words = [word for key, value in zip(DECIDED, decided, strict=True) for word in (f"--{key}", value)]
     return Cell(row, pooling, seed, config, (*given, *words))

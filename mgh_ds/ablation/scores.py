@@ -76,6 +76,6 @@ class Scores:
         """Recipe and data, without what bears on no score; of the untrained model, its description alone."""
         if self.seed is None:
             return {"model": {name: value for name, value in self.recipe["model"].items() if name != "lora"}}
-        free = ("folder", "evaluation", "accept_changes")
+        free = ("folder", "logging", "evaluation", "accept_changes")
         recipe = {name: value for name, value in self.recipe.items() if name not in free}
         return recipe | {"data": {"train": self.data}}

@@ -45,8 +45,14 @@ def charts(run: Run) -> list[tuple[str, Chart]]:
 
 
 def best(run: Run) -> Evaluated | None:
-    """The evaluation after which the metric of the newest one was greatest; what was before training does not
-    count."""
+    """The evaluation that a finished run says was best; of one that trains, the one after which the metric of
+    the newest was greatest. What was before training does not count."""
+    if run.info.best_step is not None:
+        chosen = next((each for each in run.evaluations if each.step == run.info.best_step), None)
+        if chosen is None or chosen.metric == run.info.metric:
+            return chosen
+        # Since then the recipe names another metric.
+        return chosen.model_copy(update={"metric": run.info.metric, "value": math.nan})
     metric = run.evaluations[-1].metric if run.evaluations else None
     known = [
         each for each in run.evaluations if each.metric == metric and math.isfinite(each.value) and each.step
@@ -114,7 +120,6 @@ def _chart(run: Run, values: dict[str, Callable[[Evaluated], float]], colours: l
 
 
 def _mark(marked: Evaluated, frame: Frame) -> Band:
+    reached = f", {number(100 * marked.value)}" if math.isfinite(marked.value) else ""
     left = rounded(frame.x(marked.step) - BEST_WIDTH / 2)
-    return Band(
-        left, BEST_WIDTH, "best", f"best by {marked.metric}: step {marked.step}, {number(100 * marked.value)}"
-    )
+    return Band(left, BEST_WIDTH, "best", f"best by {marked.metric}: step {marked.step}{reached}")

@@ -126,6 +126,8 @@ class RunInfo(BaseModel):
     padding_saved: float | None = None
     padding_spent: float | None = None
     mfu: float | None = None
+    metric: str | None = None  # by which the best evaluation was chosen
+    best_step: int | None = None  # whose checkpoint is exported
     memory_bytes: int | None = None  # at most
     wait_share: float | None = None
 

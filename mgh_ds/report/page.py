@@ -91,7 +91,7 @@ def overview(run: Run) -> list[tuple[str, str]]:
         ("Global batch", f"{info.global_batch:,} records" if info.global_batch else None),
         ("Parameters", _parameters(info.parameters)),
         ("Throughput", _throughput(info.texts_per_s, info.tokens_per_s)),
-        ("Model FLOPs utilisation", _percent(info.mfu)),
+        ("Model FLOPs utilisation", _percent(info.mfu) or ("unknown" if info.finished else None)),
         ("Memory, at most", f"{info.memory_bytes / 1e9:.3g} GB" if info.memory_bytes else None),
         ("Padding", _padding(info.padding_saved, info.padding_spent)),
         ("Waiting for batches", _percent(info.wait_share)),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.problems import nearest
@@ -87,7 +89,8 @@ class Evaluations:
 
     def due(self, step: int) -> bool:
         """Whether the run is to be evaluated after `step` steps, before it goes on."""
-        return self._scorer is not None and is_due(step, self.lines, self.config.every, self.last_step)
+        last = step if self.exhausted else self.last_step  # where training ends, whatever `every` says
+        return self._scorer is not None and is_due(step, self.lines, self.config.every, last)
 
     def left(self, step: int) -> int:
         """How many are due after `step` steps, if patience does not end training early."""
@@ -140,7 +143,7 @@ class Evaluations:
                 raise
             words = str(error) if isinstance(error, MghError) else f"{type(error).__name__}: {error}"
             line["problem"] = words
-            print(f"warning: the evaluation after step {step} failed, and the run goes on: {words}")
+            tqdm.write(f"warning: the evaluation after step {step} failed, and the run goes on: {words}")
         line["seconds"] = time.perf_counter() - begin
 
         def logged() -> Line:
@@ -177,7 +180,9 @@ class Evaluations:
         assert self._scorer is not None
         if label in ("before", "after"):
             self._keep_token_weights(encoder, label)
-        return self._scorer.score(shared, label, self.folder.evaluation(label))
+        output = self.folder.evaluation(label)
+        output.unlink(missing_ok=True)  # of an earlier attempt, which a failure must not leave standing
+        return self._scorer.score(shared, label, output)
 
     def _keep_token_weights(self, encoder: Encoder, label: str) -> None:
         """Keeps the token weights of a few held-out texts for the report."""

@@ -13,7 +13,7 @@ from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.evaluations import best_step, evaluation_lines
+from mgh_ds.training.evaluations import best_step, evaluation_lines, label_of
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable, weight_shapes
 from mgh_ds.training.tensor_file import open_file
@@ -51,18 +51,21 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
 def choose(run: Path, metric: str | None, which: str | None = None) -> Choice:
     """The checkpoint of `run` that `which` names, as for `load_run`. Raises MghError if there is none."""
     folder = RunFolder(run)
-    kept = checkpoint.checkpoints(folder.checkpoints)
     best = best_step(evaluation_lines(folder), metric)
-    if which is None and best is not None and best not in kept:
-        print(f"the best checkpoint by {metric}, of step {best}, was not kept: the newest is taken")
-    if which == "best" or (which is None and best in kept):
-        if best is None:
-            raise MghError(
-                f"{run} has no best checkpoint: {'nothing was scored' if metric else 'no evaluation.metric'} "
-                "(--checkpoint newest)"
-            )
-        path, _ = checkpoint.of_step(folder.checkpoints, best)
-        return Choice(path, best, f"the best checkpoint by {metric}, of step {best}")
+    if which == "best" and best is None:
+        raise MghError(
+            f"{run} has no best checkpoint: {'nothing was scored' if metric else 'no evaluation.metric'} "
+            "(--checkpoint newest)"
+        )
+    if which == "best" or (which is None and best is not None):
+        assert best is not None
+        try:
+            path, _ = checkpoint.of_step(folder.checkpoints, best)
+            return Choice(path, best, f"the best checkpoint by {metric}, of step {best}")
+        except MghError as error:
+            if which == "best":
+                raise
+            print(f"the best checkpoint by {metric} cannot be taken, so the newest is: {error}")
     if which in (None, "newest"):
         found = checkpoint.newest(folder.checkpoints)
         if found is None:
@@ -110,7 +113,7 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         "",
         "sentence-transformers 6 and later import `mgh_ds` only with `trust_remote_code=True`;",
         "version 5 needs no flag.",
-        *_score_lines(RunFolder(run), choice.step),
+        *_score_lines(RunFolder(run), choice.step, training.steps),
     ]
     return "\n".join(lines) + "\n"
 
@@ -127,23 +130,26 @@ def _loss(config: RunConfig) -> str:
     return f"`{config.training.loss.name}` ({', '.join(f'{key} {value}' for key, value in values.items())})"
 
 
-def scores_of(folder: RunFolder, step: int) -> dict[str, Any] | None:
-    """The result of the evaluation after `step` steps, where there is one.
+def scores_of(folder: RunFolder, step: int, last_step: int) -> dict[str, Any] | None:
+    """The result of the evaluation after `step` of `last_step` steps, where there is one; of runs that logged
+    none, those from before and after training.
 
     Raises MghError for a file that holds no scores.
     """
-    labels = {line["step"]: line["label"] for line in evaluation_lines(folder) if "problem" not in line}
-    if step not in labels:
+    lines = {line["step"]: line for line in evaluation_lines(folder)}
+    if "problem" in lines.get(step, {}):
         return None
-    path = folder.evaluation(labels[step])
+    path = folder.evaluation(lines[step]["label"] if step in lines else label_of(step, last_step))
+    if step not in lines and not path.exists():
+        return None
     result: dict[str, Any] = files.read_json(path)
     if not all(part in result for part in ("tasks", "levels")):
         raise MghError(f"{path} holds no complete scores: score the run again")
     return result
 
 
-def _score_lines(folder: RunFolder, step: int) -> list[str]:
-    before, after = scores_of(folder, 0), scores_of(folder, step)
+def _score_lines(folder: RunFolder, step: int, last_step: int) -> list[str]:
+    before, after = (scores_of(folder, each, last_step) for each in (0, step))
     if before is None or after is None:
         return []
     rows = [row.cells() for row in comparisons(before, after)]

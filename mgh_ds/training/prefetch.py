@@ -75,6 +75,7 @@ class Prefetcher:
         self._next = self._submitted = self._boundary = first_step
         self._coming: Future[Prepared] | None = None
         self._rows: StageReader | None = None
+        self._ended = False
 
     def __enter__(self) -> Self:
         self._prepare_stage()
@@ -86,10 +87,23 @@ class Prefetcher:
         self._stop.set()
         for executor in (self._reader, self._writer):
             executor.shutdown(cancel_futures=True)
-        if self._rows is not None and self._next == self.plan.steps and kind is None:
-            remove_shard(self.folder, self._rows.local)
+        if kind is None and (self._ended or self._next == self.plan.steps):
+            for local in self._prepared():
+                remove_shard(self.folder, local)
             with contextlib.suppress(OSError):  # others still have something there
                 self.folder.rmdir()
+
+    def end(self) -> None:
+        """The run ends here, before the plan does: what was prepared may go when the block ends."""
+        self._ended = True
+
+    def _prepared(self) -> list[LocalStage]:
+        """The stages that have a shard: this one, and perhaps the next."""
+        found = [] if self._rows is None else [self._rows.local]
+        coming = self._coming
+        if coming is not None and not coming.cancelled() and coming.exception() is None:
+            found.append(coming.result().local)
+        return found
 
     def take(self, step: int) -> tuple[list[Batch], float]:
         """This rank's micro-batches of a step, on the CPU, and the seconds waited for them.

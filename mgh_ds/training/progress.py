@@ -57,8 +57,7 @@ def closing_line(summary: Mapping[str, Any]) -> str:
         f"{summary['texts_per_s']:,.0f} texts/s",
         f"{summary['tokens_per_s']:,.0f} tokens/s on {summary['world_size']} ranks",
     ]
-    if summary["mfu"] is not None:
-        parts.append(f"MFU {100 * summary['mfu']:.0f} %")
+    parts.append("MFU unknown" if summary["mfu"] is None else f"MFU {100 * summary['mfu']:.0f} %")
     if summary["padding_saved"]:
         parts.append(f"{100 * summary['padding_saved']:.0f} % padding saved")
     if summary["memory_bytes"] is not None:

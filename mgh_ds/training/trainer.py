@@ -71,6 +71,8 @@ class Trainer:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
         self.evaluations = Evaluations(config, folder, self.held_out, scorer)
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
+        # The prefetching thread is at work with the other, which is not made for two.
+        self.own_tokenizer = copy.deepcopy(self.tokenizer)
         self.engine = make_engine(self.model, config.model, training)
         self.throughput, self.time_left = Throughput.of(self.model, config.model), TimeLeft()
         self.loggers = Loggers()  # rank 0 opens them when it is known where the run goes on
@@ -86,7 +88,7 @@ class Trainer:
         step = self._resume()
         if is_main():
             print("\n".join(self.describe_plan()))
-            self.loggers = open_loggers(self.config, self.folder.path, step)
+            self.loggers = open_loggers(self.config, self.folder.path, step if self.checkpoint else -1)
         with self.loggers:
             return self._train(step, stop)
 
@@ -116,6 +118,7 @@ class Trainer:
                         asked = self.asked_to_stop(stop)
                     continue
                 if self._ended(step):
+                    prefetcher.end()
                     break
                 line, asked = self._step(step, prefetcher, bad, stop)
                 step += 1
@@ -126,7 +129,8 @@ class Trainer:
                     self._save(step)
                     saved = step
             self.ledger.wait()
-        if saved < step:
+        # Before the first step there is nothing to save but the evaluation, which goes with a checkpoint.
+        if saved < step or (step == 0 and self.checkpoint is None and self.evaluations.lines):
             self._save(step)
         self.writer.wait()
         if self.asked_to_stop(stop) or not self._ended(step):
@@ -149,9 +153,7 @@ class Trainer:
     def _evaluate(self, step: int, saved: int) -> int:
         """Evaluates the run after `step` steps; returns the step last saved, which is this one if it is the
         best so far."""
-        # A tokenizer of its own: the prefetching thread is at work with the other, which is not made for two.
-        tokenizer = copy.deepcopy(self.tokenizer)
-        self.evaluations.evaluate(step, self.model, tokenizer, self.log)
+        self.evaluations.evaluate(step, self.model, self.own_tokenizer, self.log)
         if self.evaluations.best == step:
             if saved < step:
                 self._save(step)
@@ -326,6 +328,8 @@ class Trainer:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "train_seconds": seconds,
             "steps": step,
+            "metric": self.config.evaluation.metric,
+            "best_step": self.evaluations.best,
             "global_batch": self.plan.global_batch,
             "parameters": {
                 "total": sum(parameter.numel() for parameter in parameters),

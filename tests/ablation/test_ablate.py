@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from mgh_ds import Encoder
-from mgh_ds.ablation.grid import make_grid
+from mgh_ds.ablation.grid import _cell, make_grid
 from mgh_ds.cli import main as cli
+from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import order_of
 from mgh_ds.evaluation.local_tasks import local_tasks
 from mgh_ds.evaluation.run import evaluate
+from mgh_ds.training.config import RunConfig
 from tests.ablation.conftest import Grid
 
 CELLS = ["random-ata-0", "coarse_to_fine-ata-0", "random-ata-1", "coarse_to_fine-ata-1"]
@@ -137,6 +139,7 @@ def test_mistakes_are_refused_before_anything_is_trained(
         assert refusal(grid.ablate, option, str(value))
     assert "no local layout" in refusal(grid.ablate, tasks=("Nonesuch",))
     assert "--seed is decided by the grid" in refusal(grid.ablate, "--seed", "3")
+    assert "--evaluation.metric is decided by the grid" in refusal(grid.ablate, "--evaluation.metric", "mean")
     assert "did you mean `training.steps`" in refusal(grid.ablate, "--training.step", "3")
     grid.recipes = grid.recipes[:1] * 2
     assert "two rows would be called 'random'" in refusal(grid.ablate)
@@ -183,3 +186,19 @@ def test_a_cell_trained_in_earnest(recipes: list[str], data_dir: Path, tmp_path:
     [row] = scores["rows"]
     assert row["scores"]["STS17"]["mean"] == pytest.approx(100 * sts17(run / "export", data_dir))
     assert row["scores"]["STS17"]["mean"] != scores["untrained"]["STS17"]
+
+
+def test_what_a_recipe_does_while_it_trains_bears_on_no_cell(grid: Grid) -> None:
+    """Its loggers and evaluations may be other ones; and no cell's model is chosen by scores."""
+    grid.ablate(seeds=1)
+    for path in map(Path, grid.recipes):
+        path.write_text(path.read_text() + "logging: {loggers: [tensorboard]}\n")
+    grid.ablate(seeds=1)
+    assert grid.started == CELLS[:2], "nothing was done again"
+    recipe = load_config(RunConfig, ["--config", str(grid.recipes[0])])
+    chosen = recipe.replace(
+        evaluation=recipe.evaluation.replace(every=1, tasks=["STS17"], metric="STS17", patience=1)
+    )
+    cell = _cell(recipe.name, "ata", 0, chosen, grid.output)
+    assert cell.config.evaluation == recipe.evaluation
+    assert "--evaluation.metric null" in " ".join(cell.arguments)

@@ -16,6 +16,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.training.config import DataConfig, EvaluationConfig, RunConfig
 from mgh_ds.training.evaluations import best_step, evaluation_lines, is_due, is_exhausted, value_of
+from mgh_ds.training.export import scores_of
 from mgh_ds.training.run_folder import RunFolder
 from tests.evaluation.conftest import write_data
 from tests.ranks import Ranks, run_ranks, start_ranks
@@ -321,3 +322,54 @@ def test_what_is_unknown_or_missing_is_refused_before_a_model_is_loaded(
     assert len(refusals) == len(cases), output
     for found, (_, expected) in zip(refusals, cases, strict=True):
         assert expected in found
+
+
+def test_a_best_checkpoint_that_is_damaged_does_not_keep_the_run_from_its_export(
+    early: tuple[Path, list[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "early"
+    shutil.copytree(early[0], run)
+    weights = run / "checkpoints" / "step-000002" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    cli(["export", str(run), str(tmp_path / "to")])
+    assert "cannot be taken, so the newest is" in capsys.readouterr().out
+    assert "for 5 of 9 steps" in (tmp_path / "to" / "README.md").read_text()
+    with pytest.raises(SystemExit, match="step-000002"):
+        cli(["export", str(run), str(tmp_path / "too"), "--checkpoint", "best"])
+
+
+def test_a_run_that_logged_no_evaluations_has_those_of_before_and_after(
+    early: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "early")
+    shutil.copytree(early[0], folder.path)
+    kept_lines = [each for each in folder.metrics.entries() if each["kind"] != "evaluation"]
+    folder.metrics.path.unlink()
+    for entry in kept_lines:
+        folder.metrics.append(entry)
+    before, after = scores_of(folder, 0, 5), scores_of(folder, 5, 5)
+    assert before is not None
+    assert after is not None
+    assert (before["tasks"]["Made"]["score"], after["tasks"]["Made"]["score"]) == (0.125, 0.625)
+    assert scores_of(folder, 4, 5) is not None  # its file stands
+    assert scores_of(folder, 3, 5) is None
+
+
+def test_the_report_says_which_step_is_exported(early: tuple[Path, list[str], str]) -> None:
+    page = (early[0] / "report.html").read_text()
+    assert "Exported is the model of step 2, the best by mean." in page
+    assert "Best by mean: step 2, with 75.00." in page
+
+
+def test_a_stop_while_the_untrained_model_is_scored_keeps_the_scores(tiny_run: Make) -> None:
+    scores = {"before": 0.5, "after": 0.6}
+    config = tiny_run(steps=2).replace(evaluation=EvaluationConfig(tasks=["Made"]))
+    fault = Fault("encode", 0, 0, action="terminate")
+    codes, outputs = start_ranks(2, evaluation_worker.train_scripted, config, scores, fault, timeout=100)
+    assert codes == [ExitCode.STOPPED] * 2, outputs
+    assert kept(config) == ["step-000000"]
+    (first,) = evaluation_lines(RunFolder(config.path))
+    run_ranks(2, evaluation_worker.train_scripted, config, scores)
+    lines_now = evaluation_lines(RunFolder(config.path))
+    assert [each["step"] for each in lines_now] == [0, 2]
+    assert lines_now[0] == first, "seconds and all: it was not made again"

@@ -4,6 +4,7 @@ wrong with one costs a line, not the run."""
 import json
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,18 @@ def test_a_recipe_that_names_no_logger_is_refused(value: str, fault: str) -> Non
     with pytest.raises(MghError) as refused:
         load_config(RunConfig, ["--config", "demo", "--logging.loggers", value])
     assert str(refused.value) == f"command line: logging.loggers {fault}"
+
+
+def test_a_run_that_begins_anew_shows_its_first_figures_once(
+    tiny_run: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Killed before its first checkpoint, nothing of it counts, the untrained model's scores neither."""
+    from mgh_ds.training.loggers.tensorboard import TensorBoardLogger
+
+    config = tiny_run().replace(folder=str(tmp_path))
+    for value in (0.25, 0.75):
+        logger = TensorBoardLogger(config.path, config, -1)
+        logger.log(0, {"evaluation/value": value})
+        logger.close()
+        time.sleep(1.1)  # event files are told apart by the second
+    assert of_tensorboard(config) == [(("evaluation/value", 0), 0.75)]

@@ -326,6 +326,18 @@ def test_leaving_ends_the_threads_and_leaves_the_shards(
     ]
 
 
+@pytest.mark.parametrize("taken", [0, 2, 7])
+def test_a_run_that_ends_before_its_plan_leaves_no_shard(
+    taken: int, make_prefetcher: Callable[..., Prefetcher]
+) -> None:
+    with make_prefetcher() as prefetcher:
+        for step in range(taken):
+            prefetcher.take(step)
+        prefetcher.end()
+    assert_no_threads()
+    assert not prefetcher.folder.exists()
+
+
 def test_the_folder_is_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shards_folder(None, tmp_path / "run") == tmp_path / "run" / "shards"
     monkeypatch.setenv("LOCAL_DISK", "/local")

@@ -24,8 +24,8 @@ class Logger(ABC):
         Args:
             folder: the run's, in which a logger has a folder or a file of its own.
             config: the recipe as resolved.
-            step: the run goes on behind this one. If steps beyond it were logged before, they are about to be
-                trained, and logged, again.
+            step: the run goes on behind this one, or begins anew if it is −1. If steps beyond it were logged
+                before, they are about to be trained, and logged, again.
         """
 
     @abstractmethod

@@ -46,6 +46,9 @@ class Loggers:
             with _failure_said(name):
                 logger.log(entry["step"], figures)
                 alive[name] = logger
+        for name in self._loggers.keys() - alive.keys():
+            with contextlib.suppress(Exception):  # why it ends is said already
+                self._loggers[name].close()
         self._loggers = alive
 
 

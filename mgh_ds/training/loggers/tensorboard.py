@@ -19,9 +19,9 @@ class TensorBoardLogger(Logger):
     trained again."""
 
     def __init__(self, folder: Path, config: "RunConfig", step: int) -> None:
-        again = step + 1 if (folder / FOLDER).exists() else None
+        again = step + 1 if (folder / FOLDER).exists() else None  # 0 where the run begins anew
         self._writer = SummaryWriter(str(folder / FOLDER), purge_step=again)
-        self._writer.add_text("name", config.name, step)
+        self._writer.add_text("name", config.name, max(step, 0))
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
