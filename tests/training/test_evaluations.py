@@ -363,7 +363,7 @@ def test_the_report_says_which_step_is_exported(early: tuple[Path, list[str], st
 
 def test_a_stop_while_the_untrained_model_is_scored_keeps_the_scores(tiny_run: Make) -> None:
     scores = {"before": 0.5, "after": 0.6}
-    config = tiny_run(steps=2).replace(evaluation=EvaluationConfig(tasks=["Made"]))
+    config = tiny_run(steps=3).replace(evaluation=EvaluationConfig(tasks=["Made"]))
     fault = Fault("encode", 0, 0, action="terminate")
     codes, outputs = start_ranks(2, evaluation_worker.train_scripted, config, scores, fault, timeout=100)
     assert codes == [ExitCode.STOPPED] * 2, outputs
@@ -371,5 +371,5 @@ def test_a_stop_while_the_untrained_model_is_scored_keeps_the_scores(tiny_run: M
     (first,) = evaluation_lines(RunFolder(config.path))
     run_ranks(2, evaluation_worker.train_scripted, config, scores)
     lines_now = evaluation_lines(RunFolder(config.path))
-    assert [each["step"] for each in lines_now] == [0, 2]
+    assert [each["step"] for each in lines_now] == [0, 3]
     assert lines_now[0] == first, "seconds and all: it was not made again"
