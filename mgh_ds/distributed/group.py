@@ -166,9 +166,9 @@ def gather_bytes(payload: bytes) -> list[bytes]:
     if not any(each):
         return [b""] * len(each)
     own = torch.frombuffer(bytearray(payload.ljust(max(each), b"\0")), dtype=torch.uint8).to(device())
-    gathered = [torch.empty_like(own) for _ in each]
-    dist.all_gather(gathered, own)
-    return [part[:size].cpu().numpy().tobytes() for part, size in zip(gathered, each, strict=True)]
+    return [
+        part[:size].cpu().numpy().tobytes() for part, size in zip(all_gather(own[None]), each, strict=True)
+    ]
 
 
 def gather_on_main(values: torch.Tensor, room: list[torch.Tensor]) -> None:
