@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -88,7 +88,7 @@ class Prefetcher:
         for executor in (self._reader, self._writer):
             executor.shutdown(cancel_futures=True)
         if kind is None and (self._ended or self._next == self.plan.steps):
-            for local in self._prepared():
+            for local in self._begun():
                 remove_shard(self.folder, local)
             with contextlib.suppress(OSError):  # others still have something there
                 self.folder.rmdir()
@@ -97,13 +97,13 @@ class Prefetcher:
         """The run ends here, before the plan does: what was prepared may go when the block ends."""
         self._ended = True
 
-    def _prepared(self) -> list[LocalStage]:
-        """The stages that have a shard: this one, and perhaps the next."""
-        found = [] if self._rows is None else [self._rows.local]
-        coming = self._coming
-        if coming is not None and not coming.cancelled() and coming.exception() is None:
-            found.append(coming.result().local)
-        return found
+    def _begun(self) -> Iterator[LocalStage]:
+        """The stages that may have a shard: this one, and the next, whose writing may have been interrupted
+        at any point."""
+        if self._rows is not None:
+            yield self._rows.local
+        if self._boundary < self.plan.steps:
+            yield self._local(self._boundary)
 
     def take(self, step: int) -> tuple[list[Batch], float]:
         """This rank's micro-batches of a step, on the CPU, and the seconds waited for them.

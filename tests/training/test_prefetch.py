@@ -3,11 +3,12 @@
 import dataclasses
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.records.store import Store
 from mgh_ds.training import prefetch as prefetch_module
+from mgh_ds.training import stage_data
 from mgh_ds.training.batch import Batch, make_batch
 from mgh_ds.training.prefetch import DEPTH, Prefetcher, shards_folder
 
@@ -335,6 +337,24 @@ def test_a_run_that_ends_before_its_plan_leaves_no_shard(
             prefetcher.take(step)
         prefetcher.end()
     assert_no_threads()
+    assert not prefetcher.folder.exists()
+
+
+def test_a_run_that_ends_while_a_written_shard_is_counted_leaves_no_shard(
+    make_prefetcher: Callable[..., Prefetcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, counted = Event(), stage_data.count
+
+    def count_until_stopped(batches: Iterable[tuple[int, pa.RecordBatch]]) -> stage_data.Totals:
+        counting.set()
+        assert prefetcher._stop.wait(60)
+        return counted(batches)
+
+    monkeypatch.setattr(stage_data, "count", count_until_stopped)
+    with make_prefetcher() as prefetcher:
+        assert counting.wait(60)
+        assert list(prefetcher.folder.glob("*.arrow"))
+        prefetcher.end()
     assert not prefetcher.folder.exists()
 
 
