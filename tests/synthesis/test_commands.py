@@ -199,6 +199,7 @@ def test_a_judge_is_asked_shown_and_acted_upon(
     assert "agreement with 58 of 58 labelled by hand: accuracy 1.00" in shown
     assert "Cohen's kappa 1.00" in shown
     assert f"cost: {calls} calls, tokens {9 * calls:,} in, {3 * calls} out" in shown
+    monkeypatch.setattr("mgh_ds.audit.run.shortcut", lambda *_: {"too_few": "it takes long"})
     audit_command(
         finished.folder, lambda texts: np.eye(8, dtype=np.float32)[[len(t) % 8 for t in texts]], "e"
     )
