@@ -124,7 +124,7 @@ def _main_score(task: Any, scored: Any) -> TaskScore:
     if not math.isfinite(score):
         raise MghError(
             f"task {task.metadata.name}: {metric} is not a number; "
-            "the embeddings or the gold scores are all alike"
+            "the embeddings or the gold scores are all alike, or a gold score is no number"
         )
     return TaskScore(metric=metric, score=score, subsets=sorted(scored.hf_subsets))
 

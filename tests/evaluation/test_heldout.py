@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -21,6 +22,7 @@ from mgh_ds.evaluation.run import evaluate_heldout
 from mgh_ds.records.convert import convert
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store
+from mgh_ds.scoring import Scoring
 from tests.evaluation.conftest import make_record, vector
 
 
@@ -265,3 +267,15 @@ def test_similarity_needs_two_grades_and_records_need_a_task(minilm: Encoder) ->
     assert list(evaluated(minilm, [alike]).tasks) == ["HeldOutReranking"]
     with pytest.raises(MghError, match="fill no task"):
         evaluated(minilm, [alike.model_copy(update={"negatives": []})])
+
+
+def test_records_that_fill_no_task_are_refused_before_training() -> None:
+    config: Any = SimpleNamespace(
+        evaluation=SimpleNamespace(data_dir=None, tasks=[], languages=["eng"]),
+        model=SimpleNamespace(use_instructions=False),
+    )
+    alone = make_record("a", "symmetric", "Hello", "Hi", [])
+    with pytest.raises(MghError, match="fill no task"):
+        Scoring(config).prepare([alone])
+    graded = make_record("b", "symmetric", "Hello", "Hi", [("Bye", 1)])
+    assert Scoring(config).prepare([alone, graded]) == ["HeldOutReranking", "HeldOutSTS"]
