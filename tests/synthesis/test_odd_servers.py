@@ -1,6 +1,7 @@
 """Whole runs against servers that speak oddly: what is accepted is what a well-behaved one has accepted, but
 for the units at fault, and those say why."""
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -285,3 +286,15 @@ def test_a_budget_in_tokens_needs_a_server_that_counts(usage: Any, tmp_path: Pat
     with serving(well_behaved) as server:
         rows = units(work_with(server, plan.folder)).values()
     assert sum(row["tokens_out"] for row in rows) >= 200
+
+
+def test_tokens_that_nobody_counted_are_shown_as_unknown(
+    tmp_path: Path, frozen: Frozen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda _, body: completion(write(body), usage={"prompt_tokens": 3})) as server:
+        plan = work_with(server, frozen.copy(tmp_path / "plan"))
+    merge(plan)
+    assert "| tokens | unknown" in (plan.folder / "merged" / "README.md").read_text()
+    commands.status_command(plan.folder)
+    shown = capsys.readouterr().out
+    assert re.search(r"tokens out .* unknown", shown)
