@@ -172,17 +172,38 @@ def test_a_limited_server_costs_no_unit(frozen: Frozen, tmp_path: Path) -> None:
     check_limited(frozen, tmp_path / "plan", 0.002, {})
 
 
+@pytest.fixture(scope="module")
+def two_thousand(tmp_path_factory: pytest.TempPathFactory) -> Frozen:
+    return freeze(tmp_path_factory.mktemp("two-thousand"), 2_000)
+
+
 @pytest.mark.system
-@pytest.mark.timeout(1800)
-def test_two_thousand_units_against_each_odd_server(tmp_path: Path) -> None:
-    frozen = freeze(tmp_path, 2_000)
-    for name in FAULTS:
-        check_faults(frozen, tmp_path / f"always {name}", [name])
-        check_passing_faults(frozen, tmp_path / f"sometimes {name}", [name])
-    for name in DIALECTS:
-        check_dialects(frozen, tmp_path / name, [name])
-    for number, headers in enumerate([{}, {"retry-after": "0.01"}, {"retry-after-ms": "3"}]):
-        check_limited(frozen, tmp_path / f"limited {number}", 0.002, headers)
+@pytest.mark.xdist_group("two thousand units")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_two_thousand_units_of_which_some_fail(fault: str, two_thousand: Frozen, tmp_path: Path) -> None:
+    check_faults(two_thousand, tmp_path / "plan", [fault])
+
+
+@pytest.mark.system
+@pytest.mark.xdist_group("two thousand units")
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_two_thousand_units_in_a_dialect(dialect: str, two_thousand: Frozen, tmp_path: Path) -> None:
+    check_dialects(two_thousand, tmp_path / "plan", [dialect])
+
+
+@pytest.mark.system
+@pytest.mark.xdist_group("two thousand units")
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "0.01"}, {"retry-after-ms": "3"}])
+def test_two_thousand_units_a_few_at_a_time(
+    headers: dict[str, str], two_thousand: Frozen, tmp_path: Path
+) -> None:
+    check_limited(two_thousand, tmp_path / "plan", 0.002, headers)
+
+
+@pytest.mark.system
+@pytest.mark.xdist_group("two thousand units")
+def test_two_thousand_units_of_which_some_fail_once(two_thousand: Frozen, tmp_path: Path) -> None:
+    check_passing_faults(two_thousand, tmp_path / "plan", list(FAULTS))
 
 
 def no_system_role(_: int, body: Body) -> Answer:
