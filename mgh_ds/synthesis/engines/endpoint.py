@@ -214,10 +214,10 @@ class EndpointEngine:
 
     def _explain(self, reply: NoAnswer, tries: int) -> str:
         """Why the run ends: the endpoint answers nothing."""
-        message = self._why(reply, tries)
+        lines = [self._why(reply, tries)]
         if self._good is not None:
-            message += "\nNor does it answer what it answered before; everything finished is kept."
-        return message
+            lines.append("Nor does it answer what it answered before; everything finished is kept.")
+        return "\n".join(lines)
 
     def _why(self, reply: NoAnswer, tries: int) -> str:
         if reply.kind == "broken":
@@ -234,9 +234,10 @@ class EndpointEngine:
                 f"{self._words(reply)}\nIf it knows no JSON schemas, set engine.endpoint.response_format to "
                 "json_object or to prompt; perhaps engine.model or the sampling does not suit it."
             )
-        return f"{self._url} answered with {self._words(reply)}\n{self._advice(reply.status)}"
+        return f"{self._url} answered with {self._words(reply)}{self._advice(reply.status)}"
 
     def _advice(self, status: int) -> str:
+        """A line of its own on what a status means; none if the words must do."""
         variable = self._config.endpoint.api_key_env
         held = (
             f"the key in {variable}"
@@ -248,11 +249,12 @@ class EndpointEngine:
             403: f"It does not permit this to {held}.",
             404: f"Check engine.endpoint.base_url and that it serves engine.model {self._config.model}.",
         }
-        moved = (
-            "It points elsewhere, which is not followed: set engine.endpoint.base_url to the final address."
-        )
-        other = moved if 300 <= status < 400 else "It takes no chat completions here."
-        return advice.get(status, other)
+        if 300 <= status < 400:
+            other = "It points elsewhere, which is not followed: set base_url to the final address."
+        else:
+            other = "" if self._good else "It takes no chat completions here."
+        line = advice.get(status, other)
+        return f"\n{line}" if line else ""
 
     def _words(self, reply: NoAnswer) -> str:
         """What came, in a line."""
