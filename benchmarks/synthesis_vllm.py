@@ -86,8 +86,8 @@ def compare(folder: Path, units: int, rounds: int) -> Found:
         bare.submit(int)  # its engine starts beside ours
         StageRun(plan, "tasks", plan.plan_hash, {}, supervisor, WorkerProgress(plan)).work([0])
         freeze_tasks(plan)
-        probe, requests = requests_of(plan, units)
-        engine_at_start = supervisor.ready(probe)
+        probes, requests = requests_of(plan, units)
+        engine_at_start = supervisor.ready(probes)
         bare.submit(_write_bare, requests[:8]).result()
         turns = []
         for number in range(rounds):
@@ -98,7 +98,7 @@ def compare(folder: Path, units: int, rounds: int) -> Found:
                     tokens, seconds = write_stage(plan, folder / f"round-{number}", supervisor)
                 turns.append(Turn(number, side, units, tokens, seconds, tokens / seconds))
                 print(*turns[-1], file=sys.stderr, flush=True)
-                if supervisor.ready(probe) is not engine_at_start:
+                if supervisor.ready(probes) is not engine_at_start:
                     raise MghError("vLLM died and was started again meanwhile: measure anew")
     finally:
         supervisor.close()
@@ -113,12 +113,12 @@ def arguments(units: int) -> list[str]:
     return ["--config", RECIPE, *(f"--{key}={value}" for key, value in (SETTINGS | goal).items())]
 
 
-def requests_of(plan: SynthesisPlan, units: int) -> tuple[Request, list[Request]]:
-    """The probe of stage 2, and what the pipeline will ask: the first units of its only shard."""
+def requests_of(plan: SynthesisPlan, units: int) -> tuple[list[Request], list[Request]]:
+    """A probe of stage 2, and what the pipeline will ask: the first units of its only shard."""
     scope, tasks = open_tasks(plan)
     preparer = Preparer(plan, "samples", tasks)
     stream = itertools.islice(units_of_shard(scope, "samples", list(tasks), 0, 1), units)
-    return preparer.probe(), [preparer.prepare(unit).request for unit in stream]
+    return preparer.probes[:1], [preparer.prepare(unit).request for unit in stream]
 
 
 def write_stage(plan: SynthesisPlan, folder: Path, supervisor: EngineSupervisor) -> tuple[int, float]:

@@ -24,7 +24,7 @@ REQUIRED = (
 OPTIONAL = {
     "mteb": "scores (extra: evaluation)",
     "sentence-transformers": "another loader of exported models (extra: evaluation)",
-    "openai": "synthesis by an endpoint (extra: synthesis)",
+    "httpx2": "synthesis by an endpoint (extra: synthesis)",
     "datasketch": "audit of synthetic records (extra: synthesis)",
     "tensorboard": "a logger (extra: tensorboard)",
     "wandb": "a logger (extra: wandb)",

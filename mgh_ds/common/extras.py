@@ -6,7 +6,7 @@ from mgh_ds.common.errors import MghError
 
 # Extra → the modules by which it is known. pyproject.toml says what each of them installs.
 EXTRAS = {
-    "synthesis": ("openai", "datasketch", "sklearn", "py3langid"),
+    "synthesis": ("datasketch", "sklearn", "py3langid"),
     "evaluation": ("mteb", "sentence_transformers", "scipy"),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),

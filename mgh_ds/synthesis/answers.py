@@ -17,6 +17,7 @@ from mgh_ds.records.schema import Record, Subtype
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.config import FilterConfig
 from mgh_ds.synthesis.levels import LEVEL_OF, NEGATIVE_LEVELS
+from mgh_ds.synthesis.wrapped_json import unwrapped
 
 TEXTS = ("query", "positive", *LEVEL_OF)
 MAX_TASK_CHARS = 400
@@ -140,7 +141,7 @@ def _answer(text: str, finish_reason: str, keys: set[str]) -> dict[str, Any]:
     if finish_reason != "stop":
         raise Refused(f"finish:{finish_reason}")
     try:
-        answer = json.loads(text, strict=False)  # grammars let line breaks into strings
+        answer = json.loads(unwrapped(text), strict=False)  # grammars let line breaks into strings
     except (ValueError, RecursionError):
         raise Refused("not_json") from None
     if not isinstance(answer, dict) or answer.keys() != keys:

@@ -133,7 +133,12 @@ class EndpointConfig(Settings):
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds for one answer."""
     max_retries: int = Field(default=6, ge=0)
-    """How often 429, 5xx and lost connections are tried again, with exponential back-off."""
+    """How often 5xx, lost connections and what is no answer are tried again, with exponential back-off."""
+    patience_s: float = Field(default=1200.0, gt=0)
+    """Seconds of nothing but 429 (too many requests) after which the run ends; 429 counts as no try."""
+    response_format: Literal["json_schema", "json_object", "prompt"] = "json_schema"
+    """How the schema is sent: as such, or, for servers that refuse that, in the prompt, with or without
+    asking for a JSON object."""
 
 
 class VllmConfig(Settings):

@@ -24,6 +24,11 @@ class Counts:
     accepted_tokens_out: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def tokens_known(self) -> bool:
+        """Whether the engine says how many tokens it reads and writes; some servers do not."""
+        return bool(self.tokens_out or not self.accepted)
+
     def add(self, completion: Completion, reason: str) -> None:
         """Counts one unit; an empty `reason` says that it was accepted."""
         self.units += 1

@@ -1,16 +1,20 @@
 """From a unit to the request that an engine is given, and to the row that is kept of it."""
 
 import hashlib
+import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from mgh_ds.records.schema import Subtype
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks
-from mgh_ds.synthesis.engines.port import Completion, Request
+from mgh_ds.synthesis.engines.port import PROBE, Completion, Request
 from mgh_ds.synthesis.plan import SynthesisPlan, stage_schema
 from mgh_ds.synthesis.unit_row import UnitRow
-from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of, uniform
+from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of, uniform, units_of_shard
+
+PROBES = 3  # of which one may well be refused for what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,16 @@ class Preparer:
         digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return Prepared(unit, task, slots, request, digest)
 
-    def probe(self) -> Request:
-        """A small question under the stage's grammar: an engine that answers it works, and takes the
-        schema."""
-        messages = [{"role": "user", "content": "Answer with the shortest JSON that fits."}]
-        return Request("probe", messages, self.schema, type(self.sampling)(max_tokens=8), 0)
+    @cached_property
+    def probes(self) -> list[Request]:
+        """Prompts like those of the stage's units, and none of them: an engine that answers one of them
+        works, and takes schema, sampling and roles."""
+        stream = units_of_shard("probe", self.stage, list(self.tasks) or [""], 0, 1)
+        requests = [self.prepare(unit).request for unit in itertools.islice(stream, PROBES)]
+        return [
+            replace(request, unit_id=f"{PROBE}-{self.stage}-{number}")
+            for number, request in enumerate(requests)
+        ]
 
     def _subtype(self, unit: Unit) -> Subtype:
         probabilities = self.plan.config.tasks.subtypes

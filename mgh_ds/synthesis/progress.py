@@ -78,11 +78,13 @@ class WorkerProgress:
         refused = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.most_common(3))
         gained = progress_of(self.plan, self._stage, counts)
         cost = counts.tokens_out / counts.accepted if counts.accepted else 0
+        tokens = (
+            f"{counts.tokens_in:,} in, {counts.tokens_out:,} out, {counts.tokens_out / seconds:,.0f} out/s, "
+            f"{cost:,.0f} out an accepted sample"
+        )
         text = (
             f"{self._stage}: {counts.accepted:,} accepted, {counts.units - counts.accepted:,} refused"
-            f"{f' ({refused})' if refused else ''}; tokens {counts.tokens_in:,} in, "
-            f"{counts.tokens_out:,} out, {counts.tokens_out / seconds:,.0f} out/s, "
-            f"{cost:,.0f} out an accepted sample"
+            f"{f' ({refused})' if refused else ''}; tokens {tokens if counts.tokens_known else 'unknown'}"
         )
         if gained and self._goal > self._reached:
             left = (self._goal - self._reached) / gained * seconds

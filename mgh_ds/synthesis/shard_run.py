@@ -36,7 +36,9 @@ from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, units_of_shard
 SYNC_S = 2.0
 STALE_S = 3600.0
 COMPLETION = [field.name for field in fields(Completion)]
-GIVE_UP_AFTER = 256  # units without one accepted after which a shard gives up
+# So many units without anything gained end the run; a shard's first round does if it is smaller, but for the
+# least.
+GIVE_UP_AFTER, LEAST_BEFORE_GIVING_UP = 256, 16
 
 
 @dataclass
@@ -70,6 +72,9 @@ class ShardRun:
         self.preparer = Preparer(plan, stage, tasks)
         self.goal = goal_of(plan, stage, number)
         self.counts = Counts()  # of the parts
+        self._barren_rounds = self._barren_units = 0  # at the beginning, before anything counted
+        self._came = 0  # units finished since this shard was opened
+        self._said = ""  # an engine's last word on why it gave no answer
         self.crashes: Counter[str] = Counter()
         self.done = self.short = False
         self._stream = units_of_shard(scope, stage, list(tasks) or [""], number, plan.config.shards)
@@ -123,7 +128,10 @@ class ShardRun:
             )
             for completion in some:
                 came.add(completion, self._settle(chunk, completion, engine))
+                self._said = completion.error or self._said
             self._close_if_complete(chunk)
+        self._came += came.units
+        self._refuse_nonsense()
         self.sync_if_due()
         if not self._chunks and not self._left_in_round:
             self._next_round()
@@ -154,9 +162,12 @@ class ShardRun:
     def total(self) -> Counts:
         """The counts of everything finished, unfinished chunks included."""
         total = Counts()
-        for counts in (self.counts, *(chunk.counts for chunk in self._chunks.values())):
+        for counts in self._all_counts():
             total.add_counts(counts)
         return total
+
+    def _all_counts(self) -> list[Counts]:
+        return [self.counts, *(chunk.counts for chunk in self._chunks.values())]
 
     def sync_if_due(self) -> None:
         """Flushes the journals to disk if the last time is `SYNC_S` ago."""
@@ -192,7 +203,6 @@ class ShardRun:
             completion, prepared, reason, self.plan, shard=self.number, round=chunk.round, engine=engine
         )
         chunk.counts.add(completion, reason)
-        self._refuse_nonsense()
         return reason
 
     def _as_kept(self, completion: Completion) -> Completion:
@@ -207,17 +217,31 @@ class ShardRun:
         return replace(completion, text=text, error=error, attempts=completion.attempts + died)
 
     def _refuse_nonsense(self) -> None:
-        if self.counts.accepted or any(chunk.counts.accepted for chunk in self._chunks.values()):
+        """Raises MghError if nothing that came so far counts towards the goal. What was mended meanwhile
+        shows in a few answers, so a restart asks for some before it gives up again."""
+        if any(self._reached(counts) for counts in self._all_counts()):
             return
         found = self.total()
-        if found.units >= GIVE_UP_AFTER:
-            self.sync()
-            common = ", ".join(f"{reason} ({count})" for reason, count in found.reasons.most_common(4))
+        most = min(GIVE_UP_AFTER, max(LEAST_BEFORE_GIVING_UP, self._rounds[0]))
+        if self._came < LEAST_BEFORE_GIVING_UP or found.units < most:
+            return
+        self.sync()
+        where = f"of the first {found.units} answers of stage {self.stage}, shard {self.number}"
+        if found.accepted:
             raise MghError(
-                f"none of the first {found.units} answers of stage {self.stage}, shard {self.number} can "
-                f"be used: {common}. They are kept in {self.folder}; mend the prompts, the filters or the "
-                "model and make a new plan"
+                f"the engine says of none {where} how many tokens it has, and samples.budget.tokens counts "
+                "them: let the server report usage and run again, or make a plan with samples.budget.samples"
             )
+        common = ", ".join(f"{reason} ({count})" for reason, count in found.reasons.most_common(4))
+        said = f"; the last with: {self._said}" if self._said else ""
+        raise MghError(
+            f"none {where} can be used: {common}{said}. They are kept in {self.folder}. Mend the engine and "
+            "run again, which goes on with other prompts; other templates or filters need a new plan"
+        )
+
+    def _reached(self, counts: Counts) -> int:
+        """How far these counts are, in the goal's unit."""
+        return progress_of(self.plan, self.stage, counts)
 
     def _remove_stale_files(self) -> None:
         """Removes what a killed worker left half-written; it was never visible under a final name. Only what
@@ -229,12 +253,15 @@ class ShardRun:
 
     def _next_round(self) -> None:
         """Opens the next round, or ends the shard: its goal is met, or it had rounds enough."""
-        missing = self.goal - progress_of(self.plan, self.stage, self.counts)
+        reached = self._reached(self.counts)
+        missing = self.goal - reached
         number = len(self._rounds)
+        if not reached:  # something is wrong: once it is mended, these rounds are not held against the rest
+            self._barren_rounds, self._barren_units = number, self.counts.units
         path = self.folder / f"round-{number:02d}.json"
         # A round that was begun is worked through, even if parts that were lost and made anew yield more now.
         if not path.exists():
-            if missing <= 0 or number >= self.plan.config.samples.max_rounds:
+            if missing <= 0 or number - self._barren_rounds >= self.plan.config.samples.max_rounds:
                 self._finish_shard(short=missing > 0)
                 return
             write_new_json(path, {"round": number, "units": self._round_size(missing)})
@@ -251,9 +278,10 @@ class ShardRun:
         if not self._rounds:
             in_tokens = self.stage == "samples" and self.plan.config.samples.budget.tokens is not None
             return self.plan.config.chunk if in_tokens else missing
-        if not self.counts.accepted:
+        reached = self._reached(self.counts)
+        if not reached:
             return self._rounds[-1]
-        return math.ceil(missing * self.counts.units / progress_of(self.plan, self.stage, self.counts))
+        return math.ceil(missing * (self.counts.units - self._barren_units) / reached)
 
     def _open_chunk(self) -> None:
         """The next chunk of the round: counted if its part is there, else with what its journals hold."""

@@ -98,9 +98,11 @@ def _rows(plan: SynthesisPlan, stage: SynthesisStage, status: StageStatus) -> di
         "accepted": f"{counts.accepted:,} of {counts.units:,} units",
         "in journals": f"{status.journalled:,} units",
         "refused": reasons or "none",
-        "tokens in": f"{counts.tokens_in:,}",
-        "tokens out": f"{counts.tokens_out:,}",
-        "tokens out an accepted": f"{counts.tokens_out / counts.accepted:,.0f}" if counts.accepted else "",
+        "tokens in": f"{counts.tokens_in:,}" if counts.tokens_known else "unknown",
+        "tokens out": f"{counts.tokens_out:,}" if counts.tokens_known else "unknown",
+        "tokens out an accepted": f"{counts.tokens_out / counts.accepted:,.0f}"
+        if counts.tokens_out and counts.accepted
+        else "",
     }
 
 

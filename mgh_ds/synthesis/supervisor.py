@@ -2,7 +2,7 @@
 dies."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.engines.port import Engine, EngineDied, Request
@@ -21,17 +21,17 @@ class EngineSupervisor:
         self._deaths = 0
         self.has_answered = False  # whether any engine of this worker has ever finished a unit
 
-    def ready(self, probe: Request) -> Engine:
-        """The engine, started and shown to answer `probe` (a stage's schema) once a life.
+    def ready(self, probes: Sequence[Request]) -> Engine:
+        """The engine, started and shown to answer one of `probes`, prompts of one stage, once a life.
 
-        Raises MghError if it does not start, refuses the probe, or dies again and again.
+        Raises MghError if it does not start, refuses all probes, or dies again and again.
         """
         for _ in range(MAX_FAILED_STARTS):
             try:
                 self._engine = self._engine or self._open()
-                if self._probed != str(probe.schema):
-                    self._send_probe(self._engine, probe)
-                    self._probed = str(probe.schema)
+                if self._probed != str(probes[0].schema):
+                    self._send_probes(self._engine, probes)
+                    self._probed = str(probes[0].schema)
                 return self._engine
             except EngineDied as died:
                 self.close()
@@ -58,12 +58,18 @@ class EngineSupervisor:
         if engine is not None:
             engine.close()
 
-    def _send_probe(self, engine: Engine, probe: Request) -> None:
-        engine.submit([probe])
+    def _send_probes(self, engine: Engine, probes: Sequence[Request]) -> None:
+        """Waits for one answer; other probes' may come later and are nobody's."""
+        engine.submit(probes)
+        waiting = {probe.unit_id for probe in probes}
         deadline = time.monotonic() + self._start_s
         while time.monotonic() < deadline:
             for completion in engine.poll(0.2):
-                if completion.finish_reason in ("refused", "error"):
-                    raise MghError(f"the engine refuses a small question: {completion.error}")
-                return
-        raise EngineDied(f"no answer to a small question within {self._start_s:g} s")
+                if completion.unit_id not in waiting:
+                    continue
+                if completion.finish_reason not in ("refused", "error"):
+                    return
+                waiting.remove(completion.unit_id)
+                if not waiting:
+                    raise MghError(f"the engine refuses its first {len(probes)} prompts: {completion.error}")
+        raise EngineDied(f"no answer to a first prompt within {self._start_s:g} s")

@@ -111,12 +111,13 @@ class StageRun:
             return False
         try:
             some = batch[0] if batch else next(iter(self._in_flight.values()))
-            engine = self.supervisor.ready(some.shard.preparer.probe())
+            engine = self.supervisor.ready(some.shard.preparer.probes)
             if batch:
                 engine.submit([one.prepared.request for one in batch])
                 self._in_flight.update({one.prepared.unit.unit_id: one for one in batch})
                 self._submitted_at = time.monotonic()
-            completions = engine.poll(POLL_S)
+            # Probes may be answered late.
+            completions = [one for one in engine.poll(POLL_S) if one.unit_id in self._in_flight]
             quiet = time.monotonic() - max(engine.last_progress, self._submitted_at)
             if not completions and quiet > self.plan.config.engine.watchdog_s:
                 raise EngineDied(f"no sign of life for {quiet:.0f} s")
@@ -195,9 +196,8 @@ class StageRun:
     def _settle(self, completions: Sequence[Completion], engine: str) -> None:
         by_shard: dict[int, list[Completion]] = {}
         for completion in completions:
-            if completion.unit_id in self._in_flight:
-                shard = self._in_flight.pop(completion.unit_id).shard
-                by_shard.setdefault(shard.number, []).append(completion)
+            shard = self._in_flight.pop(completion.unit_id).shard
+            by_shard.setdefault(shard.number, []).append(completion)
         for shard in list(self._open):
             if some := by_shard.get(shard.number):
                 self.progress.count(shard.finish(some, engine))

@@ -1,95 +1,25 @@
 """The endpoint engine against servers that misbehave."""
 
-import contextlib
 import json
 import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EndpointConfig, EngineConfig, Sampling
-from mgh_ds.synthesis.engines.endpoint import MAX_FIRST_REFUSALS, EndpointEngine, check_endpoint
+from mgh_ds.synthesis.engines import endpoint as endpoint_module
+from mgh_ds.synthesis.engines import pace
+from mgh_ds.synthesis.engines.endpoint import MAX_FIRST_REFUSALS, EndpointEngine
+from mgh_ds.synthesis.engines.endpoint_http import check_endpoint
 from mgh_ds.synthesis.engines.port import Completion, Request
+from tests.synthesis.servers import FAULTS, Answer, Limited, Server, completion, failing, serving
 
 KEY = "sk-very-secret-0123456789"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-Answer = tuple[int, str, dict[str, str]]
-
-
-@dataclass
-class Server:
-    """A local server; `answer` takes the number of a call, from 0, and its body."""
-
-    answer: Callable[[int, dict[str, Any]], Answer]
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    most_at_once: int = 0
-    url: str = ""
-    _now: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def handle(self, body: dict[str, Any], headers: dict[str, str]) -> Answer:
-        with self._lock:
-            number = len(self.bodies)
-            self.bodies.append(body)
-            self.headers.append(headers)
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
-        try:
-            return self.answer(number, body)
-        finally:
-            with self._lock:
-                self._now -= 1
-
-
-@contextlib.contextmanager
-def serving(answer: Callable[[int, dict[str, Any]], Answer]) -> Iterator[Server]:
-    server = Server(answer)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            status, text, more = server.handle(body, headers)
-            data = text.encode()
-            self.send_response(status)
-            for name, value in {"content-type": "application/json", **more}.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(data)))
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whom it was for has gone
-                self.end_headers()
-                self.wfile.write(data)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    http.block_on_close = False
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_port}/v1"
-    try:
-        yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
-
-
-def completion(text: str = '{"a":"b"}', reason: str = "stop") -> Answer:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
-    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    return 200, json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}), {}
 
 
 def requests(count: int) -> list[Request]:
@@ -105,8 +35,10 @@ def run(
     count: int = 1,
     max_in_flight: int = 8,
     chat_template_kwargs: dict[str, Any] | None = None,
+    ends: list[Completion] | None = None,
     **endpoint: Any,
 ) -> list[Completion]:
+    """What became of `count` calls, in their order; `ends` has them as they come, for a run that fails."""
     config = EngineConfig(
         kind="endpoint",
         model="some/model",
@@ -117,7 +49,7 @@ def run(
     engine = EndpointEngine(config)
     try:
         engine.submit(requests(count))
-        finished: list[Completion] = []
+        finished = [] if ends is None else ends
         while len(finished) < count:
             finished += engine.poll(0.2)
         assert time.monotonic() - engine.last_progress < 5
@@ -125,6 +57,13 @@ def run(
     finally:
         engine.close()
         engine.close()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once."""
+    monkeypatch.setattr(endpoint_module, "FIRST_WAIT_S", 0.005)
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.005)
 
 
 @pytest.fixture
@@ -267,7 +206,7 @@ def test_a_server_that_never_answers_ends_the_run() -> None:
         "null",
         '{"choices": []}',
         '{"choices": [{"message": "no"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}',
-        '{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}',
+        '{"choices": [{"message": {"content": {"a": "b"}}, "finish_reason": "stop"}]}',
         "",
     ],
 )
@@ -321,6 +260,103 @@ def test_a_server_that_refuses_everything_ends_the_run() -> None:
     assert len(server.bodies) < 50
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_answer_is_asked_again_and_then_ends_alone_with_the_servers_words(fault: str) -> None:
+    how, words = FAULTS[fault]
+    with serving(failing(how, lambda body: body["seed"] == 2)) as server:
+        ends = run(server, count=4, max_in_flight=1)
+    assert [end.finish_reason == "stop" for end in ends] == [True, True, False, True]
+    refused = ends[2]
+    assert refused.finish_reason in ("refused", "error")
+    assert words in refused.error
+    assert (refused.text, refused.tokens_out, refused.attempts) == ("", 0, 2)
+    assert refused.error.startswith("no answer after 2 tries")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_answer_once_costs_a_try(fault: str) -> None:
+    how, _ = FAULTS[fault]
+    failed: set[int] = set()
+
+    def fail_first(body: dict[str, Any]) -> bool:
+        first = body["seed"] in (1, 3) and body["seed"] not in failed
+        failed.add(body["seed"])
+        return first
+
+    with serving(failing(how, fail_first)) as server:
+        ends = run(server, count=5, max_in_flight=1)
+    assert [(end.finish_reason, end.attempts) for end in ends] == [("stop", 1), ("stop", 2)] * 2 + [
+        ("stop", 1)
+    ]
+
+
+@pytest.mark.parametrize("fault", ["error 500", "moderated", "web page"])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_the_first_and_the_last_prompt_may_be_at_fault(fault: str, seed: int) -> None:
+    how, words = FAULTS[fault]
+    with serving(failing(how, lambda body: body["seed"] == seed)) as server:
+        ends = run(server, count=3, max_in_flight=1)
+    assert [end.finish_reason for end in ends].count("stop") == 2
+    assert words in ends[seed].error
+
+
+def test_what_refuses_everything_from_some_time_on_costs_no_unit(key: str) -> None:
+    ends: list[Completion] = []
+    with (
+        serving(lambda number, _: completion() if number < 3 else (401, f"no {KEY}", {})) as server,
+        pytest.raises(MghError, match=r'(?s)401: "no \(key\)".*MGH_TEST_KEY.*answered before') as error,
+    ):
+        run(server, count=8, max_in_flight=2, api_key_env=key, ends=ends)
+    assert [end.finish_reason for end in ends] == ["stop"] * 3
+    assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"retry-after": "0"}, {"retry-after": "0.01"}, {"retry-after-ms": "5"}]
+)
+def test_too_many_requests_slow_all_calls_down_and_refuse_none(headers: dict[str, str]) -> None:
+    limited = Limited(0.004, headers)
+    with serving(limited) as server:
+        ends = run(server, count=40, max_in_flight=40, max_retries=0)
+    assert {end.finish_reason for end in ends} == {"stop"}
+    assert limited.refused
+    assert len(server.bodies) == 40 + limited.refused == sum(end.attempts for end in ends)
+    assert len(server.bodies) < 200, "it asks about as often as it may"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_limit_without_end_ends_the_run(status: int) -> None:
+    wait = {"retry-after": "200"}
+    with serving(lambda *_: (status, '{"error": "quota used up"}', wait)) as server:
+        with pytest.raises(MghError, match=r"no call for 200 s .*quota used up.*kept.*patience_s"):
+            run(server, patience_s=100)
+        assert len(server.bodies) == 1
+        wait["retry-after"] = "soon"
+        wait |= {"retry-after-ms": "20"} if status == 503 else {}
+        with pytest.raises(MghError, match=r"no call for 0 s .*quota used up"):
+            run(server, patience_s=0.1)
+        assert len(server.bodies) > 2
+
+
+@pytest.mark.parametrize("how", ["json_schema", "json_object", "prompt"])
+def test_the_schema_is_sent_in_the_field_or_in_the_prompt(how: str) -> None:
+    with serving(lambda *_: completion()) as server:
+        run(server, response_format=how)
+    (body,) = server.bodies
+    assert body.get("response_format", {"type": "prompt"})["type"] == how
+    said = body["messages"][-1]["content"]
+    assert said == "Write." if how == "json_schema" else said.endswith("\n" + json.dumps(SCHEMA))
+
+
+def test_a_refused_schema_names_the_setting_that_helps() -> None:
+    refused = (400, '{"error": "response_format json_schema is not supported"}', {})
+    with (
+        serving(lambda *_: refused) as server,
+        pytest.raises(MghError, match=r"(?s)json_schema is not supported.*engine\.endpoint\.response_format"),
+    ):
+        run(server)
+
+
 def test_no_more_calls_at_a_time_than_configured() -> None:
     def slow(*_: Any) -> Answer:
         time.sleep(0.03)
@@ -348,7 +384,7 @@ def test_ends_keep_their_reason(said: str, known: str) -> None:
 
 
 def test_what_finished_before_a_failure_is_handed_over_first() -> None:
-    with serving(lambda _, body: completion() if body["seed"] == 0 else (403, "", {})) as server:
+    with serving(lambda number, _: completion() if number == 0 else (403, "", {})) as server:
         endpoint = EndpointConfig(base_url=server.url)
         engine = EndpointEngine(EngineConfig(kind="endpoint", model="m", max_in_flight=1, endpoint=endpoint))
         try:

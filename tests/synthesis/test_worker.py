@@ -21,7 +21,7 @@ from mgh_ds.common.files import HeldError
 from mgh_ds.synthesis import worker
 from mgh_ds.synthesis.commands import STOPPED, run_command, status_command
 from mgh_ds.synthesis.config import ScriptedConfig
-from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
+from mgh_ds.synthesis.engines.port import PROBE, Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.journal import Journal
 from mgh_ds.synthesis.merge import merge
@@ -214,7 +214,7 @@ def test_an_engine_that_always_dies_stops_the_run(tmp_path: Path, monkeypatch: p
     class Broken(ScriptedEngine):
         def submit(self, requests: Sequence[Request]) -> None:
             super().submit(requests)
-            if requests[0].unit_id != "probe":
+            if not requests[0].unit_id.startswith(PROBE):
                 raise EngineDied("out of memory")
 
     monkeypatch.setattr(worker, "open_engine", lambda config, _log: Broken(config))

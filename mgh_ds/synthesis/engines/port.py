@@ -11,6 +11,8 @@ from mgh_ds.synthesis.config import Sampling
 FinishReason = Literal["stop", "length", "abort", "error", "repetition", "refused", "quarantined"]
 Messages = list[dict[str, str]]
 
+PROBE = "probe"  # the ids of requests that are no units begin so
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -31,7 +33,8 @@ class Request:
 class Completion:
     """One call's end: the text as written, why it ended, and what it cost in tokens.
 
-    `error` is the engine's own word where `finish_reason` is error, refused or quarantined.
+    `error` is the engine's own word where `finish_reason` is error, refused or quarantined. Tokens are 0
+    where nothing was answered, and where the engine does not say how many there were.
     `attempts` counts submissions to an engine, the last one included.
     """
 

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from mgh_ds.synthesis.config import EngineConfig
-from mgh_ds.synthesis.engines.port import Completion, Engine, EngineDied, FinishReason, Request
+from mgh_ds.synthesis.engines.port import PROBE, Completion, Engine, EngineDied, FinishReason, Request
 from mgh_ds.synthesis.levels import LEVEL_OF, NEGATIVE_LEVELS
 from mgh_ds.synthesis.units import uniform
 
@@ -117,7 +117,7 @@ def corrupt(random: Random, answer: dict[str, Any]) -> tuple[str, FinishReason]:
 
 def _draw(request: Request, name: str) -> float:
     """What falls to this request; probes are spared, as they are no units."""
-    return uniform(request.unit_id, name) if request.unit_id != "probe" else 1.0
+    return 1.0 if request.unit_id.startswith(PROBE) else uniform(request.unit_id, name)
 
 
 def _text(random: Random, count: int) -> list[str]:
