@@ -59,7 +59,8 @@ def load_backbone(
         if hasattr(config, name):
             setattr(config, name, 0.0)
     model, report = _load(folder, config, dtype)
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    misshapen = [name for name, *_ in report["mismatched_keys"]]
+    wrong = sorted([*report["missing_keys"], *misshapen])
     if wrong:
         raise MghError(
             f"{folder} holds no complete {config.model_type} model: {wrong[0]} is missing or misshapen"
@@ -93,10 +94,16 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise MghError(f"{folder} holds adapters (adapter_config.json): merge them into the weights first")
     if kind in ENCODERS and described.get("is_decoder"):
         raise MghError(f"{path}: is_decoder makes this {kind} causal, which mgh-ds does not support")
+    if described.get("position_embedding_type", "absolute") not in (None, "absolute"):
+        raise MghError(
+            f"{path}: position_embedding_type is {described['position_embedding_type']!r}, not absolute"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
-        raise MghError(f"{path} is no usable {kind} configuration: {error}") from None
+        raise MghError(f"{path} is no usable {kind} configuration: {' '.join(str(error).split())}") from None
+    if kind in ROBERTA_LIKE and config.pad_token_id is None:
+        raise MghError(f"{path} names no pad_token_id, after which the positions of a {kind} begin")
     if kind in DECODERS and rope_type(config) not in FIXED_ROPE + ADAPTIVE_ROPE:
         raise MghError(
             f"{path}: unknown RoPE type {rope_type(config)!r}; "
@@ -116,8 +123,10 @@ def _refuse_quantised(path: Path, described: dict[str, Any]) -> None:
 
 
 def rope_type(config: PreTrainedConfig) -> str:
-    """The type of a decoder's rotary embeddings."""
-    return str((config.rope_parameters or {}).get("rope_type"))
+    """The type of a decoder's rotary embeddings; of those that differ by layer, the names of these."""
+    parameters = config.rope_parameters or {}
+    layers = [key for key, value in parameters.items() if isinstance(value, dict)]
+    return ", ".join(layers) or str(parameters.get("rope_type"))
 
 
 def _may_be_left(name: str, dropped: range) -> bool:
@@ -150,10 +159,13 @@ def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrai
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which then stand in the report
                 **without_head,
             )
     except (OSError, SafetensorError) as error:
         raise MghError(f"{folder} holds no readable weights in safetensors format: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise MghError(f"{folder / 'config.json'} describes no {config.model_type} model: {error}") from error
 
 
 def first_position(config: PreTrainedConfig) -> int:

@@ -54,18 +54,12 @@ def read_modules(folder: Path) -> dict[str, Any]:
     """
     pooling = _pooling_folder(folder)
     _check_description(folder)
-    transformer = _transformer(folder)
+    _check_transformer(folder)
     config, tokenizer = read_config(folder), _table(folder / "tokenizer_config.json", missing=True)
-    if tokenizer.get("truncation_side", "right") != "right":
-        raise MghError(
-            f"{folder / 'tokenizer_config.json'}: truncation_side is {tokenizer['truncation_side']!r}, but "
-            "mgh-ds cuts the end of a text that is too long"
-        )
+    _check_truncation(folder, tokenizer)
     limit = longest_input(config)
     own = min(tokenizer.get("model_max_length") or 10**30, config.max_position_embeddings)
-    length = transformer.get("max_seq_length") or own
-    if not isinstance(length, int):
-        raise MghError(f"{folder} names a max_seq_length that is no whole number: {length!r}")
+    length = stated_length(folder) or own
     return {
         "pooling": _pooling(pooling / "config.json"),
         # A decoder is causal unless its configuration says otherwise.
@@ -74,6 +68,16 @@ def read_modules(folder: Path) -> dict[str, Any]:
         "prompt": default_prompt(folder),
         "append_eos": False,
     }
+
+
+def stated_length(folder: Path) -> int | None:
+    """The longest input in tokens that the folder's authors chose, if they chose one. Raises MghError for
+    what is no length."""
+    path, said = _transformer(folder)
+    length = said.get("max_seq_length")
+    if length is not None and (not isinstance(length, int) or length < 1):
+        raise MghError(f"{path}: max_seq_length is {length!r}, which is no whole number of 1 or more")
+    return length
 
 
 def default_prompt(folder: Path) -> str:
@@ -171,13 +175,16 @@ def _pooling(path: Path) -> PoolingConfig:
     return PoolingConfig(method=POOLINGS[modes[0]], include_instruction=True)
 
 
-def _transformer(folder: Path) -> dict[str, Any]:
-    """The transformer's own file; empty where there is none. Raises MghError for what would change what the
-    model reads or gives."""
-    path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).exists()), None)
-    if path is None:
-        return {}
-    said = _table(path)
+def _transformer(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The transformer's own file and what it says; nothing where there is no such file."""
+    named = [folder / name for name in TRANSFORMER_FILES]
+    path = next((path for path in named if path.exists()), named[0])
+    return path, _table(path, missing=True)
+
+
+def _check_transformer(folder: Path) -> None:
+    """Raises MghError for what would change what the transformer reads or gives."""
+    path, said = _transformer(folder)
     for key in (
         "model_args",
         "model_kwargs",
@@ -198,7 +205,16 @@ def _transformer(folder: Path) -> dict[str, Any]:
         raise MghError(f"{path}: modality_config puts texts into a chat template, which mgh-ds does not do")
     if said.get("do_lower_case") and not _lowers(folder):
         raise MghError(f"{path}: do_lower_case is true, but the tokenizer keeps capital letters")
-    return said
+
+
+def _check_truncation(folder: Path, tokenizer: dict[str, Any]) -> None:
+    """Raises MghError for a tokenizer that cuts the beginning of a text that is too long."""
+    cuts = (_table(folder / "tokenizer.json", missing=True).get("truncation") or {}).get("direction", "Right")
+    side = tokenizer.get("truncation_side", cuts)
+    if side.lower() != "right":
+        raise MghError(
+            f"{folder}: the tokenizer's truncation_side is {side!r}, but mgh-ds cuts a text at its end"
+        )
 
 
 def _lowers(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from mgh_ds.common import config, files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE, PoolingConfig
-from mgh_ds.model.sentence_transformers_folder import MODULES, default_prompt, read_modules
+from mgh_ds.model.sentence_transformers_folder import MODULES, default_prompt, read_modules, stated_length
 
 SETTINGS_FILE = "mgh_ds.json"
 
@@ -57,5 +57,4 @@ def read_settings(folder: Path) -> Settings:
         return settings.replace(prompt=default_prompt(folder))
     if (folder / MODULES).exists():
         return Settings(**read_modules(folder))
-    length = folder / "sentence_bert_config.json"
-    return Settings(max_length=files.read_json(length).get("max_seq_length") if length.exists() else None)
+    return Settings(max_length=stated_length(folder))

@@ -82,8 +82,8 @@ class Tokenizer:
             raise MghError(f"{folder} holds no tokenizer: it has none of {', '.join(VOCABULARIES)}")
         try:
             backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise MghError(f"{folder} holds no readable tokenizer: {error}") from error
+        except Exception as error:  # whatever a malformed file leads to; tokenizers raises nothing narrower
+            raise MghError(f"{folder} holds no readable tokenizer: {error!r}") from error
         return cls(backend, **options)
 
     def check_vocabulary(self, rows: int, name: Path | str) -> None:

@@ -69,6 +69,31 @@ def test_an_unknown_or_incomplete_rope_is_refused(copy, rope):
         Encoder.from_pretrained(copy("llama", {"rope_parameters": rope | {"rope_theta": 10000.0}}))
 
 
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        ("llama", {"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "type 'full_attention'"),
+        ("bert", {"position_embedding_type": "relative_key"}, "is 'relative_key', not absolute"),
+        ("roberta", {"pad_token_id": None}, "names no pad_token_id"),
+        ("bert", {"hidden_act": "nope"}, "describes no bert model: 'nope'"),
+        ("bert", {"num_attention_heads": 5}, "describes no bert model: The hidden size"),
+        ("bert", {"vocab_size": 100}, r"word_embeddings\.weight is missing or misshapen"),
+        ("mistral", {"hidden_size": "wide"}, "no usable mistral configuration: [^\n]*$"),
+    ],
+)
+def test_a_configuration_that_fits_no_model_is_refused(copy, family, config, message):
+    with pytest.raises(MghError, match=message):
+        load_backbone(copy(family, config))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_malformed_tokenizer_is_refused(copy, name):
+    folder = copy("bert")
+    (folder / name).write_text("[]")
+    with pytest.raises(MghError, match="holds no readable tokenizer"):
+        Encoder.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors"])
 def test_quantised_weights_are_refused_by_their_method(copy, method):
     folder = copy("mistral", {"quantization_config": {"quant_method": method, "bits": 4}})
