@@ -109,7 +109,8 @@ class Encoder:
         batch_size: int = 32,
         progress: bool = False,
     ) -> NDArray[np.float32]:
-        """Embeddings of `texts`, each read under `instruction` if any: `[len(texts), dim]`, of unit length.
+        """Embeddings of `texts`, each read under `instruction`, else under the default prompt, if any:
+        `[len(texts), dim]`, of unit length.
 
         Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises
         MghError for anything but a sequence of strings, and if an embedding holds NaN or infinity.
