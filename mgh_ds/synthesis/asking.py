@@ -41,7 +41,7 @@ def ask(
             return
         in_flight |= {request.unit_id: request for request in batch}
         try:
-            engine = supervisor.ready(probes[0])
+            engine = supervisor.ready(probes)
             if batch:
                 engine.submit(batch)
                 submitted = time.monotonic()
