@@ -96,7 +96,8 @@ def _replace_folder(path: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-# The kernel's own word for "not supported": some network file systems let it through, and C has no name for it.
+# The kernel's own word for "not supported": some network file systems let it through, and C has no name
+# for it.
 ENOTSUPP = 524
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, ENOTSUPP)
 
@@ -121,8 +122,8 @@ def hold(lock: Path, *, wait: bool = False) -> IO[str] | None:
         file.close()
         if error.errno not in (errno.ENOLCK, *UNSUPPORTED):
             raise MghError(
-                f"{lock} cannot be locked ({error.strerror}, error {error.errno}), though its file system knows "
-                "locks: try again, ask whoever runs that file system, or choose a folder on another one"
+                f"{lock} cannot be locked ({error.strerror}, error {error.errno}), though its file system "
+                "knows locks: try again, ask whoever runs it, or choose a folder on another file system"
             ) from error
         return None
     return file

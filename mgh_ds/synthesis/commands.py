@@ -98,6 +98,7 @@ def run_command(folder: Path, shards: Sequence[int] | None, settings: Sequence[s
     and the same command goes on with the rest. Raises MghError for what a retry cannot mend.
     """
     plan = open_plan(folder, settings)
+    plan.check_units()
     chosen = list(dict.fromkeys(range(plan.config.shards) if shards is None else shards))
     for shard in chosen:
         plan.check_shard(shard)

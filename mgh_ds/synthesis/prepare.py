@@ -1,5 +1,6 @@
 """From a unit to the request that an engine is given, and to the row that is kept of it."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -7,10 +8,11 @@ from dataclasses import dataclass
 from mgh_ds.records.schema import Subtype
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks
+from mgh_ds.synthesis.draws import Draws
 from mgh_ds.synthesis.engines.port import Completion, Request
 from mgh_ds.synthesis.plan import SynthesisPlan, stage_schema
 from mgh_ds.synthesis.unit_row import UnitRow
-from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of, uniform
+from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,16 @@ class Preparer:
     """Prepares the units of one stage."""
 
     def __init__(self, plan: SynthesisPlan, stage: SynthesisStage, tasks: dict[str, Task]):
-        """`tasks` is stage 1's result by id; empty in stage 1."""
+        """`tasks` is stage 1's result by id, in its order; empty in stage 1."""
         self.plan, self.stage, self.tasks = plan, stage, tasks
         self.schema = stage_schema(plan.config, stage)
         self.sampling = plan.config.tasks.sampling if stage == "tasks" else plan.config.samples.sampling
+        self.draws = Draws(plan.plan_hash, stage, list(tasks.values()))
         self._constant = json.dumps([self.schema, self.sampling.model_dump()], sort_keys=True)
 
     def prepare(self, unit: Unit) -> Prepared:
         """The unit's slots, prompt and request. The same unit gives the same everywhere."""
-        slots = self.plan.slots.draw(self.stage, unit.unit_id)
+        slots = self.plan.slots.draw(self.stage, functools.partial(self.draws.position, unit))
         if self.stage == "tasks":
             task = Task("", self._subtype(unit), "")
             messages = self.plan.prompts.for_tasks(task.subtype, self.plan.config.tasks.per_call, slots)
@@ -57,7 +60,7 @@ class Preparer:
 
     def _subtype(self, unit: Unit) -> Subtype:
         probabilities = self.plan.config.tasks.subtypes
-        left = uniform(unit.unit_id, "subtype") * sum(probabilities.values())
+        left = self.draws.position(unit, "subtype") * sum(probabilities.values())
         for subtype in [subtype for subtype in SUBTYPES if probabilities.get(subtype)]:
             left -= probabilities[subtype]
             if left < 0:

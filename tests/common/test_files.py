@@ -24,7 +24,11 @@ def refuse_with(number: int, monkeypatch: pytest.MonkeyPatch, function: str) -> 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, ENOTSUPP])
 @pytest.mark.parametrize("wait", [False, True])
 def test_where_there_are_no_locks_one_goes_on_without(
-    number: int, wait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int,
+    wait: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     refuse_with(number, monkeypatch, "fcntl.flock")
     assert files.hold(tmp_path / "lock", wait=wait) is None

@@ -153,7 +153,10 @@ def test_a_containers_python_need_not_be_seen_from_here(cluster: Cluster, tmp_pa
     assert cluster.asked() == [f"srun --container-image=x /in/the/container/python {run}"]
 
     outside = cluster.start(str(plan.folder), MGH_DS_PYTHON="/in/the/container/python")
-    assert "there is no /in/the/container/python: name one in MGH_DS_PYTHON" in outside.communicate(timeout=30)[0]
+    assert (
+        "there is no /in/the/container/python: name one in MGH_DS_PYTHON"
+        in outside.communicate(timeout=30)[0]
+    )
     (plan.folder / "plan.json").write_text("{}")
     broken = cluster.start(str(plan.folder))
     assert "plan.json cannot be read: it names no number of shards" in broken.communicate(timeout=30)[0]
