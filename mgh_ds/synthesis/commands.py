@@ -19,7 +19,7 @@ from mgh_ds.synthesis.decisions import DROPPABLE, decisions_to_drop
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.progress import WorkerProgress
-from mgh_ds.synthesis.status import status_table
+from mgh_ds.synthesis.status import read_status, status_table
 from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
@@ -148,6 +148,8 @@ def merge_command(
     for reason, count in counts.reasons.most_common():
         print(f"  refused {count:,}: {reason}")
     train = shlex.quote(f"[{merged.path}]")
+    if partial and (left := read_status(plan)["samples"].journalled):
+        print(f"{left:,} finished units are in journals only, and left out: {_synth('run', folder)} goes on")
     print(f"next: {_synth('audit', folder)}, and training with --data.train {train}")
 
 

@@ -70,10 +70,15 @@ def merge(
 
     `drop` gives ids of accepted samples to leave out, with the reason. `progress` is called with numbers of
     units. Raises MghError if a shard is not done (unless `partial`), if parts are damaged or missing, if two
-    units have the same id, or if nothing was accepted.
+    units have the same id, if there are no parts, or if nothing was accepted.
     """
     scope, tasks = open_tasks(plan)
     paths, total, short = find_parts(plan, scope, partial)
+    if not paths:
+        raise MghError(
+            f"no part of {plan.folder} is finished yet: what is finished is in journals, and becomes a part "
+            "when its chunk is complete; go on with mgh-ds synth run"
+        )
     result = MergeResult(plan.folder / "merged")
     card = DataCard(plan, partial, short, Counter((drop or {}).values()))
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".merge.") as buckets:

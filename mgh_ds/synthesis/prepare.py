@@ -70,12 +70,16 @@ class Preparer:
 
 def reason_of(completion: Completion, prepared: Prepared, plan: SynthesisPlan) -> str:
     """Why an answer is refused, or "" if it is accepted."""
+    return reason_for(completion, None if prepared.unit.stage == "tasks" else prepared.task.subtype, plan)
+
+
+def reason_for(completion: Completion, subtype: Subtype | None, plan: SynthesisPlan) -> str:
+    """The same from the subtype of stage 2's task alone; None in stage 1."""
     try:
-        if prepared.unit.stage == "tasks":
+        if subtype is None:
             read_tasks(completion.text, completion.finish_reason)
         else:
-            subtype, filters = prepared.task.subtype, plan.config.filters
-            read_sample(completion.text, completion.finish_reason, subtype, filters)
+            read_sample(completion.text, completion.finish_reason, subtype, plan.config.filters)
     except Refused as refused:
         return str(refused)
     return ""
