@@ -27,7 +27,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.columns import hash64
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import StoreWriter
-from mgh_ds.synthesis.answers import Refused, fold, read_sample, record_of
+from mgh_ds.synthesis.answers import Refused, read_sample, record_of
 from mgh_ds.synthesis.card import DataCard
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines.port import Completion
@@ -36,6 +36,7 @@ from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.unit_row import COLUMNS
 from mgh_ds.synthesis.units import Task
+from mgh_ds.synthesis.wording import fold
 
 Progress = Callable[[int], object]
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Subtype
-from mgh_ds.synthesis.answers import normalise, read_tasks
+from mgh_ds.synthesis.answers import read_tasks
 from mgh_ds.synthesis.draws import in_turn
 from mgh_ds.synthesis.parts import read_part, write_new_json
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.units import Task
+from mgh_ds.synthesis.wording import normalise
 
 
 def tasks_path(plan: SynthesisPlan) -> Path:
