@@ -16,7 +16,7 @@ from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.config import FilterConfig
 from mgh_ds.synthesis.levels import LEVEL_OF
 from mgh_ds.synthesis.talk import is_talk
-from mgh_ds.synthesis.wording import sentences, without_bars
+from mgh_ds.synthesis.wording import sentences, without_ends
 
 TEXTS = ("query", "positive", *LEVEL_OF)
 MAX_TASK_CHARS = 400
@@ -57,7 +57,7 @@ def read_sample(text: str, finish_reason: str, subtype: Subtype, filters: Filter
     for name, value in texts.items():
         _check_length(name, value, subtype, filters)
         words[name] = sentences(value)
-        key = without_bars(words[name])
+        key = without_ends(words[name])
         if not any(character.isalnum() for character in key):
             raise Refused(f"no_words:{name}")
         if key in seen:

@@ -14,11 +14,13 @@ import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mgh_ds.synthesis.units import SynthesisStage, Task, Unit
 
 BITS = 12
 BLOCK = 2**BITS  # places
-COINS = BLOCK // 8  # bytes of the coins that shuffle a block
 FRACTION = 53  # bits of a float in [0, 1)
 GOLDEN = (5**0.5 - 1) / 2
 # The slot that is the second axis beside the subtype; in stage 2 beside the task's place among subtypes and
@@ -56,12 +58,7 @@ def in_turn(plan_hash: str, tasks: Iterable[Task]) -> list[Task]:
 def spread(key: str, place: int, axis: int = 0) -> float:
     """The number in [0, 1) of a place, 0, 1, 2, …, on one of two axes."""
     block, within = divmod(place, BLOCK)
-    coins, *shifts = _shuffle_of(key, block)
-    within = _shuffle(within, coins)
-    stratum = (_sobol(within) if axis else _bits_reversed(within)) ^ shifts[axis]
-    noise = hashlib.blake2b(f"{key}\0{place}\0{axis}".encode(), digest_size=8).digest()
-    rest = int.from_bytes(noise, "little") >> (64 - FRACTION + BITS)
-    return (stratum << (FRACTION - BITS) | rest) * 2.0**-FRACTION
+    return float(_block(key, block, axis)[within])
 
 
 def _stratified(plan_hash: str, tasks: Iterable[Task]) -> list[tuple[Task, float, float]]:
@@ -72,33 +69,44 @@ def _stratified(plan_hash: str, tasks: Iterable[Task]) -> list[tuple[Task, float
     return [(task, spread(key, rank), spread(key, rank, axis=1)) for rank, task in enumerate(ranked)]
 
 
-def _bits_reversed(number: int) -> int:
-    return int(f"{number:0{BITS}b}"[::-1], 2)
+@functools.lru_cache(maxsize=128)
+def _block(key: str, block: int, axis: int) -> NDArray[np.float64]:
+    """The numbers of a block on an axis, `[4096]`."""
+    coins = np.unpackbits(_bytes(BLOCK // 8, key, block))
+    numbers = (_sobol if axis else _bits_reversed)(_shuffled(coins))
+    # Within its 4096th of [0, 1) a number is drawn, and the 4096ths are shifted.
+    drawn = _bytes(8 * (BLOCK + 1), key, block, axis).view("<u8")
+    strata = numbers.astype(np.uint64) ^ (drawn[-1] >> np.uint64(64 - BITS))
+    fractions = drawn[:-1] >> np.uint64(64 - FRACTION + BITS)
+    return (strata << np.uint64(FRACTION - BITS) | fractions) * 2.0**-FRACTION
 
 
-def _sobol(number: int) -> int:
-    """The second axis of Sobol's sequence, as an integer below 2¹²."""
-    value, direction = 0, BLOCK >> 1
-    while number:
-        if number & 1:
-            value ^= direction
-        direction ^= direction >> 1
-        number >>= 1
-    return value
-
-
-@functools.lru_cache(maxsize=1024)
-def _shuffle_of(key: str, block: int) -> tuple[bytes, int, int]:
-    """A coin for each place of a block, and how the numbers of either axis are shifted."""
-    digest = hashlib.shake_128(f"{key}\0{block}".encode()).digest(COINS + 4)
-    first, second = (int.from_bytes(digest[at : at + 2], "little") % BLOCK for at in (COINS, COINS + 2))
-    return digest[:COINS], first, second
-
-
-def _shuffle(place: int, coins: bytes) -> int:
-    """Flips each bit of a place within its block, or does not, by the coin of the bits above it: aligned
-    stretches of 2ᵏ stay together."""
+def _shuffled(coins: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The places of a block, each bit flipped, or not, by the coin of the bits above it: aligned stretches of
+    2ᵏ stay together."""
+    places = np.arange(BLOCK, dtype=np.int64)
     for bit in reversed(range(BITS)):
-        node = (BLOCK | place) >> (bit + 1)
-        place ^= (coins[node >> 3] >> (node & 7) & 1) << bit
-    return place
+        places ^= coins[(BLOCK | places) >> (bit + 1)].astype(np.int64) << bit
+    return places
+
+
+def _bits_reversed(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first axis: van der Corput's sequence, as integers below 4096."""
+    values = np.zeros_like(places)
+    for bit in range(BITS):
+        values |= (places >> bit & 1) << (BITS - 1 - bit)
+    return values
+
+
+def _sobol(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The second axis: that of Sobol's sequence, as integers below 4096."""
+    values, direction = np.zeros_like(places), BLOCK >> 1
+    for bit in range(BITS):
+        values ^= direction * (places >> bit & 1)
+        direction ^= direction >> 1
+    return values
+
+
+def _bytes(count: int, *names: object) -> NDArray[np.uint8]:
+    digest = hashlib.shake_128("\0".join(map(str, names)).encode()).digest(count)
+    return np.frombuffer(digest, dtype=np.uint8)

@@ -23,16 +23,21 @@ import yaml
 
 from mgh_ds.records.levels import EASIEST, HARDEST
 from mgh_ds.synthesis.levels import NEGATIVE_LEVELS
-from mgh_ds.synthesis.wording import fold
+from mgh_ds.synthesis.wording import SENTENCE_ENDS, fold
 
 PACKAGED_TALK = Path(__file__).with_name("talk.yaml")
 UNSPACED = ("ja", "th", "zh")
 JOINED = (*UNSPACED, "ko")  # Korean has spaces, but endings are one with their words
 SIGN = re.compile(r"[()|?*^$… ]")
-MEANING = {"(": "(?:", "^": r"(?<=\| )", "$": r"(?= \|)", "…": r"[^|]{0,20}?"}
+MEANING = {
+    "(": "(?:",
+    "^": f"(?<=[{SENTENCE_ENDS}] )",
+    "$": f"(?= [{SENTENCE_ENDS}])",
+    "…": f"[^{SENTENCE_ENDS}]{{0,20}}?",
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Talk:
     """One language's patterns as one."""
 
@@ -44,10 +49,11 @@ class Talk:
 def is_talk(words: str) -> bool:
     """Whether a text, as `wording.sentences` leaves it, refuses, or speaks of the model, the prompt or the
     answer."""
-    by_cue, joined = _by_cue()
-    near = {talk for cue in by_cue.keys() & words.split() for talk in by_cue[cue]}
-    near.update(talk for talk in joined if any(cue in words for cue in talk.cues))
-    return any(talk.pattern.search(words) for talk in near)
+    by_cue, cues, joined = _by_cue()
+    near = [talk for cue in cues.intersection(words.split()) for talk in by_cue[cue]]
+    if not words.isascii():
+        near += [talk for talk in joined if any(cue in words for cue in talk.cues)]
+    return any(talk.pattern.search(words) for talk in dict.fromkeys(near))
 
 
 @functools.cache
@@ -60,13 +66,13 @@ def languages() -> dict[str, Talk]:
 
 
 @functools.cache
-def _by_cue() -> tuple[dict[str, list[Talk]], list[Talk]]:
-    """By cue the languages that have it, and those whose cues are parts of words."""
+def _by_cue() -> tuple[dict[str, list[Talk]], frozenset[str], list[Talk]]:
+    """By cue the languages that have it, all cues, and the languages whose cues are parts of words."""
     by_cue: dict[str, list[Talk]] = {}
     for talk in languages().values():
         for cue in () if talk.joined else talk.cues:
             by_cue.setdefault(cue, []).append(talk)
-    return by_cue, [talk for talk in languages().values() if talk.joined]
+    return by_cue, frozenset(by_cue), [talk for talk in languages().values() if talk.joined]
 
 
 def _talk(language: str, cues: list[str], patterns: list[str], cannot: str = "") -> Talk:

@@ -10,7 +10,8 @@ MARKS = "".join(
     character for character in map(chr, range(0x3100)) if unicodedata.category(character).startswith("P")
 )
 UNSEEN = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
-SENTENCE_ENDS = "|.!?:;\n\u061f\u06d4\u0964\u3002"  # a bar would be taken for one
+SENTENCE_ENDS = "|.!?:;\n\u061f\u06d4\u0964\u3002"
+NO_ENDS = dict.fromkeys(map(ord, SENTENCE_ENDS))
 # Words with their accents, vowel signs and symbols (C++, 5°), and what changes a meaning: the sign of a
 # number, per cent, and C#. The modifier apostrophe counts as a mark, as the others do.
 TOKEN = re.compile(rf"[^\s|\u02bc{UNSEEN}{re.escape(MARKS)}]+|[{SENTENCE_ENDS}]|%|(?<!\S)-(?=\d)|(?<=\w)#")
@@ -19,20 +20,19 @@ TOKEN = re.compile(rf"[^\s|\u02bc{UNSEEN}{re.escape(MARKS)}]+|[{SENTENCE_ENDS}]|
 def fold(text: str) -> str:
     """Equal for texts that differ in nothing that counts: compatibility form, no case, single spaces, no
     punctuation. Signs that change a meaning stay: -5 is not 5, C# not C."""
-    return without_bars(sentences(text))
+    return without_ends(sentences(text))
 
 
 def sentences(text: str) -> str:
-    """The words of a folded text with a bar before, between and after sentences: `| no | not so |`."""
+    """The words of a folded text with what ends its sentences, between two bars: `| no . not so |`."""
     even = unicodedata.normalize("NFKC", text).casefold()
     # The rest of a Turkish capital's dot would make two spellings of one word.
-    tokens = TOKEN.findall(even.replace("i\u0307", "i"))
-    return " ".join(["|", *("|" if token in SENTENCE_ENDS else token for token in tokens), "|"])
+    return " ".join(["|", *TOKEN.findall(even.replace("i\u0307", "i")), "|"])
 
 
-def without_bars(words: str) -> str:
+def without_ends(words: str) -> str:
     """What `fold` makes of a text, from what `sentences` makes of it."""
-    return words.replace("| ", "").removesuffix("|").rstrip()
+    return " ".join(words.translate(NO_ENDS).split())
 
 
 def normalise(text: str) -> str:

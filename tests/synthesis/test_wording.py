@@ -43,8 +43,8 @@ def test_what_counts_does(first: str, second: str) -> None:
     assert fold(first) != fold(second)
 
 
-def test_sentences_are_the_same_words_between_bars() -> None:
-    assert sentences("No: it is not. Why?") == "| no | it is not | why | |"
+def test_sentences_are_the_same_words_with_their_ends() -> None:
+    assert sentences("No: it is not, so. Why?") == "| no : it is not so . why ? |"
     assert sentences("") == "| |"
     assert fold("No: it is not. Why?") == "no it is not why"
     assert fold("...") == fold("") == ""
