@@ -97,7 +97,11 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
     frozen = files.read_json(folder / "plan.json") if (folder / "plan.json").exists() else None
     if frozen is None:
         raise MghError(f"{folder} holds no plan.json: make a plan with mgh-ds synth plan")
-    if not isinstance(frozen, dict) or not {"plan_hash", "identity"} <= frozen.keys():
+    if (
+        not isinstance(frozen, dict)
+        or "plan_hash" not in frozen
+        or not isinstance(frozen.get("identity"), dict)
+    ):
         raise MghError(f"{folder / 'plan.json'} is damaged: make the plan again in another folder")
     recipe = ["--config", str(folder / "config.yaml")]
     slots = SlotTable.load(folder / "slots.yaml")
