@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.commands import load_tasks
 from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.records.schema import Record
@@ -25,9 +26,11 @@ class Scoring:
     def prepare(self, records: Sequence[Record]) -> list[str]:
         """Reads the data of all tasks, before a model is loaded; the names of everything that is scored.
 
-        Raises MghError for an unknown task, with the nearest name, and for data that are missing.
+        Raises MghError for an unknown task, with the nearest name, for data that are missing, and
+        for records that fill no task.
         """
         from mgh_ds.evaluation.containment import contained_mteb
+        from mgh_ds.evaluation.run import NOTHING_TO_SCORE
 
         settings = self._settings
         data_dir = Path(settings.data_dir) if settings.data_dir else None
@@ -39,7 +42,10 @@ class Scoring:
             self._tasks = load_tasks(settings.tasks, data_dir, settings.languages) if settings.tasks else []
             for task in self._tasks:
                 load_data(task)
-            return [task.metadata.name for task in [*heldout_tasks(records), *self._tasks]]
+            names = [task.metadata.name for task in [*heldout_tasks(records), *self._tasks]]
+        if not names:
+            raise MghError(NOTHING_TO_SCORE)
+        return names
 
     def score(self, encoder: SharedEncoder, label: str, output: Path) -> EvaluationResult:
         """Scores `encoder` on everything and writes the result to `output`."""

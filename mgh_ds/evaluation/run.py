@@ -20,6 +20,8 @@ from mgh_ds.records.schema import Record
 
 # mteb is imported inside `contained_mteb` only: its import seeds the global random generators.
 
+NOTHING_TO_SCORE = "the held-out records fill no task: symmetric records need negatives to be told from"
+
 
 def evaluate(
     encoder: TextEncoder,
@@ -50,6 +52,8 @@ def evaluate(
         from mgh_ds.evaluation.heldout import heldout_tasks
 
         held_out = heldout_tasks(records)
+        if not held_out and not tasks:
+            raise MghError(NOTHING_TO_SCORE)
         # held-out tasks share their texts; a corpus of millions is not to be kept
         remembered = Embeddings(encoder, batch_size=batch_size, parallel=parallel, remember=True, bar=bar)
         passing = Embeddings(encoder, batch_size=batch_size, parallel=parallel, bar=bar)
@@ -120,7 +124,7 @@ def _main_score(task: Any, scored: Any) -> TaskScore:
     if not math.isfinite(score):
         raise MghError(
             f"task {task.metadata.name}: {metric} is not a number; "
-            "the embeddings or the gold scores are all alike"
+            "the embeddings or the gold scores are all alike, or a gold score is no number"
         )
     return TaskScore(metric=metric, score=score, subsets=sorted(scored.hf_subsets))
 
