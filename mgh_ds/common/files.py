@@ -96,6 +96,12 @@ def _replace_folder(path: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+# The kernel's own word for "not supported": some network file systems let it through, and C has no name
+# for it.
+ENOTSUPP = 524
+UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, ENOTSUPP)
+
+
 class HeldError(Exception):
     """Another process holds a lock."""
 
@@ -104,7 +110,7 @@ def hold(lock: Path, *, wait: bool = False) -> IO[str] | None:
     """Locks the file `lock`, which is made if need be, until what is returned is closed or this process ends.
 
     None where the file system knows no locks, as on some clusters. While another process holds it, this one
-    waits, or raises HeldError.
+    waits, or raises HeldError. Raises MghError where locks should work and do not.
     """
     file = lock.open("a")
     try:
@@ -114,8 +120,11 @@ def hold(lock: Path, *, wait: bool = False) -> IO[str] | None:
         raise HeldError(f"{lock} is held by another process") from None
     except OSError as error:
         file.close()
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
+        if error.errno not in (errno.ENOLCK, *UNSUPPORTED):
+            raise MghError(
+                f"{lock} cannot be locked ({error.strerror}, error {error.errno}), though its file system "
+                "knows locks: try again, ask whoever runs it, or choose a folder on another file system"
+            ) from error
         return None
     return file
 

@@ -6,42 +6,24 @@ A reason is a short stable word to count by, with the field it is about: `too_sh
 
 import json
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from mgh_ds.records.levels import EASIEST, HARDEST
 from mgh_ds.records.schema import Record, Subtype
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.config import FilterConfig
-from mgh_ds.synthesis.levels import LEVEL_OF, NEGATIVE_LEVELS
+from mgh_ds.synthesis.levels import LEVEL_OF
+from mgh_ds.synthesis.talk import is_talk
+from mgh_ds.synthesis.wording import sentences, without_ends
 from mgh_ds.synthesis.wrapped_json import unwrapped
 
 TEXTS = ("query", "positive", *LEVEL_OF)
 MAX_TASK_CHARS = 400
-WORD = re.compile(r"\w+")
 # Control characters (Unicode's Cc) other than tab and line breaks, and halves of surrogate pairs, which JSON
 # can spell and no file can hold.
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# An answer about the answer instead of the answer; compared in lower case.
-META_TALK = (
-    "as an ai language model",
-    "as an ai model",
-    "as an ai,",
-    "as a language model",
-    "i cannot help",
-    "i can't help",
-    "i cannot assist",
-    "i can't assist",
-    "i cannot fulfil",
-    "i'm sorry, but i",
-    "here is the query",
-    "here is the json",
-    *(NEGATIVE_LEVELS[level].key.replace("_", " ") for level in (HARDEST, EASIEST)),
-    "lorem ipsum",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +51,7 @@ def read_tasks(text: str, finish_reason: str) -> list[str]:
     if not isinstance(answer["tasks"], list) or not answer["tasks"]:
         raise Refused("wrong_type:tasks")
     tasks = [collapse_spaces(_string("tasks", task)) for task in answer["tasks"]]
-    usable = [task for task in tasks if 10 <= len(task) <= MAX_TASK_CHARS and not _is_meta_talk(task.lower())]
+    usable = [task for task in tasks if 10 <= len(task) <= MAX_TASK_CHARS and not is_talk(sentences(task))]
     if not usable:
         raise Refused("no_usable_task")
     return usable
@@ -79,17 +61,20 @@ def read_sample(text: str, finish_reason: str, subtype: Subtype, filters: Filter
     """The texts of a stage-2 answer. Raises Refused with the first rule that the answer breaks."""
     answer = _answer(text, finish_reason, set(TEXTS))
     texts = {name: _string(name, answer[name]) for name in TEXTS}
+    words: dict[str, str] = {}
     seen: dict[str, str] = {}
     for name, value in texts.items():
         _check_length(name, value, subtype, filters)
-        key = fold(value)
+        words[name] = sentences(value)
+        key = without_ends(words[name])
         if not any(character.isalnum() for character in key):
             raise Refused(f"no_words:{name}")
         if key in seen:
             raise Refused(f"repeats_{seen[key]}:{name}")
         seen[key] = name
-    if _is_meta_talk("\n".join(seen)):
-        raise Refused(f"meta_talk:{next(name for key, name in seen.items() if _is_meta_talk(key))}")
+    for name in texts:
+        if is_talk(words[name]):
+            raise Refused(f"meta_talk:{name}")
     return Sample(texts)
 
 
@@ -126,17 +111,6 @@ def collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-def fold(text: str) -> str:
-    """Lower case, single spaces, no punctuation at the ends: equal for texts that differ in nothing that
-    counts."""
-    return " ".join(text.lower().split()).strip(" .,;:!?…\"'“”«»。！？")
-
-
-def normalise(text: str) -> str:
-    """Words alone, in lower case and compatibility form."""
-    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).lower()))
-
-
 def _answer(text: str, finish_reason: str, keys: set[str]) -> dict[str, Any]:
     if finish_reason != "stop":
         raise Refused(f"finish:{finish_reason}")
@@ -158,10 +132,6 @@ def _string(name: str, value: object) -> str:
     if NOT_TEXT.search(text):
         raise Refused(f"not_text:{name}")
     return text
-
-
-def _is_meta_talk(lower: str) -> bool:
-    return any(phrase in lower for phrase in META_TALK)
 
 
 def _check_length(name: str, text: str, subtype: Subtype, filters: FilterConfig) -> None:

@@ -22,7 +22,7 @@ from mgh_ds.synthesis.decisions import DROP_AT_MOST, DROPPABLE, decisions_to_dro
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.progress import WorkerProgress
-from mgh_ds.synthesis.status import status_table
+from mgh_ds.synthesis.status import read_status, status_table
 from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
@@ -124,6 +124,7 @@ def run_command(folder: Path, shards: Sequence[int] | None, settings: Sequence[s
     and the same command goes on with the rest. Raises MghError for what a retry cannot mend.
     """
     plan = open_plan(folder, settings)
+    plan.check_units()
     chosen = list(dict.fromkeys(range(plan.config.shards) if shards is None else shards))
     for shard in chosen:
         plan.check_shard(shard)
@@ -178,6 +179,8 @@ def merge_command(
     for reason, count in counts.reasons.most_common():
         print(f"  refused {count:,}: {reason}")
     train = shlex.quote(f"[{merged.path}]")
+    if partial and (left := read_status(plan)["samples"].journalled):
+        print(f"{left:,} finished units are in journals only, and left out: {_synth('run', folder)} goes on")
     print(f"next: {_synth('audit', folder)}, and training with --data.train {train}")
 
 

@@ -27,7 +27,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.columns import hash64
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import StoreWriter
-from mgh_ds.synthesis.answers import Refused, fold, read_sample, record_of
+from mgh_ds.synthesis.answers import Refused, read_sample, record_of
 from mgh_ds.synthesis.card import DataCard
 from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines.port import Completion
@@ -36,6 +36,7 @@ from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.tasks import open_tasks
 from mgh_ds.synthesis.unit_row import COLUMNS
 from mgh_ds.synthesis.units import Task
+from mgh_ds.synthesis.wording import fold
 
 Progress = Callable[[int], object]
 
@@ -70,10 +71,15 @@ def merge(
 
     `drop` gives ids of accepted samples to leave out, with the reason. `progress` is called with numbers of
     units. Raises MghError if a shard is not done (unless `partial`), if parts are damaged or missing, if two
-    units have the same id, or if nothing was accepted.
+    units have the same id, if there are no parts, or if nothing was accepted.
     """
     scope, tasks = open_tasks(plan)
     paths, total, short = find_parts(plan, scope, partial)
+    if not paths:
+        raise MghError(
+            f"no part of {plan.folder} is finished yet: what is finished is in journals, and becomes a part "
+            "when its chunk is complete; go on with mgh-ds synth run"
+        )
     result = MergeResult(plan.folder / "merged")
     card = DataCard(plan, partial, short, Counter((drop or {}).values()))
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".merge.") as buckets:

@@ -70,7 +70,7 @@ def link_new(temporary: Path, path: Path) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno in (errno.EPERM, *files.UNSUPPORTED):
             raise MghError(
                 f"{path.parent} is on a file system without hard links, which finished parts need: "
                 "put the plan's folder on another one"

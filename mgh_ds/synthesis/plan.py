@@ -26,7 +26,7 @@ from mgh_ds.synthesis.engines.opening import check_engine
 from mgh_ds.synthesis.prompts import Prompts
 from mgh_ds.synthesis.schemas import sample_schema, task_schema
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
-from mgh_ds.synthesis.units import STAGES, UNITS_VERSION, SynthesisStage
+from mgh_ds.synthesis.units import EARLIER_UNITS, STAGES, UNITS_VERSION, SynthesisStage
 
 # What `run` may set anew: how an engine is driven does not change what it is asked.
 ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripted")
@@ -34,13 +34,15 @@ ENGINE_IDENTITY = ("kind", "model", "revision", "chat_template_kwargs", "scripte
 
 @dataclass(frozen=True)
 class SynthesisPlan:
-    """A frozen plan, opened. `plan_hash` is 64 hexadecimal digits."""
+    """A frozen plan, opened. `plan_hash` is 64 hexadecimal digits, `units_version` that of the code that made
+    it."""
 
     folder: Path
     config: SynthesisConfig
     plan_hash: str
     prompts: Prompts
     slots: SlotTable
+    units_version: int = UNITS_VERSION
 
     def shard_folder(self, stage: SynthesisStage, shard: int) -> Path:
         """Where the journals and parts of one stage of one shard are."""
@@ -50,6 +52,16 @@ class SynthesisPlan:
         """Raises MghError for a shard that the plan does not have."""
         if not 0 <= shard < self.config.shards:
             raise MghError(f"shard {shard}: {self.folder} has the shards 0 to {self.config.shards - 1}")
+
+    def check_units(self) -> None:
+        """Raises MghError for a plan whose units this version would draw otherwise."""
+        if self.units_version != UNITS_VERSION:
+            raise MghError(
+                f"{self.folder} was planned by an earlier mgh-ds, which drew other units (version "
+                f"{self.units_version}, here {UNITS_VERSION}): finish it with that one, or merge what there "
+                "is with mgh-ds synth merge --partial, or plan anew with mgh-ds synth plan --config "
+                f"{self.folder / 'config.yaml'} --output NEW"
+            )
 
 
 def freeze_plan(arguments: Sequence[str], output: Path) -> SynthesisPlan:
@@ -85,13 +97,20 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
     frozen = files.read_json(folder / "plan.json") if (folder / "plan.json").exists() else None
     if frozen is None:
         raise MghError(f"{folder} holds no plan.json: make a plan with mgh-ds synth plan")
-    if not isinstance(frozen, dict) or not {"plan_hash", "identity"} <= frozen.keys():
+    if (
+        not isinstance(frozen, dict)
+        or "plan_hash" not in frozen
+        or not isinstance(frozen.get("identity"), dict)
+    ):
         raise MghError(f"{folder / 'plan.json'} is damaged: make the plan again in another folder")
     recipe = ["--config", str(folder / "config.yaml")]
     slots = SlotTable.load(folder / "slots.yaml")
     prompts = Prompts.load(folder / "templates", slots)
     config = load_config(SynthesisConfig, recipe)
     identity = _identity(config, prompts, folder / "slots.yaml")
+    units_version = frozen["identity"].get("units_version")
+    if units_version in EARLIER_UNITS:
+        identity["units_version"] = units_version
     if found := differences(frozen["identity"], identity):
         raise _changed(folder, *found[0])
     if frozen["plan_hash"] != _hash(identity):
@@ -101,11 +120,12 @@ def open_plan(folder: Path, overrides: Sequence[str] = (), *, new_filters: bool 
     if overrides:
         config = load_config(SynthesisConfig, [*recipe, *overrides])
         wanted = _identity(config, prompts, folder / "slots.yaml")
+        wanted["units_version"] = identity["units_version"]
         if new_filters:
             wanted["config"]["filters"] = identity["config"]["filters"]
         if found := differences(identity, wanted):
             raise _frozen(folder, *found[0], free="filters" if new_filters else "engine")
-    return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots)
+    return SynthesisPlan(folder, config, frozen["plan_hash"], prompts, slots, identity["units_version"])
 
 
 def stage_schema(config: SynthesisConfig, stage: SynthesisStage) -> dict[str, Any]:

@@ -4,15 +4,16 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from mgh_ds.records.schema import Subtype
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks
+from mgh_ds.synthesis.draws import Draws
 from mgh_ds.synthesis.engines.port import PROBE, Completion, Request
 from mgh_ds.synthesis.plan import SynthesisPlan, stage_schema
 from mgh_ds.synthesis.unit_row import UnitRow
-from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of, uniform, units_of_shard
+from mgh_ds.synthesis.units import SynthesisStage, Task, Unit, seed_of, units_of_shard
 
 PROBES = 3  # of which one may well be refused for what it says
 
@@ -32,15 +33,16 @@ class Preparer:
     """Prepares the units of one stage."""
 
     def __init__(self, plan: SynthesisPlan, stage: SynthesisStage, tasks: dict[str, Task]):
-        """`tasks` is stage 1's result by id; empty in stage 1."""
+        """`tasks` is stage 1's result by id, in its order; empty in stage 1."""
         self.plan, self.stage, self.tasks = plan, stage, tasks
         self.schema = stage_schema(plan.config, stage)
         self.sampling = plan.config.tasks.sampling if stage == "tasks" else plan.config.samples.sampling
+        self.draws = Draws(plan.plan_hash, stage, list(tasks.values()))
         self._constant = json.dumps([self.schema, self.sampling.model_dump()], sort_keys=True)
 
     def prepare(self, unit: Unit) -> Prepared:
         """The unit's slots, prompt and request. The same unit gives the same everywhere."""
-        slots = self.plan.slots.draw(self.stage, unit.unit_id)
+        slots = self.plan.slots.draw(self.stage, partial(self.draws.position, unit))
         if self.stage == "tasks":
             task = Task("", self._subtype(unit), "")
             messages = self.plan.prompts.for_tasks(task.subtype, self.plan.config.tasks.per_call, slots)
@@ -66,7 +68,7 @@ class Preparer:
 
     def _subtype(self, unit: Unit) -> Subtype:
         probabilities = self.plan.config.tasks.subtypes
-        left = uniform(unit.unit_id, "subtype") * sum(probabilities.values())
+        left = self.draws.position(unit, "subtype") * sum(probabilities.values())
         for subtype in [subtype for subtype in SUBTYPES if probabilities.get(subtype)]:
             left -= probabilities[subtype]
             if left < 0:
@@ -76,12 +78,16 @@ class Preparer:
 
 def reason_of(completion: Completion, prepared: Prepared, plan: SynthesisPlan) -> str:
     """Why an answer is refused, or "" if it is accepted."""
+    return reason_for(completion, None if prepared.unit.stage == "tasks" else prepared.task.subtype, plan)
+
+
+def reason_for(completion: Completion, subtype: Subtype | None, plan: SynthesisPlan) -> str:
+    """The same from the subtype of stage 2's task alone; None in stage 1."""
     try:
-        if prepared.unit.stage == "tasks":
+        if subtype is None:
             read_tasks(completion.text, completion.finish_reason)
         else:
-            subtype, filters = prepared.task.subtype, plan.config.filters
-            read_sample(completion.text, completion.finish_reason, subtype, filters)
+            read_sample(completion.text, completion.finish_reason, subtype, plan.config.filters)
     except Refused as refused:
         return str(refused)
     return ""

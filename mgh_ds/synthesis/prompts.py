@@ -34,7 +34,6 @@ NAMES_OF: dict[SynthesisStage, frozenset[str]] = {
     "tasks": frozenset({"subtype", "count"}),
     "samples": frozenset({"subtype", "instruction"}),
 }
-TRIAL_ID = "0" * 32
 
 
 class Prompts:
@@ -52,9 +51,9 @@ class Prompts:
         self._trees = {name: self._parse(name) for name in self._texts}
         self._templates = {name: self._compile(name) for name in STAGE_OF}
         for subtype in SUBTYPES:
-            self.for_tasks(subtype, 2, table.draw("tasks", TRIAL_ID))
-            task = Task(TRIAL_ID, subtype, "Given a question, retrieve the passage that answers it")
-            self.for_sample(task, table.draw("samples", TRIAL_ID))
+            self.for_tasks(subtype, 2, table.draw("tasks", _first))
+            task = Task("", subtype, "Given a question, retrieve the passage that answers it")
+            self.for_sample(task, table.draw("samples", _first))
 
     @classmethod
     def load(cls, folder: Path | None, table: SlotTable) -> Self:
@@ -161,6 +160,11 @@ class Prompts:
 
     def _files_there(self) -> str:
         return f"a template may use the files of its folder only: {', '.join(self._texts)}"
+
+
+def _first(_slot: str) -> float:
+    """Where each slot's first value is: for a trial, any will do."""
+    return 0.0
 
 
 def _subtype_or_lengths(subtype: Subtype) -> str:

@@ -17,7 +17,7 @@ import bisect
 import itertools
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.problems import nearest
 from mgh_ds.records.schema import Language
-from mgh_ds.synthesis.units import STAGES, SynthesisStage, uniform
+from mgh_ds.synthesis.units import STAGES, SynthesisStage
 
 PACKAGED_SLOTS = Path(__file__).with_name("slots.yaml")
 SUM_TOLERANCE = 1e-6
@@ -75,9 +75,9 @@ class SlotTable:
         except _Problem as problem:
             raise MghError(f"slot tables {path}: {problem}") from None
 
-    def draw(self, stage: SynthesisStage, unit_id: str) -> dict[str, str]:
-        """The unit's value of every slot of its stage; each depends on the unit and the slot's name alone."""
-        return {name: self.slots[name].at(uniform(unit_id, name)) for name in self.stages[stage]}
+    def draw(self, stage: SynthesisStage, position: Callable[[str], float]) -> dict[str, str]:
+        """The value of each slot of a stage; `position` gives a unit's number in [0, 1) by slot name."""
+        return {name: self.slots[name].at(position(name)) for name in self.stages[stage]}
 
     def labels(self, drawn: dict[str, str]) -> dict[str, str]:
         """What prompts say for the drawn values. Raises MghError for a value that the tables do not have."""

@@ -1,6 +1,11 @@
-"""How far a synthesis is, read from its files alone: it may be asked at any time and disturbs no worker."""
+"""How far a synthesis is, read from its files alone: it may be asked at any time and disturbs no worker.
+
+What is finished but not yet in a part counts like the rest: the answers in the journals are judged here, as
+the worker did when they came.
+"""
 
 import datetime
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +15,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.counts import Counts, goal_of, progress_of
+from mgh_ds.synthesis.engines.port import Completion
 from mgh_ds.synthesis.journal import read_journal
 from mgh_ds.synthesis.parts import read_summary
 from mgh_ds.synthesis.plan import SynthesisPlan
+from mgh_ds.synthesis.prepare import reason_for
 from mgh_ds.synthesis.tasks import open_tasks, tasks_path
-from mgh_ds.synthesis.units import STAGES, SynthesisStage
+from mgh_ds.synthesis.units import STAGES, SynthesisStage, Task, Unit, units_of_shard
 
 SILENT_S = 60  # a worker writes its file every few seconds
 FORGOTTEN_S = 86_400  # it was killed: a worker that ends in order removes its file
@@ -24,7 +32,8 @@ FORGOTTEN_S = 86_400  # it was killed: a worker that ends in order removes its f
 
 @dataclass
 class StageStatus:
-    """One stage over all shards. `journalled` units are finished, but not yet in a part."""
+    """One stage over all shards. `counts` are of all finished units, of which `journalled` are not yet in a
+    part. Those of an earlier version's plan cannot be told apart, and are in `journalled` alone."""
 
     goal: int
     shards: int
@@ -39,11 +48,12 @@ def read_status(plan: SynthesisPlan) -> dict[SynthesisStage, StageStatus]:
     found: dict[SynthesisStage, StageStatus] = {}
     for stage in STAGES:
         status = found[stage] = StageStatus(goal_of(plan, stage), plan.config.shards)
+        journals = _JournalReader(plan, stage)
         for shard in range(plan.config.shards):
             folder = plan.shard_folder(stage, shard)
             status.done += (folder / "done.json").exists()
             # A journal goes when its part is there, so journals are read first: nothing is missed between.
-            journalled = _journalled(folder)
+            journalled = journals.read(shard)
             for path in sorted(folder.glob("part-*.parquet")):
                 try:
                     summary = read_summary(path)
@@ -52,7 +62,9 @@ def read_status(plan: SynthesisPlan) -> dict[SynthesisStage, StageStatus]:
                     continue
                 status.counts.add_counts(summary.counts)
                 journalled.pop(summary.chunk, None)
-            status.journalled += sum(len(unit_ids) for unit_ids in journalled.values())
+            for chunk in journalled.values():
+                status.journalled += len(chunk.unit_ids)
+                status.counts.add_counts(chunk.counts)
     return found
 
 
@@ -96,7 +108,7 @@ def _rows(plan: SynthesisPlan, stage: SynthesisStage, status: StageStatus) -> di
         "shards done": f"{status.done:,} of {status.shards:,}",
         "reached": f"{reached:,} of {status.goal:,} ({100 * reached / status.goal:.1f} %)",
         "accepted": f"{counts.accepted:,} of {counts.units:,} units",
-        "in journals": f"{status.journalled:,} units",
+        "of these in journals": f"{status.journalled:,} units",
         "refused": reasons or "none",
         "tokens in": f"{counts.tokens_in:,}" if counts.tokens_known else "unknown",
         "tokens out": f"{counts.tokens_out:,}" if counts.tokens_known else "unknown",
@@ -106,16 +118,55 @@ def _rows(plan: SynthesisPlan, stage: SynthesisStage, status: StageStatus) -> di
     }
 
 
-def _journalled(folder: Path) -> dict[int, set[str]]:
-    """Ids of finished units by the number of their chunk."""
-    found: dict[int, set[str]] = {}
-    for path in folder.glob("chunk-*.journal"):
-        unit_ids = found.setdefault(int(path.name[6:].split(".")[0]), set())
-        try:
-            unit_ids |= {entry["unit_id"] for entry in read_journal(path) if "unit_id" in entry}
-        except FileNotFoundError:  # its chunk became a part while we looked
-            continue
-    return found
+@dataclass
+class _JournalledChunk:
+    """Finished units of a chunk that is no part yet."""
+
+    unit_ids: set[str] = field(default_factory=set)
+    counts: Counts = field(default_factory=Counts)
+
+
+class _JournalReader:
+    """Reads the journals of a stage, shard by shard, and judges the answers in them."""
+
+    def __init__(self, plan: SynthesisPlan, stage: SynthesisStage):
+        self.plan, self.stage = plan, stage
+        self.scope, self.tasks = plan.plan_hash, dict[str, Task]()
+        if stage == "samples" and tasks_path(plan).exists():
+            self.scope, self.tasks = open_tasks(plan)
+
+    def read(self, shard: int) -> dict[int, _JournalledChunk]:
+        """What a shard's journals hold, by the number of the chunk; of two answers to a unit the first."""
+        folder = self.plan.shard_folder(self.stage, shard)
+        found: dict[int, _JournalledChunk] = {}
+        for path in sorted(folder.glob("chunk-*.journal")):
+            number = int(path.name[6:].split(".")[0])
+            chunk = found.setdefault(number, _JournalledChunk())
+            try:
+                entries = [entry for entry in read_journal(path) if "unit_id" in entry]
+            except FileNotFoundError:  # its chunk became a part while we looked
+                continue
+            units = self._units(shard, number) if entries else {}
+            for entry in entries:
+                if entry["unit_id"] not in chunk.unit_ids:
+                    chunk.unit_ids.add(entry["unit_id"])
+                    if unit := units.get(entry["unit_id"]):
+                        self._count(chunk.counts, unit, entry)
+        return found
+
+    def _units(self, shard: int, number: int) -> dict[str, Unit]:
+        """The units of a chunk by id, by the sizes of the rounds."""
+        folder, size = self.plan.shard_folder(self.stage, shard), self.plan.config.chunk
+        rounds = [files.read_json(path)["units"] for path in sorted(folder.glob("round-*.json"))]
+        sizes = [min(size, left) for units in rounds for left in range(units, 0, -size)]
+        shards, task_ids = self.plan.config.shards, list(self.tasks) or [""]
+        stream = units_of_shard(self.scope, self.stage, task_ids, shard, shards, start=sum(sizes[:number]))
+        return {unit.unit_id: unit for unit in itertools.islice(stream, sum(sizes[number : number + 1]))}
+
+    def _count(self, counts: Counts, unit: Unit, entry: dict[str, Any]) -> None:
+        completion = Completion(**{name: value for name, value in entry.items() if name != "engine"})
+        subtype = None if self.stage == "tasks" else self.tasks[unit.task_id].subtype
+        counts.add(completion, reason_for(completion, subtype, self.plan))
 
 
 def _worker_line(worker: dict[str, Any], age_s: float) -> str:

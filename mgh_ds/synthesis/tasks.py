@@ -1,4 +1,5 @@
-"""The barrier between the stages: stage 1's tasks without repetitions, sorted and frozen in `tasks.json`.
+"""The barrier between the stages: stage 1's tasks without repetitions, in the order in which stage 2 takes
+them, frozen in `tasks.json`.
 
 Every worker that finds stage 1 complete computes the same content from the parts, and whoever is first links
 it into place.
@@ -14,10 +15,12 @@ from pathlib import Path
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.schema import Subtype
-from mgh_ds.synthesis.answers import normalise, read_tasks
+from mgh_ds.synthesis.answers import read_tasks
+from mgh_ds.synthesis.draws import in_turn
 from mgh_ds.synthesis.parts import read_part, write_new_json
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.units import Task
+from mgh_ds.synthesis.wording import normalise
 
 
 def tasks_path(plan: SynthesisPlan) -> Path:
@@ -30,7 +33,7 @@ def freeze_tasks(plan: SynthesisPlan) -> None:
     Raises MghError if there is no usable task.
     """
     candidates = _candidates(plan)
-    tasks = distinct_tasks(candidates, plan.config.tasks.near_duplicate)
+    tasks = in_turn(plan.plan_hash, distinct_tasks(candidates, plan.config.tasks.near_duplicate))
     if not tasks:
         raise MghError(f"stage 1 of {plan.folder} gave no usable task: see its parts in work/tasks")
     rows = [[task.task_id, task.subtype, task.instruction, task.domain] for task in tasks]

@@ -13,7 +13,9 @@ SynthesisStage = Literal["tasks", "samples"]
 STAGES: tuple[SynthesisStage, ...] = ("tasks", "samples")
 
 # Raise it when a unit's id, slots or prompt would come out differently: plans of another version are refused.
-UNITS_VERSION = 1
+UNITS_VERSION = 2
+# Plans of these may be looked at, merged and audited, but not run: 1 drew each unit's slots by themselves.
+EARLIER_UNITS = (1,)
 ID_BYTES = 16
 
 
@@ -37,11 +39,6 @@ class Unit:
     task_id: str
     index: int
 
-    @property
-    def number(self) -> int:
-        """The id as an integer, 0 … 2¹²⁸ − 1."""
-        return int(self.unit_id, 16)
-
 
 def make_unit(scope: str, stage: SynthesisStage, task_id: str, index: int) -> Unit:
     """The unit of a task and index. `scope` is what fixes the stage: the plan's hash, in stage 2 with the
@@ -51,20 +48,22 @@ def make_unit(scope: str, stage: SynthesisStage, task_id: str, index: int) -> Un
 
 
 def units_of_shard(
-    scope: str, stage: SynthesisStage, task_ids: Sequence[str], shard: int, shards: int
+    scope: str, stage: SynthesisStage, task_ids: Sequence[str], shard: int, shards: int, start: int = 0
 ) -> Iterator[Unit]:
-    """The endless stream of a shard's units: index 0 of every task, then index 1, …, those with id modulo
-    `shards` equal to `shard`."""
-    for index in itertools.count():
-        for task_id in task_ids:
-            unit = make_unit(scope, stage, task_id, index)
-            if unit.number % shards == shard:
-                yield unit
+    """The endless stream of a shard's units, from its `start`-th on.
+
+    The places of the stage are index 0 of every task, then index 1, …. Of each `shards` places in a row every
+    shard has one, so that all together work through the places from the first on; which one is drawn, so that
+    no shard has a kind of units to itself.
+    """
+    for turn in itertools.count(start):
+        first = int(uniform(f"{scope}\0{turn}", "shard") * shards)
+        index, task = divmod(turn * shards + (first + shard) % shards, len(task_ids))
+        yield make_unit(scope, stage, task_ids[task], index)
 
 
 def uniform(unit_id: str, name: str) -> float:
-    """A number in [0, 1) that depends on the unit and `name` alone: a new slot changes no other slot's
-    draw."""
+    """A number in [0, 1) that depends on the unit and `name` alone."""
     digest = hashlib.blake2b(f"{unit_id}\0{name}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 

@@ -1,8 +1,11 @@
 """Small recipes for tests of the synthesis."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan
+from mgh_ds.synthesis.units import uniform
 
 SMALL = [
     *("--config", "configs/synth-scripted.yaml", "--chunk", "16", "--engine.max_in_flight", "24"),
@@ -23,3 +26,8 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def at(key: str) -> Callable[[str], float]:
+    """A position for every slot, each drawn by itself."""
+    return functools.partial(uniform, key)

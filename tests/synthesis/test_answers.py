@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from mgh_ds.synthesis.answers import Refused, fold, read_sample, read_tasks, record_of
+from mgh_ds.synthesis.answers import Refused, read_sample, read_tasks, record_of
 from mgh_ds.synthesis.config import FilterConfig
 
 TEXTS = {
@@ -16,6 +16,12 @@ TEXTS = {
     "far_negative": "Grease the bearings of a hub once a year and after each ride in heavy rain.",
     "easy_negative": "A cassoulet needs white beans, confit of duck, sausages and the better part of a day.",
 }
+
+
+def full_width(text: str) -> str:
+    return "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter for letter in text)
+
+
 FILTERS = FilterConfig(short_chars=[4, 200], long_chars=[20, 400], sentence_chars=[8, 300])
 
 
@@ -45,8 +51,18 @@ def reason(changes: dict[str, object] | str, finish: str = "stop", subtype: str 
         ({"easy_negative": "bean " * 100}, "too_long:easy_negative"),
         ({"hard_negative": TEXTS["positive"].upper() + "!"}, "repeats_positive:hard_negative"),
         ({"positive": "  how do I true\ta wheel"}, "repeats_query:positive"),
+        ({"easy_negative": "How do I, true a wheel"}, "repeats_query:easy_negative"),
+        ({"easy_negative": full_width(TEXTS["query"])}, "repeats_query:easy_negative"),
+        ({"hard_negative": TEXTS["positive"].replace("side", "“side”")}, "repeats_positive:hard_negative"),
+        ({"positive": "Use C for it.", "hard_negative": "Use C# for it."}, ""),
+        ({"positive": "Keep it at 5 °C.", "hard_negative": "Keep it at -5 °C."}, ""),
+        ({"positive": "A slope of 5 %.", "hard_negative": "A slope of 5."}, ""),
+        ({"positive": "यह दिन है", "hard_negative": "यह दान है"}, ""),
         ({"far_negative": "?!?!?!?!"}, "no_words:far_negative"),
         ({"near_negative": "As an AI language model, I cannot say."}, "meta_talk:near_negative"),
+        ({"positive": "I’m sorry, but I can’t help with that."}, "meta_talk:positive"),
+        ({"positive": "I am unable to assist."}, "meta_talk:positive"),
+        ({"query": "I can't help but notice my basil wilts."}, ""),
         ({"hard_negative": "This is a hard negative for the query."}, "meta_talk:hard_negative"),
     ],
 )
@@ -98,7 +114,3 @@ def test_an_accepted_sample_becomes_a_record_with_four_levels() -> None:
     assert record.task.kind == "asymmetric"
     with pytest.raises(Refused, match="no_record"):
         record_of(sample, "id", "short-long", "Given a question, …", "not a language", {"dataset": "test"})
-
-
-def test_fold_keeps_what_counts() -> None:
-    assert fold("  Is it\tso? ") == fold("is it so") != fold("is it not so")

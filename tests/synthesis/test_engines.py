@@ -22,7 +22,7 @@ from mgh_ds.synthesis.prompts import PACKAGED_TEMPLATES, Prompts
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
 from mgh_ds.synthesis.units import Task
 from tests.synthesis.kill_worker import work
-from tests.synthesis.recipes import small_plan
+from tests.synthesis.recipes import at, small_plan
 
 ECHO = """
 from mgh_ds.common.errors import MghError
@@ -71,9 +71,9 @@ def test_a_new_subtype_is_a_row_and_the_words_that_describe_it(
     for path in PACKAGED_TEMPLATES.glob("*.jinja"):
         (templates / path.name).write_text(path.read_text().replace(PARAPHRASE, HEADLINE + PARAPHRASE))
     prompts = Prompts.load(templates, TASKS)
-    asked = prompts.for_tasks("headline", 3, TASKS.draw("tasks", "0" * 32))[1]["content"]
+    asked = prompts.for_tasks("headline", 3, TASKS.draw("tasks", at("")))[1]["content"]
     assert "The text to be found is the headline" in asked
-    sample = prompts.for_sample(Task("t", "headline", "Find it"), TASKS.draw("samples", "0" * 32))
+    sample = prompts.for_sample(Task("t", "headline", "Find it"), TASKS.draw("samples", at("")))
     assert '- "positive": ' in sample[1]["content"]
 
     plan = small_plan(
@@ -97,7 +97,7 @@ SHORT_QUERY = json.dumps({"query": "Word?"} | {key: f"The text {key}." for key i
 
 @pytest.mark.parametrize("subtype", SUBTYPES)
 def test_the_packaged_prompt_describes_every_subtype(subtype: str) -> None:
-    prompt = Prompts.load(None, TASKS).for_tasks(subtype, 3, TASKS.draw("tasks", "0" * 32))[1]["content"]
+    prompt = Prompts.load(None, TASKS).for_tasks(subtype, 3, TASKS.draw("tasks", at("")))[1]["content"]
     assert "Style of a task: " in prompt, f"templates/tasks.jinja has no words for {subtype}"
 
 

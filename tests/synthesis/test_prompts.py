@@ -14,6 +14,7 @@ from mgh_ds.synthesis.prompts import NAMES_OF, Prompts
 from mgh_ds.synthesis.schemas import LEVEL_OF
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, Slot, SlotTable
 from mgh_ds.synthesis.units import Task
+from tests.synthesis.recipes import at
 
 TABLE = SlotTable.load(PACKAGED_SLOTS)
 PROMPTS = Prompts.load(None, TABLE)
@@ -30,7 +31,7 @@ def prompts_of(folder: Path, table: SlotTable = TABLE, **texts: str) -> Prompts:
 
 
 def for_sample(subtype: Subtype, drawn: dict[str, str] | None = None, prompts: Prompts = PROMPTS) -> Messages:
-    return prompts.for_sample(Task("t", subtype, INSTRUCTION), drawn or TABLE.draw("samples", UNIT_ID))
+    return prompts.for_sample(Task("t", subtype, INSTRUCTION), drawn or TABLE.draw("samples", at(UNIT_ID)))
 
 
 def check_clean(messages: Messages) -> None:
@@ -49,19 +50,19 @@ def test_every_value_of_every_slot_renders(subtype: Subtype) -> None:
     for name, slot in TABLE.slots.items():
         for value in slot.values:
             if name in TABLE.stages["tasks"]:
-                drawn = {**TABLE.draw("tasks", UNIT_ID), name: value}
+                drawn = {**TABLE.draw("tasks", at(UNIT_ID)), name: value}
                 check_clean(PROMPTS.for_tasks(subtype, 10, drawn))
             if name in TABLE.stages["samples"]:
-                check_clean(for_sample(subtype, {**TABLE.draw("samples", UNIT_ID), name: value}))
+                check_clean(for_sample(subtype, {**TABLE.draw("samples", at(UNIT_ID)), name: value}))
 
 
 def test_every_slot_has_a_place_in_its_stage() -> None:
     """A slot that no template uses would be drawn and noted for nothing."""
     for name in TABLE.stages["tasks"]:
-        drawn = TABLE.draw("tasks", UNIT_ID)
+        drawn = TABLE.draw("tasks", at(UNIT_ID))
         assert TABLE.labels(drawn)[name] in PROMPTS.for_tasks("sts", 10, drawn)[1]["content"]
     for name in TABLE.stages["samples"]:
-        drawn = TABLE.draw("samples", UNIT_ID)
+        drawn = TABLE.draw("samples", at(UNIT_ID))
         texts = [for_sample(subtype, drawn)[1]["content"] for subtype in SUBTYPES]
         assert any(TABLE.labels(drawn)[name] in text for text in texts), name
 
@@ -69,7 +70,7 @@ def test_every_slot_has_a_place_in_its_stage() -> None:
 @pytest.mark.parametrize("subtype", SUBTYPES)
 def test_a_sample_prompt_names_keys_levels_task_and_lengths(subtype: Subtype) -> None:
     drawn = {
-        **TABLE.draw("samples", UNIT_ID),
+        **TABLE.draw("samples", at(UNIT_ID)),
         "short_length": "tiny",
         "long_length": "page",
         "sentence_length": "long",
@@ -91,7 +92,7 @@ def test_a_sample_prompt_names_keys_levels_task_and_lengths(subtype: Subtype) ->
 
 
 def test_a_task_prompt_says_how_many_and_differs_by_subtype() -> None:
-    drawn = TABLE.draw("tasks", UNIT_ID)
+    drawn = TABLE.draw("tasks", at(UNIT_ID))
     texts = {PROMPTS.for_tasks(subtype, 13, drawn)[1]["content"] for subtype in SUBTYPES}
     assert len(texts) == len(SUBTYPES)
     assert all("Brainstorm 13 retrieval tasks" in text for text in texts)
@@ -110,7 +111,7 @@ def test_frozen_templates_give_the_same_prompts(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     frozen = Prompts.load(tmp_path, TABLE)
     assert frozen.files() == PROMPTS.files()
-    drawn = TABLE.draw("tasks", UNIT_ID)
+    drawn = TABLE.draw("tasks", at(UNIT_ID))
     for subtype in SUBTYPES:
         assert for_sample(subtype, prompts=frozen) == for_sample(subtype)
         assert frozen.for_tasks(subtype, 3, drawn) == PROMPTS.for_tasks(subtype, 3, drawn)
@@ -120,12 +121,12 @@ def test_what_a_model_wrote_is_never_a_template() -> None:
     """Instructions come from stage 1: they are values, and not escaped either."""
     instruction = "Given {{ 7 * 7 }} & <b>{% include 'x' %}</b>, retrieve \"it\""
     task = Task("t", "sts", instruction)
-    assert instruction in PROMPTS.for_sample(task, TABLE.draw("samples", UNIT_ID))[1]["content"]
+    assert instruction in PROMPTS.for_sample(task, TABLE.draw("samples", at(UNIT_ID)))[1]["content"]
 
 
 def test_the_system_block_is_optional(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, tasks="{# for models without a system role #}\n" + PLAIN)
-    drawn = TABLE.draw("tasks", UNIT_ID)
+    drawn = TABLE.draw("tasks", at(UNIT_ID))
     assert prompts.for_tasks("sts", 2, drawn) == [{"role": "user", "content": "sts"}]
 
 
@@ -135,7 +136,7 @@ def test_a_template_may_use_its_neighbours(tmp_path: Path) -> None:
         tasks="{% block user %}{% from 'own.jinja' import twice %}{{ twice(subtype) }}{% endblock %}",
         own="{% macro twice(text) %}{{ text }} {{ text }}{% endmacro %}",
     )
-    assert prompts.for_tasks("sts", 2, TABLE.draw("tasks", UNIT_ID))[0]["content"] == "sts sts"
+    assert prompts.for_tasks("sts", 2, TABLE.draw("tasks", at(UNIT_ID)))[0]["content"] == "sts sts"
     assert "own.jinja" in prompts.files()
 
 
@@ -223,7 +224,7 @@ def test_a_slot_may_have_any_other_name(tmp_path: Path, name: str) -> None:
     slot = Slot.of({"a": 1.0}, {"a": "an a"})
     table = SlotTable({**TABLE.slots, name: slot}, {**TABLE.stages, "tasks": (*TABLE.stages["tasks"], name)})
     prompts = prompts_of(tmp_path, table, tasks=block("{{ " + name + " }}"))
-    assert "an a" in prompts.for_tasks("sts", 2, table.draw("tasks", UNIT_ID))[0]["content"]
+    assert "an a" in prompts.for_tasks("sts", 2, table.draw("tasks", at(UNIT_ID)))[0]["content"]
 
 
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, Slot, SlotTable
+from tests.synthesis.recipes import at
 
 SMALL = """
 slots:
@@ -49,7 +50,7 @@ def test_draws_follow_the_probabilities(
     tmp_path: Path, stage: str, name: str, probabilities: dict[str, float]
 ) -> None:
     table, count = table_of(tmp_path), 20_000
-    drawn = [table.draw(stage, unit_id)[name] for unit_id in unit_ids(count)]
+    drawn = [table.draw(stage, at(unit_id))[name] for unit_id in unit_ids(count)]
     assert set(drawn) <= probabilities.keys()
     found = [drawn.count(value) for value in probabilities]
     # At most two degrees of freedom: 13.8 is passed by one table in a thousand, and the ids are fixed.
@@ -58,7 +59,7 @@ def test_draws_follow_the_probabilities(
 
 def test_draws_of_two_slots_are_independent(tmp_path: Path) -> None:
     table, count = table_of(tmp_path), 20_000
-    pairs = [tuple(table.draw("samples", unit_id).values()) for unit_id in unit_ids(count)]
+    pairs = [tuple(table.draw("samples", at(unit_id)).values()) for unit_id in unit_ids(count)]
     shares = {("en", 0.5), ("de", 0.3), ("zh-Hant", 0.2)}, {("formal", 0.9), ("plain", 0.1)}
     cells = [((a, b), p * q) for a, p in sorted(shares[0]) for b, q in sorted(shares[1])]
     found = [pairs.count(cell) for cell, _ in cells]
@@ -70,9 +71,9 @@ def test_a_new_slot_changes_no_other_draw(tmp_path: Path) -> None:
     text = SMALL.replace("slots:\n", "slots:\n  mood: [glad, grave]\n", 1)
     after = table_of(tmp_path, text.replace("[language, register]", "[mood, language, register]"))
     for unit_id in unit_ids(500):
-        drawn = after.draw("samples", unit_id)
+        drawn = after.draw("samples", at(unit_id))
         assert drawn.pop("mood") in ("glad", "grave")
-        assert drawn == before.draw("samples", unit_id)
+        assert drawn == before.draw("samples", at(unit_id))
 
 
 def test_a_unit_always_draws_the_same() -> None:
@@ -80,7 +81,7 @@ def test_a_unit_always_draws_the_same() -> None:
     slot = Slot.of({"a": 0.25, "b": 0.5, "c": 0.25}, {})
     assert [slot.at(position) for position in (0.0, 0.2499, 0.25, 0.7499, 0.75)] == ["a", "a", "b", "b", "c"]
     table = SlotTable({"language": slot}, {"tasks": ("language",), "samples": ("language",)})
-    drawn = [table.draw("samples", unit_id)["language"] for unit_id in unit_ids(12)]
+    drawn = [table.draw("samples", at(unit_id))["language"] for unit_id in unit_ids(12)]
     assert "".join(drawn) == "baacaabbccab"
 
 

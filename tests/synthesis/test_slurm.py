@@ -144,6 +144,25 @@ def test_a_refused_command_is_not_requeued(cluster: Cluster, tmp_path: Path) -> 
     assert "-m mgh_ds.cli synth run" in call
 
 
+def test_a_containers_python_need_not_be_seen_from_here(cluster: Cluster, tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "plan", "--name", 'odd "shards": 9')
+    (tmp_path / "bin" / "srun").write_text('#!/bin/sh\necho "srun $*" >> "$CALLS"\n')  # Python is in there
+    inside = {"MGH_DS_PYTHON": "/in/the/container/python", "MGH_DS_SRUN_ARGS": "--container-image=x"}
+    assert cluster.start(str(plan.folder), task=1, tasks=2, **inside).wait(timeout=30) == 0, logs(plan)
+    run = f"-m mgh_ds.cli synth run {plan.folder} --shard 1 --shard 3"
+    assert cluster.asked() == [f"srun --container-image=x /in/the/container/python {run}"]
+
+    outside = cluster.start(str(plan.folder), MGH_DS_PYTHON="/in/the/container/python")
+    assert (
+        "there is no /in/the/container/python: name one in MGH_DS_PYTHON"
+        in outside.communicate(timeout=30)[0]
+    )
+    (plan.folder / "plan.json").write_text("{}")
+    broken = cluster.start(str(plan.folder))
+    assert "plan.json cannot be read: it names no number of shards" in broken.communicate(timeout=30)[0]
+    assert (outside.returncode, broken.returncode) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("words", "numbers", "code", "said"),
     [

@@ -18,18 +18,20 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.files import HeldError
+from mgh_ds.synthesis import plan as plans
 from mgh_ds.synthesis import worker
-from mgh_ds.synthesis.commands import STOPPED, run_command, status_command
+from mgh_ds.synthesis.commands import STOPPED, merge_command, run_command, status_command
 from mgh_ds.synthesis.config import ScriptedConfig
 from mgh_ds.synthesis.engines.port import PROBE, Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.journal import Journal
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, open_plan
+from mgh_ds.synthesis.prepare import Preparer
 from mgh_ds.synthesis.shard_run import ShardRun
 from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.tasks import open_tasks
-from mgh_ds.synthesis.units import uniform
+from mgh_ds.synthesis.units import make_unit, uniform
 from tests.forkserver import SERVER
 from tests.synthesis.kill_worker import Silent, work
 from tests.synthesis.recipes import content, small_plan
@@ -54,14 +56,19 @@ def test_a_run_reaches_its_budget_and_every_row_says_where_it_came_from(tmp_path
     assert result.counts.units == len(rows) == len({row["unit_id"] for row in rows})
     assert [row["unit_id"] for row in rows] == sorted(row["unit_id"] for row in rows)
     assert {row["plan_hash"] for row in rows} == {plan.plan_hash}
-    assert all(row["shard"] == int(row["unit_id"], 16) % 4 for row in rows)
+    scope, tasks = open_tasks(plan)
+    places = {task_id: place for place, task_id in enumerate(tasks)}
+    first = [row["index"] * len(tasks) + places[row["task_id"]] for row in rows if row["round"] == 0]
+    assert sorted(first) == list(range(160)), "together the shards take the stage's places from the first on"
     assert max(row["round"] for row in rows) >= 1, "a tenth of the answers is bad: there must be a top-up"
     refused = [row for row in rows if row["reason"]]
     assert refused
     assert all(row["text"] for row in refused), "rejected answers are kept"
-    for row in rows[:20]:
-        unit_slots = plan.slots.draw("samples", row["unit_id"])
-        assert json.loads(row["slots"]) == unit_slots, "any unit can be rebuilt alone"
+    preparer = Preparer(plan, "samples", tasks)
+    for row in rows[:20]:  # any unit can be rebuilt alone
+        unit = preparer.prepare(make_unit(scope, "samples", row["task_id"], row["index"]))
+        assert (unit.unit.unit_id, unit.prompt_hash) == (row["unit_id"], row["prompt_hash"])
+        assert unit.slots == json.loads(row["slots"])
 
 
 def test_a_token_budget_counts_what_it_says(tmp_path: Path) -> None:
@@ -198,7 +205,7 @@ def test_crashes_are_remembered_across_restarts(tmp_path: Path, monkeypatch: pyt
 
 def test_an_engine_that_falls_silent_is_ended_by_the_watchdog(tmp_path: Path) -> None:
     options = ("--engine.scripted.hang", "0.01", "--engine.watchdog_s", "0.05", "--tasks.calls", "20")
-    plan = small_plan(tmp_path / "plan", *options)
+    plan = small_plan(tmp_path / "plan", *options, "--seed", "1")  # three units of this one are silent
     work(plan.folder, ALL)
     merge(plan)
     found = units(plan)
@@ -246,7 +253,7 @@ def test_a_model_that_talks_nonsense_stops_early_and_loses_nothing(tmp_path: Pat
         with pytest.raises(MghError, match=r"none of the first \d+ answers .* can be used: too_long:query"):
             work(plan.folder, [0])
     status = read_status(plan)["samples"]
-    assert 256 <= status.counts.units + status.journalled < 400
+    assert 256 <= status.counts.units < 400
 
 
 def test_a_full_disk_is_an_error_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,6 +413,40 @@ def test_sigterm_ends_in_order_and_says_try_again(tmp_path: Path) -> None:
     assert not list(plan.folder.glob("work/workers/*.json"))
 
 
+def test_status_counts_what_is_in_journals_as_the_worker_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = small_plan(tmp_path / "plan", "--engine.scripted.invalid", "0.3")
+    work(plan.folder, [])
+    engine = ScriptedEngine(plan.config.engine)
+    shard = ShardRun(plan, "samples", *open_tasks(plan), 1)
+    engine.submit([prepared.request for prepared in shard.take(15)])
+    shard.finish(engine.poll(0.0), engine.version)
+    status = read_status(plan)["samples"]
+    assert (status.counts, status.journalled) == (shard.total(), 15), "no chunk of 16 is finished yet"
+    status_command(plan.folder)
+    shown = capsys.readouterr().out
+    reached = status.counts.accepted
+    assert f"{reached} of 160 ({reached / 1.6:.1f} %)" in shown
+    assert f"{reached} of 15 units" in shown
+    with pytest.raises(MghError, match=r"no part .* is finished yet: what is finished is in journals"):
+        merge_command(plan.folder, partial=True)
+
+    (journal,) = shard.folder.glob("*.journal")  # a second worker, where locks do not work
+    journal.with_name("chunk-00000.zz.journal").write_bytes(journal.read_bytes())
+    while not shard.done:
+        assert read_status(plan)["samples"].counts == shard.total()
+        engine.submit([prepared.request for prepared in shard.take(7)])
+        shard.finish(engine.poll(0.0), engine.version)
+        if shard.total().units == 29:
+            merge_command(plan.folder, partial=True)
+            assert "13 finished units are in journals only, and left out" in capsys.readouterr().out
+    shard.close()
+    assert len(list(shard.folder.glob("round-*.json"))) > 1
+    status = read_status(plan)["samples"]
+    assert (status.counts, status.journalled) == (shard.total(), 0)
+
+
 def test_status_may_be_asked_while_a_worker_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,7 +456,7 @@ def test_status_may_be_asked_while_a_worker_writes(
     seen = []
     while process.is_alive():
         status = read_status(plan)["samples"]
-        seen.append(status.counts.units + status.journalled)
+        seen.append(status.counts.units)
     process.join()
     assert seen == sorted(seen), "a unit that was seen stays"
     assert len(set(seen)) > 3
@@ -431,7 +472,7 @@ def test_status_may_be_asked_while_a_worker_writes(
         ("config.yaml", ("seed: 0", "seed: 1"), r"`seed` \(frozen as 0, now 1\)"),
         ("slots.yaml", ("formal", "casual"), "slots"),
         ("templates/tasks.jinja", ("task", "chore"), r"templates/tasks\.jinja"),
-        ("plan.json", ('"units_version": 1', '"units_version": 2'), "another version of mgh-ds"),
+        ("plan.json", ('"units_version": 2', '"units_version": 3'), "another version of mgh-ds"),
         ("plan.json", ('"plan_hash": "', '"plan_hash": "0'), "its hash is not its content's"),
         ("tasks.json", ("Given", "Taken"), r"tasks\.json was changed after it was frozen"),
     ],
@@ -447,6 +488,22 @@ def test_a_plan_that_was_changed_is_refused(
     path.write_text(text.replace(*change))
     with pytest.raises(MghError, match=message):
         work(plan.folder, ALL)
+
+
+def test_a_plan_of_other_draws_is_merged_but_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plans, "UNITS_VERSION", 1)
+    plan = small_plan(tmp_path / "plan")
+    work(plan.folder, [0, 1])
+    monkeypatch.undo()
+    for settings in ([], ["--engine.max_in_flight", "3"]):
+        with pytest.raises(MghError, match=r"earlier mgh-ds.*\(version 1, here 2\).*finish it with that one"):
+            run_command(plan.folder, None, settings)
+    status_command(plan.folder)
+    assert "2 of 4" in capsys.readouterr().out
+    merge_command(plan.folder, partial=True)
+    assert len(units(plan)) >= 80
 
 
 def test_only_how_the_engine_is_driven_may_change(tmp_path: Path) -> None:
