@@ -93,9 +93,7 @@ def test_a_task_that_the_registry_does_not_know_is_read_under_mtebs_own_prompt(
     assert result.tasks["SciFact"]["prompts"] == {"source": "mteb", "query": prompt, "document": None}
 
 
-def test_the_result_says_task_by_task_which_prompt_was_used(
-    data_dir: Path, records: list[Record]
-) -> None:
+def test_the_result_says_task_by_task_which_prompt_was_used(data_dir: Path, records: list[Record]) -> None:
     encoder = Encoder.from_pretrained("tiny-random/bert", device="cpu")
     for instructions in (False, True):
         result = evaluate(
