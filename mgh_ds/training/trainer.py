@@ -81,6 +81,9 @@ class Trainer:
         self.backbone = backbone_of_all(config.model.name_or_path)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
+            if is_main() and (words := checkpoint.lacks_backbone(*self.checkpoint)):
+                print(words)
+            self.evaluations.check(self.checkpoint[1]["step"])
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         # The prefetching thread is at work with the other, which is not made for two.
         self.own_tokenizer = copy.deepcopy(self.tokenizer)
@@ -303,15 +306,12 @@ class Trainer:
         if self.checkpoint:
             path, manifest = self.checkpoint
             step = int(manifest["step"])
-            self.evaluations.check(step)
             restore(self.engine, lambda: checkpoint.load(path, manifest), step)
         on_main(lambda: self.folder.start(self.config, self.backbone, step if self.checkpoint else None))
         self.evaluations.resume()
         self.writer.best = self.evaluations.best
         if self.checkpoint and is_main():
             print(f"going on from {self.checkpoint[0]}: {step} of {self.plan.steps} steps are done")
-            if words := checkpoint.lacks_backbone(*self.checkpoint):
-                print(words)
         return step
 
     def _sync(self) -> None:
