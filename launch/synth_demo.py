@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
-from mgh_ds.evaluation.judges import embedder_judge
+from mgh_ds.evaluation.judges import load_embedder
 from mgh_ds.model.weights import resolve_model
 from mgh_ds.records.store import Store
 from mgh_ds.synthesis.commands import audit_command, merge_command, plan_command, run_command, status_command
@@ -35,7 +35,7 @@ def main() -> None:
     run_command(FOLDER, None)
     status_command(FOLDER)
     merge_command(FOLDER)
-    audit_command(FOLDER, embedder_judge(EMBEDDER, "mean"), EMBEDDER)
+    audit_command(FOLDER, load_embedder(EMBEDDER, "mean"), EMBEDDER)
     show_examples()
     if is_noise:
         print(f"\nREMEMBER: {TINY} wrote noise. The machinery works; the records are worth nothing.")

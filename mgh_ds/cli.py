@@ -97,6 +97,11 @@ VERBS = {
         "make one data set; --filters.key value judges the answers anew",
         takes_keys=True,
     ),
+    "synth judge": Verb(
+        "mgh_ds.synthesis.commands:add_judge_arguments",
+        "ask a language model which negatives are right answers; --engine.key value says which one",
+        takes_keys=True,
+    ),
     "synth audit": Verb(
         "mgh_ds.synth_audit:add_arguments",
         "measure whether the levels hold, and what else a sceptic would ask",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.commands import load_tasks
 from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.records.schema import Record
@@ -26,9 +27,11 @@ class Scoring:
         """Reads the data of all tasks, before a model is loaded; by the name of everything that is scored,
         what tells its data from others.
 
-        Raises MghError for an unknown task, with the nearest name, and for data that are missing.
+        Raises MghError for an unknown task, with the nearest name, for data that are missing, and
+        for records that fill no task.
         """
         from mgh_ds.evaluation.containment import contained_mteb
+        from mgh_ds.evaluation.run import NOTHING_TO_SCORE
 
         settings = self._settings
         data_dir = Path(settings.data_dir) if settings.data_dir else None
@@ -41,8 +44,13 @@ class Scoring:
             self._tasks = load_tasks(settings.tasks, data_dir, settings.languages) if settings.tasks else []
             for task in self._tasks:
                 load_data(task)
-            held_out = {task.metadata.name: data_of_records(records) for task in heldout_tasks(records)}
-            return held_out | {task.metadata.name: data_of_task(task) for task in self._tasks}
+            data = dict.fromkeys(
+                (task.metadata.name for task in heldout_tasks(records)), data_of_records(records)
+            )
+            data |= {task.metadata.name: data_of_task(task) for task in self._tasks}
+        if not data:
+            raise MghError(NOTHING_TO_SCORE)
+        return data
 
     def score(self, encoder: SharedEncoder, label: str, output: Path) -> EvaluationResult:
         """Scores `encoder` on everything and writes the result to `output`."""

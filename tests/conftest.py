@@ -16,6 +16,8 @@ os.environ |= {
 import pytest
 import torch
 
+from tests.interpreter import quick_interpreter  # noqa: F401
+
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be known before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

@@ -52,6 +52,11 @@ def test_a_verb_that_does_not_exist_or_lacks_words_is_refused(words: str) -> Non
     assert ended.value.code == 2
 
 
+def test_a_threshold_without_a_cross_encoder_is_refused() -> None:
+    with pytest.raises(SystemExit, match=r"--alpha is for --cross-encoder MODEL"):
+        cli.main(["synth", "audit", "nowhere", "--alpha", "0.9"])
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -17,9 +17,9 @@ def similarity_chart(figures: Mapping[str, Any], target: str) -> Chart:
     return _chart(series, f"Mean similarity to the {target} by level", bars=False)
 
 
-def false_negative_chart(by_level: Mapping[str, Estimate]) -> Chart:
-    """The share of false negatives by level, as bars from zero."""
-    return _chart({"share": by_level}, "Share of false negatives by level", bars=True)
+def share_chart(by_level: Mapping[str, Estimate], name: str) -> Chart:
+    """A share of negatives by level, as bars from zero."""
+    return _chart({"share": by_level}, name, bars=True)
 
 
 def _chart(series: Mapping[str, Mapping[str, Estimate]], name: str, *, bars: bool) -> Chart:

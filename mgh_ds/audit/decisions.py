@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgh_ds.audit.duplicates import Duplicates
+from mgh_ds.audit.false_negatives import JUDGE, Verdicts, no_verdicts
 from mgh_ds.audit.hardness import in_order
 from mgh_ds.audit.inputs import Bools, Float32s, Int64s
 from mgh_ds.audit.languages import Languages
+from mgh_ds.audit.margins import above_positive
 from mgh_ds.audit.similarity import Similarities
 from mgh_ds.records.levels import LEVELS
 
@@ -22,11 +24,12 @@ def write_decisions(
     path: Path,
     ids: Sequence[str],
     similar: Similarities,
-    suspected: Bools,
+    verdicts: Verdicts | None,
     repeated: Duplicates,
     languages: Languages,
 ) -> None:
-    """Writes one row a record in the records' order; what was measured on a sample is null outside it.
+    """Writes one row a record in the records' order; what was measured on a sample is null outside it, and
+    what no judge spoke of is null too.
 
     The same inputs give the same bytes.
     """
@@ -38,8 +41,13 @@ def write_decisions(
     for at, level in enumerate(LEVELS):
         columns[f"similarity_{level}"] = _spread(similar.to_positive[:, at], rows, count)
     columns["ordered"] = _spread(in_order(similar.to_positive), rows, count)
+    above = above_positive(similar)
     for at, level in enumerate(LEVELS):
-        columns[f"false_negative_{level}"] = _spread(suspected[:, at], rows, count)
+        columns[f"above_positive_{level}"] = _spread(above[:, at], rows, count)
+    nothing = no_verdicts(count)
+    found, judged = (verdicts.found, verdicts.judged) if verdicts else (nothing, nothing)
+    for at, level in enumerate(LEVELS):
+        columns[f"false_negative_{level}"] = pa.array(found[:, at], mask=~judged[:, at])
     columns |= {
         "same_query_as": _id_at(ids, repeated.query),
         "same_positive_as": _id_at(ids, repeated.positive),
@@ -48,7 +56,10 @@ def write_decisions(
         "language_probability": pa.array(languages.probability),
         "wrong_language": pa.array(languages.wrong),
     }
-    pq.write_table(pa.table(columns), path, compression="zstd", row_group_size=ROW_GROUP)
+    table = pa.table(columns)
+    if verdicts:
+        table = table.replace_schema_metadata({JUDGE: verdicts.judge.encode()})
+    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
 
 
 def _spread(values: Float32s | Bools, rows: Int64s, count: int) -> pa.Array:

@@ -1,61 +1,66 @@
-"""False negatives: negatives that a judge finds about as relevant to the query as the positive."""
+"""False negatives: negatives that are right answers to their query. Only a judge says so: a cross-encoder
+(`cross_encoder.py`), or a language model (`mgh-ds synth judge`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mgh_ds.audit.inputs import Bools, Int64s, excerpt, graded_negatives
-from mgh_ds.audit.similarity import Relevance
-from mgh_ds.audit.statistics import too_few, wilson
+from mgh_ds.audit.inputs import Bools, Int64s, Progress, example_of
+from mgh_ds.audit.statistics import shares_by_level
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
 EXAMPLES = 6
+# Who judged, in the metadata of `decisions.parquet`; not there if nobody did.
+JUDGE = b"mgh_ds.judge"
 
 
-def suspects(found: Relevance, alpha: float) -> Bools:
-    """score(query, negative) ≥ alpha · score(query, positive), bool [n, levels].
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge says of the negatives of all records.
 
-    Where the positive's score is below zero, as a cosine can be, alpha would raise the bar above the positive
-    itself; there the bar is the positive's score.
+    judge      who it is and by which rule it decides, in words
+    found      whether the negative of a level is a right answer, bool [records, levels]
+    judged     whether the judge said anything of it, bool [records, levels]; `found` is False elsewhere
+    agreement  with the labelled set, as `agreement.agreement` gives it
+    reasons    of some that were found, the clearest first: (row, place of the level) → the judge's words
+    cost       calls, tokens and answers without a verdict; None for a judge that costs no calls
     """
-    return found.negative >= _bar(found, alpha)
+
+    judge: str
+    found: Bools
+    judged: Bools
+    agreement: Mapping[str, Any]
+    reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    cost: Mapping[str, Any] | None = None
 
 
-def false_negatives(suspected: Bools) -> dict[str, Any]:
-    """The share of suspects by level, with Wilson's interval."""
-    reason = too_few(len(suspected))
-    if reason:
-        return {"too_few": reason}
-    hits = suspected.sum(axis=0).tolist()
-    by_level = {str(level): wilson(hit, len(suspected)) for level, hit in zip(LEVELS, hits, strict=True)}
-    return {"too_few": None, "by_level": by_level}
+# Called with all records and the rows that were sampled; a judge that has said its verdicts earlier may know
+# of others.
+Judge = Callable[[Sequence[Record], Int64s, Progress], Verdicts]
 
 
-def examples(records: Sequence[Record], rows: Int64s, found: Relevance, alpha: float) -> list[dict[str, Any]]:
-    """The suspects that clear the bar by most, for people to read."""
-    excess = np.where(suspects(found, alpha), found.negative - _bar(found, alpha), -np.inf)
-    chosen = np.argsort(-excess, axis=None, kind="stable")[:EXAMPLES]
-    places = np.column_stack(np.unravel_index(chosen, excess.shape)).tolist()
-    return [
-        _example(records[int(rows[at])], level, float(found.positive[at]), float(found.negative[at, level]))
-        for at, level in places
-        if excess[at, level] > -np.inf
-    ]
+def no_verdicts(count: int) -> Bools:
+    """Nothing found, or nothing judged, bool [count, levels]."""
+    return np.zeros((count, len(LEVELS)), np.bool_)
 
 
-def _example(record: Record, level: int, positive: float, negative: float) -> dict[str, Any]:
+def false_negatives(records: Sequence[Record], verdicts: Verdicts | None) -> dict[str, Any]:
+    """The share of false negatives by level, with Wilson's interval, and who says so; without a judge no
+    figure at all."""
+    if verdicts is None:
+        return {"judge": None}
+    examples = list(verdicts.reasons.items())[:EXAMPLES]
     return {
-        "id": record.id,
-        "level": LEVELS[level],
-        "query": excerpt(record.query),
-        "positive": excerpt(record.positive),
-        "negative": excerpt(graded_negatives(record)[level]),
-        "score_positive": round(positive, 4),
-        "score_negative": round(negative, 4),
+        "judge": verdicts.judge,
+        "judged": int(verdicts.judged.sum()),
+        "found": int(verdicts.found.sum()),
+        **shares_by_level(verdicts.found, verdicts.judged),
+        "agreement": dict(verdicts.agreement),
+        "cost": None if verdicts.cost is None else dict(verdicts.cost),
+        "examples": [
+            example_of(records[row], level) | {"reason": reason} for (row, level), reason in examples
+        ],
     }
-
-
-def _bar(found: Relevance, alpha: float) -> np.ndarray:
-    return np.minimum(alpha * found.positive, found.positive)[:, None]

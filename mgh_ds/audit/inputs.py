@@ -1,7 +1,7 @@
 """What the audit reads: records with one negative of each level, from a list or straight from a store."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,30 @@ def texts_of(record: Record) -> list[str]:
 def excerpt(text: str) -> str:
     """The text's beginning, for an example on the page."""
     return text if len(text) <= EXCERPT_CHARS else text[: EXCERPT_CHARS - 1] + "…"
+
+
+def example_of(record: Record, level: int) -> dict[str, Any]:
+    """A record with one of its negatives, for people to read; `level` is its place among the levels."""
+    return {
+        "id": record.id,
+        "level": LEVELS[level],
+        "query": excerpt(record.query),
+        "positive": excerpt(record.positive),
+        "negative": excerpt(graded_negatives(record)[level]),
+    }
+
+
+def sample_rows(count: int, most: int | None, seed: int) -> Int64s:
+    """The rows to look at: all, or `most` of them drawn without replacement, in their own order. The same
+    arguments give the same rows.
+
+    Raises MghError for a sample of no record.
+    """
+    if most is None or most >= count:
+        return np.arange(count)
+    if most < 1:
+        raise MghError(f"the sample should hold at least one record (found {most})")
+    return np.sort(np.random.default_rng([seed, 0]).choice(count, most, replace=False))
 
 
 def with_progress(records: Sequence[Record], check: str, progress: Progress) -> Iterator[Record]:

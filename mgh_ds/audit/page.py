@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment
 
 from mgh_ds.audit import charts
+from mgh_ds.audit.agreement import SOUND_KAPPA
 from mgh_ds.audit.statistics import Estimate
 from mgh_ds.common.templates import page_environment
 from mgh_ds.records.levels import LEVELS
@@ -21,16 +22,18 @@ _MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
 def html(figures: Mapping[str, Any]) -> str:
     """The page, self-contained; colours follow the reader's light or dark theme."""
-    hardness, suspects = figures["hardness"], figures["false_negatives"]
+    hardness, margins, judged = figures["hardness"], figures["margins"], figures["false_negatives"]
     targets = () if hardness["too_few"] else ("positive", "query")
     similarity = {target: charts.similarity_chart(hardness, target) for target in targets}
-    bars = None if suspects["too_few"] else charts.false_negative_chart(suspects["by_level"])
+    above, false = margins["by_level"], judged.get("by_level")
     template = _environment(autoescape=True).get_template("audit.html.jinja")
     return template.render(
         audit=figures,
         levels=LEVELS,
+        sound_kappa=SOUND_KAPPA,
         similarity_charts=similarity,
-        false_negative_chart=bars,
+        above_chart=charts.share_chart(above, "Share above the positive by level") if above else None,
+        false_chart=charts.share_chart(false, "Share of false negatives by level") if false else None,
     )
 
 
@@ -51,6 +54,11 @@ def percent(figure: Estimate) -> str:
     return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
 
 
+def figure(value: float | None) -> str:
+    """A ratio that may have none: 0.83."""
+    return "undefined" if value is None else f"{value:.2f}".replace("-", "−")
+
+
 def _markdown_text(value: object) -> object:
     """A value of any origin as one line that Markdown takes literally."""
     return _MARKDOWN_SYNTAX.sub(r"\\\1", " ".join(value.split())) if isinstance(value, str) else value
@@ -58,5 +66,10 @@ def _markdown_text(value: object) -> object:
 
 def _environment(*, autoescape: bool, finalize: Callable[[object], object] | None = None) -> Environment:
     environment = page_environment(Path(__file__).parent, autoescape=autoescape, finalize=finalize)
-    environment.filters |= {"interval": interval, "percent": percent, "count": lambda value: f"{value:,}"}
+    environment.filters |= {
+        "interval": interval,
+        "percent": percent,
+        "figure": figure,
+        "count": lambda value: "unknown" if value is None else f"{value:,}",
+    }
     return environment

@@ -5,15 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mgh_ds.audit.inputs import (
-    Float32s,
-    Int64s,
-    Progress,
-    graded_negatives,
-    texts_of,
-)
+from mgh_ds.audit.inputs import Float32s, Int64s, Progress, texts_of
 from mgh_ds.common.errors import MghError
-from mgh_ds.common.protocols import Embed, ScorePairs
+from mgh_ds.common.protocols import Embed
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
@@ -30,15 +24,6 @@ class Similarities:
     query_positive: Float32s
     to_positive: Float32s
     to_query: Float32s
-
-
-@dataclass(frozen=True)
-class Relevance:
-    """What a judge says of (query, positive) [n] and (query, negative) by level [n, levels]; higher is more
-    relevant."""
-
-    positive: Float32s
-    negative: Float32s
 
 
 def measure(records: Sequence[Record], rows: Int64s, embed: Embed, progress: Progress) -> Similarities:
@@ -58,24 +43,6 @@ def measure(records: Sequence[Record], rows: Int64s, embed: Embed, progress: Pro
         to_query[part] = (negatives * query[:, None]).sum(axis=2)
     progress("embed", len(rows), len(rows))
     return Similarities(rows, query_positive, to_positive, to_query)
-
-
-def judge(records: Sequence[Record], rows: Int64s, score_pairs: ScorePairs, progress: Progress) -> Relevance:
-    """Scores query with positive and with each negative. Raises MghError if a score is no probability."""
-    scores = np.empty((len(rows), 1 + len(LEVELS)), np.float32)
-    for start in range(0, len(rows), CHUNK):
-        progress("score pairs", start, len(rows))
-        part = slice(start, start + CHUNK)
-        chosen = [records[row] for row in rows[part].tolist()]
-        pairs = [(r.query, text) for r in chosen for text in (r.positive, *graded_negatives(r))]
-        found = np.asarray(score_pairs(pairs), dtype=np.float32)
-        if found.shape != (len(pairs),) or not ((found >= 0) & (found <= 1)).all():
-            raise MghError(
-                f"the scorer should give {len(pairs)} probabilities between 0 and 1: let it end in a sigmoid"
-            )
-        scores[part] = found.reshape(-1, 1 + len(LEVELS))
-    progress("score pairs", len(rows), len(rows))
-    return Relevance(scores[:, 0], scores[:, 1:])
 
 
 def _checked(vectors: Float32s, count: int) -> Float32s:

@@ -1,11 +1,12 @@
 """Figures with intervals, and the refusal to give one that rests on too few records."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
-from mgh_ds.audit.inputs import Floats
+from mgh_ds.audit.inputs import Bools, Floats
 from mgh_ds.common import intervals
+from mgh_ds.records.levels import LEVELS
 
 MIN_RECORDS = 30
 RESAMPLES = 1000
@@ -44,6 +45,19 @@ def wilson(hits: int, total: int) -> Estimate:
     """The share hits / total with its Wilson score interval; total > 0."""
     share = hits / total
     return estimate(share, *intervals.wilson(share, total))
+
+
+def shares_by_level(hits: Bools, counted: Bools) -> dict[str, Any]:
+    """The share of hits among what counts, both bool [n, levels], by level with its interval; of too few a
+    level has none."""
+    totals, found = counted.sum(axis=0).tolist(), (hits & counted).sum(axis=0).tolist()
+    reasons = [too_few(total) for total in totals]
+    by_level = {
+        str(level): wilson(hit, total)
+        for level, hit, total, reason in zip(LEVELS, found, totals, reasons, strict=True)
+        if reason is None
+    }
+    return {"too_few": None if by_level else too_few(max(totals)), "by_level": by_level}
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:

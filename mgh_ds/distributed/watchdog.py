@@ -94,6 +94,8 @@ class Watchdog:
             self._tell(error)
         self._stopping.set()
         self._watching.join()
+        # Whoever is asking the store when the interpreter ends is torn out of it, and the process with it.
+        self._talking.join(self.limit_s)
 
     def _tell(self, error: BaseException) -> None:
         """Ends the other ranks with this one's error, unless all of them have come to it."""

@@ -11,6 +11,7 @@ from mteb.abstasks.sts import AbsTaskSTS
 
 from mgh_ds.evaluation.levels import document_instruction
 from mgh_ds.evaluation.mteb_model import INSTRUCTION_COLUMN
+from mgh_ds.evaluation.questions import Question
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
@@ -21,15 +22,18 @@ GOLD = {level: (level - 1) * GOLD_POSITIVE / (len(LEVELS) + 1) for level in LEVE
 
 
 def heldout_tasks(records: Sequence[Record]) -> list[Any]:
-    """The held-out tasks that `records` can fill: without records of its kind a task is left out."""
+    """The held-out tasks that `records` can fill: without records of its kind a task is left out, and so is
+    similarity where all pairs have the same gold."""
     asymmetric = [record for record in records if record.task.kind == "asymmetric"]
     symmetric = [record for record in records if record.task.kind == "symmetric"]
-    with_negatives = [record for record in records if record.negatives]
+    if len(set(_graded(symmetric).values())) == 1:
+        symmetric = []
+    with_negatives = {Question.of(record) for record in records if record.negatives}
     return [
         kind(chosen)
         for kind, chosen in (
             (HeldOutRetrieval, asymmetric),
-            (HeldOutReranking, with_negatives),
+            (HeldOutReranking, [r for r in records if Question.of(r) in with_negatives]),
             (HeldOutSTS, symmetric),
         )
         if chosen
@@ -66,7 +70,7 @@ class _FromRecords:
 
 
 class HeldOutRetrieval(_FromRecords, AbsTaskRetrieval):
-    """Every query against the positives and negatives of all records; its own positive is the one to find."""
+    """Every query against the positives and negatives of all records; its own positives are to be found."""
 
     metadata = _metadata(
         "HeldOutRetrieval",
@@ -80,13 +84,13 @@ class HeldOutRetrieval(_FromRecords, AbsTaskRetrieval):
 
 
 class HeldOutReranking(_FromRecords, AbsTaskRetrieval):
-    """Every query against its own record's documents: the positive among its negatives."""
+    """Every query against the documents of its own records: the positives among the negatives."""
 
     metadata = _metadata(
         "HeldOutReranking",
         "Reranking",
         "map_at_1000",
-        "A held-out record's positive against its own negatives.",
+        "A held-out query's positives against its own negatives.",
     )
 
     def data(self) -> dict[str, Any]:
@@ -108,39 +112,47 @@ class HeldOutSTS(_FromRecords, AbsTaskSTS):
         return Dataset.from_list(
             [
                 {
-                    "sentence1": record.query,
-                    "instruction1": record.task.instruction,
+                    "sentence1": question.text,
+                    "instruction1": question.instruction,
                     "sentence2": text,
-                    "instruction2": document_instruction(record) or "",
+                    "instruction2": question.instruction,  # symmetric: both sides are told
                     "score": score,
                 }
-                for record in self.records
-                for text, score in _graded(record)
+                for (question, text), score in _graded(self.records).items()
             ]
         )
 
 
-def _graded(record: Record) -> list[tuple[str, float]]:
-    """Documents with gold similarity; negatives without a level have none and are left out."""
-    graded = [
-        (negative.text, GOLD[negative.level]) for negative in record.negatives if negative.level is not None
-    ]
-    return [(record.positive, GOLD_POSITIVE), *graded]
+def _graded(records: Sequence[Record]) -> dict[tuple[Question, str], float]:
+    """The gold similarity of each pair of query and document, the highest where records grade it differently.
+    Negatives without a level have none and are left out."""
+    gold: dict[tuple[Question, str], float] = {}
+    for record in records:
+        levels = [(negative.text, negative.level) for negative in record.negatives if negative.level]
+        graded = [(record.positive, GOLD_POSITIVE), *((text, GOLD[level]) for text, level in levels)]
+        for text, score in graded:
+            pair = Question.of(record), text
+            gold[pair] = max(score, gold.get(pair, score))
+    return gold
 
 
 def _retrieval_data(records: Sequence[Record], *, rerank: bool) -> dict[str, Any]:
-    """mteb's retrieval data. A text that records share is one document, lest it compete with itself."""
+    """mteb's retrieval data. A text that records share is one document, lest it compete with itself, and
+    records of one query are one query with several positives, lest these compete with each other."""
     documents: dict[tuple[str, str], str] = {}  # (instruction, text) → document id
-    relevant, candidates = {}, {}
+    queries: dict[Question, str] = {}  # → the id of its first record
+    relevant: dict[str, dict[str, int]] = {}
+    candidates: dict[str, dict[str, None]] = {}  # in the order of the records
     for record in records:
         instruction = document_instruction(record) or ""
         texts = [record.positive, *(negative.text for negative in record.negatives)]
         ids = [documents.setdefault((instruction, text), f"document {len(documents)}") for text in texts]
-        relevant[record.id] = {ids[0]: 1}
-        candidates[record.id] = list(dict.fromkeys(ids))
-    queries = [
-        {"id": record.id, "text": record.query, INSTRUCTION_COLUMN: record.task.instruction}
-        for record in records
+        query = queries.setdefault(Question.of(record), record.id)
+        relevant.setdefault(query, {})[ids[0]] = 1
+        candidates.setdefault(query, {}).update(dict.fromkeys(ids))
+    asked = [
+        {"id": name, "text": question.text, INSTRUCTION_COLUMN: question.instruction}
+        for question, name in queries.items()
     ]
     corpus = [
         {"id": name, "title": "", "text": text, INSTRUCTION_COLUMN: instruction}
@@ -148,7 +160,7 @@ def _retrieval_data(records: Sequence[Record], *, rerank: bool) -> dict[str, Any
     ]
     return {
         "corpus": Dataset.from_list(corpus),
-        "queries": Dataset.from_list(queries),
+        "queries": Dataset.from_list(asked),
         "relevant_docs": relevant,
-        "top_ranked": candidates if rerank else None,
+        "top_ranked": {query: list(ids) for query, ids in candidates.items()} if rerank else None,
     }

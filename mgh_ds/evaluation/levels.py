@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mgh_ds.evaluation.encoding import Embeddings, Input, TextEncoder
+from mgh_ds.evaluation.questions import Question, answers
 from mgh_ds.evaluation.results import LevelScore
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
@@ -18,10 +19,17 @@ def level_accuracy(
     by cosine with the query, the mean margin cos(query, positive) − cos(query, negative), and their number.
 
     With `instructions`, queries are read under their record's instruction, and so are the documents of
-    symmetric records. Negatives without a level are left out, and so is a level that no record has.
+    symmetric records. Left out are negatives without a level, those that another record has as a positive
+    of the same query, and a level that no record has.
     """
     embed = encoder if isinstance(encoder, Embeddings) else Embeddings(encoder)
-    graded = [(record, negative) for record in records for negative in record.negatives if negative.level]
+    right = answers(records)
+    graded = [
+        (record, negative)
+        for record in records
+        for negative in record.negatives
+        if negative.level and negative.text not in right[Question.of(record)]
+    ]
     if not graded:
         return {}
 

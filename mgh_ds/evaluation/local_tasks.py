@@ -8,19 +8,17 @@ A data folder holds one folder a task (`FOLDERS` lists them):
     classification:  train.jsonl and test.jsonl {"text", "label"}
 """
 
-import csv
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mteb
-from datasets import Dataset, DatasetDict
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.problems import nearest
+from mgh_ds.evaluation.task_files import read_classification, read_retrieval, read_sts
 
 
 @dataclass(frozen=True)
@@ -100,90 +98,14 @@ def _fingerprint(folder: Path, names: Sequence[str]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _read_sts(folder: Path) -> dict[str, Any]:
-    rows = _read_jsonl(folder / "test.jsonl", {"sentence1": str, "sentence2": str, "score": (int, float)})
-    return DatasetDict(test=Dataset.from_list([row | {"score": float(row["score"])} for row in rows]))
-
-
-def _read_classification(folder: Path) -> dict[str, Any]:
-    fields = {"text": str, "label": int}
-    return DatasetDict(
-        {
-            split: Dataset.from_list(_read_jsonl(folder / f"{split}.jsonl", fields))
-            for split in ("train", "test")
-        }
-    )
-
-
-def _read_retrieval(folder: Path) -> dict[str, Any]:
-    corpus = _read_jsonl(folder / "corpus.jsonl", {"_id": str, "title": str, "text": str})
-    queries = _read_jsonl(folder / "queries.jsonl", {"_id": str, "text": str})
-    relevant = _read_qrels(
-        folder / "qrels" / "test.tsv", {row["_id"] for row in queries}, {row["_id"] for row in corpus}
-    )
-    # only judged queries are scored, as mteb's own loader does
-    judged = [{"id": row["_id"], "text": row["text"]} for row in queries if row["_id"] in relevant]
-    documents = [{"id": row["_id"], "title": row["title"], "text": row["text"]} for row in corpus]
-    return {
-        "test": {
-            "corpus": Dataset.from_list(documents),
-            "queries": Dataset.from_list(judged),
-            "relevant_docs": relevant,
-            "top_ranked": None,
-        }
-    }
-
-
-def _read_qrels(path: Path, queries: set[str], documents: set[str]) -> dict[str, dict[str, int]]:
-    relevant: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
-            try:
-                query, document, score = row["query-id"], row["corpus-id"], int(row["score"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise MghError(
-                    f"{path}, line {number}: expected query-id, corpus-id, score; {error!r}"
-                ) from None
-            if query not in queries or document not in documents:
-                raise MghError(
-                    f"{path}, line {number}: query {query!r} or document {document!r} is in no file"
-                )
-            relevant.setdefault(query, {})[document] = score
-    if not relevant:
-        raise MghError(f"{path} holds no judgement")
-    return relevant
-
-
-def _read_jsonl(path: Path, fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """The named fields of every row; other keys are left behind."""
-    rows = list(_checked_rows(path, fields))
-    if not rows:
-        raise MghError(f"{path} holds no rows")
-    return rows
-
-
-def _checked_rows(path: Path, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # covers bad UTF-8 too
-            raise MghError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise MghError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-        for name, kind in fields.items():
-            if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
-                raise MghError(f"{path}, line {number}: field {name!r} is missing or of the wrong type")
-        yield {name: row[name] for name in fields}
-
-
 _BEIR = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
 
 LAYOUTS = {
-    "STS17": _Layout("STS17-en", "en-en", ("test.jsonl",), _read_sts),
-    "SICK-R": _Layout("SICK-R", "default", ("test.jsonl",), _read_sts),
-    "SciFact": _Layout("SciFact", "default", _BEIR, _read_retrieval),
-    "XQuADRetrieval": _Layout("XQuAD-en", "en", _BEIR, _read_retrieval),
+    "STS17": _Layout("STS17-en", "en-en", ("test.jsonl",), read_sts),
+    "SICK-R": _Layout("SICK-R", "default", ("test.jsonl",), read_sts),
+    "SciFact": _Layout("SciFact", "default", _BEIR, read_retrieval),
+    "XQuADRetrieval": _Layout("XQuAD-en", "en", _BEIR, read_retrieval),
     "Banking77Classification": _Layout(
-        "Banking77", "default", ("train.jsonl", "test.jsonl"), _read_classification
+        "Banking77", "default", ("train.jsonl", "test.jsonl"), read_classification
     ),
 }

@@ -26,6 +26,8 @@ from mgh_ds.records.schema import Record
 
 # mteb is imported inside `contained_mteb` only: its import seeds the global random generators.
 
+NOTHING_TO_SCORE = "the held-out records fill no task: symmetric records need negatives to be told from"
+
 
 def evaluate(
     encoder: TextEncoder,
@@ -60,6 +62,9 @@ def evaluate(
         from mgh_ds.evaluation.heldout import heldout_tasks
 
         held_out = heldout_tasks(records)
+        if not held_out and not tasks:
+            raise MghError(NOTHING_TO_SCORE)
+        of_records = data_of_records(records)
         # held-out tasks share their texts; a corpus of millions is not to be kept
         remembered = Embeddings(encoder, batch_size=batch_size, parallel=parallel, remember=True, bar=bar)
         passing = Embeddings(encoder, batch_size=batch_size, parallel=parallel, bar=bar)
@@ -69,7 +74,7 @@ def evaluate(
         for number, task in enumerate([*held_out, *tasks], start=1):
             name, in_memory = task.metadata.name, number <= len(held_out)
             prompts[name] = (OF_RECORDS if in_memory else prompts_of(task)) if instructions else NO_PROMPTS
-            data[name] = data_of_records(records) if in_memory else data_of_task(task)
+            data[name] = of_records if in_memory else data_of_task(task)
             bar.set_description(f"{label}: {name} ({number} of {len(held_out) + len(tasks)})")
             scored = _run(task, remembered if in_memory else passing, prompts[name])
             scores[name] = _main_score(task, scored, prompts[name], data[name])
@@ -151,7 +156,7 @@ def _main_score(task: Any, scored: Any, prompts: Prompts, data: dict[str, Any]) 
     if not math.isfinite(score):
         raise MghError(
             f"task {task.metadata.name}: {metric} is not a number; "
-            "the embeddings or the gold scores are all alike"
+            "the embeddings or the gold scores are all alike, or a gold score is no number"
         )
     return TaskScore(
         metric=metric, score=score, subsets=sorted(scored.hf_subsets), prompts=prompts, data=data

@@ -12,12 +12,13 @@ from rich.text import Text
 from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.convert import FORMATS, REJECTED, convert, input_files
+from mgh_ds.records.convert import FORMATS, REJECTED, convert
 from mgh_ds.records.convert.settings import Settings
-from mgh_ds.records.reader import Progress
+from mgh_ds.records.inputs import input_files, listed
 from mgh_ds.records.rows import ErrorReport, OnError
 from mgh_ds.records.stats import stats, stats_table
 from mgh_ds.records.store import Store, is_store
+from mgh_ds.records.streams import Progress
 from mgh_ds.records.subtypes import SUBTYPES
 from mgh_ds.records.validate import validate
 
@@ -106,6 +107,8 @@ def _print_report(report: ErrorReport) -> None:
     console = Console()
     counts = f"{report.rows_read:,} rows read, {report.accepted:,} accepted, {report.rejected:,} refused"
     console.print(Text(counts + (f", {report.blank_lines:,} blank lines" if report.blank_lines else "")))
+    if report.not_read:
+        console.print(Text(f"Not read: {listed(report.not_read)}"), soft_wrap=True)
     if report.ignored_keys:
         unused = ", ".join(f"{key} ({count:,} rows)" for key, count in report.ignored_keys.most_common(10))
         console.print(Text(f"Keys that this format does not use: {unused}"))
@@ -125,7 +128,7 @@ def _progress(path: Path) -> Iterator[Progress]:
     if is_store(path):
         bar = tqdm(total=len(Store.open(path)), unit=" records", delay=1, leave=False, disable=None)
     else:
-        size = sum(file.stat().st_size for file in input_files(path))
+        size = sum(file.stat().st_size for file in input_files(path).files)
         bar = tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None)
     with bar:
         yield bar.update

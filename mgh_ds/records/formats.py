@@ -1,8 +1,9 @@
 """The formats that `mgh-ds data convert` and `validate` read, by name.
 
 A new format is a module with a function `records(rows, settings, report)`, which yields the records and
-settles each row in the report, and a row here. The module is imported when its format is asked for; this one
-imports nothing, so that a command line can list the names at once.
+settles each row in the report, and a row here. A function `reads(column)` in it says whether it uses a column
+of that name; without one all columns of a table are read. The module is imported when its format is asked
+for; this one imports nothing, so that a command line can list the names at once.
 """
 
 FORMATS: dict[str, str] = {

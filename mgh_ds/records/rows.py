@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
 from pydantic import ValidationError
@@ -21,12 +22,16 @@ MAX_REASONS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file before it is a record. `line` counts from 1, `raw` is its beginning, for reports."""
+    """One row of a file before it is a record. `line` counts from 1, `raw` is its beginning, for reports.
+
+    Values are not `typed` where the file knows texts alone: there "4.5" may be a number.
+    """
 
     file: str
     line: int
     raw: bytes
     values: dict[str, Any] = field(default_factory=dict)
+    typed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class ErrorReport:
         self.blank_lines = 0
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.ignored_keys: Counter[str] = Counter()
+        self.not_read: dict[str, str] = {}  # files of the data's folder, and what each is
         self.examples: dict[tuple[str, str], RowError] = {}
         self._rejects = rejects
 
@@ -100,10 +106,10 @@ class ErrorReport:
         if self._rejects is not None:
             self._rejects.write(json.dumps(asdict(error)) + "\n")
 
-    def ignore(self, keys: Iterable[str]) -> None:
-        """Notes keys of a row that its format does not use."""
+    def ignore(self, keys: Iterable[str], rows: int = 1) -> None:
+        """Notes keys of as many rows that their format does not use."""
         for key in keys:
-            _count(self.ignored_keys, printable(key), others="(others)")
+            _count(self.ignored_keys, printable(key), others="(others)", times=rows)
 
     def check_balance(self) -> None:
         """Raises RuntimeError if a row was lost: that would be a defect of a converter, not of the data."""
@@ -131,7 +137,13 @@ class ErrorReport:
                 for (name, kind), count in self.reasons.most_common()
             ],
             "ignored_keys": dict(self.ignored_keys.most_common()),
+            **({"not_read": self.not_read} if self.not_read else {}),
         }
+
+
+def file_name(path: Path) -> str:
+    """The path as text; bytes in it that are not UTF-8 become question marks."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")
 
 
 def printable(text: str, limit: int = 300) -> str:
@@ -155,8 +167,8 @@ def describe(value: Any) -> str:
             return f"a value of type {type(value).__name__}"
 
 
-def _count(counter: Counter[K], key: K, others: K) -> K:
+def _count(counter: Counter[K], key: K, others: K, times: int = 1) -> K:
     """Counts `key`, or `others` once there are many: keys come from the data, so memory needs a bound."""
     key = key if key in counter or len(counter) < MAX_REASONS else others
-    counter[key] += 1
+    counter[key] += times
     return key

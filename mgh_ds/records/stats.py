@@ -10,10 +10,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from mgh_ds.records.reader import Progress, read_records
+from mgh_ds.records.reader import read_records
 from mgh_ds.records.rows import ErrorReport, printable
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, is_store
+from mgh_ds.records.streams import Progress
 
 PERCENTILES = (5, 50, 95, 100)
 UNGRADED = "ungraded"

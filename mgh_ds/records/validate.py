@@ -4,9 +4,9 @@ from pathlib import Path
 
 from mgh_ds.records.convert import records_of
 from mgh_ds.records.convert.settings import Settings
-from mgh_ds.records.reader import Progress
 from mgh_ds.records.rows import ErrorReport, OnError
 from mgh_ds.records.store import Store, is_store
+from mgh_ds.records.streams import Progress
 
 
 def validate(

@@ -129,7 +129,7 @@ class RunInfo(BaseModel):
     metric: str | None = None  # by which the best evaluation was chosen
     best_step: int | None = None  # whose checkpoint is exported
     memory_bytes: int | None = None  # at most
-    wait_share: float | None = None
+    wait_shares: dict[str, float] = {}  # by what training stood still for
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def overview(run: Run) -> list[tuple[str, str]]:
         ("Model FLOPs utilisation", _percent(info.mfu) or ("unknown" if info.finished else None)),
         ("Memory, at most", f"{info.memory_bytes / 1e9:.3g} GB" if info.memory_bytes else None),
         ("Padding", _padding(info.padding_saved, info.padding_spent)),
-        ("Waiting for batches", _percent(info.wait_share)),
+        *[(f"Waiting for {name}", _percent(share)) for name, share in info.wait_shares.items()],
         *_statistics(run),
         ("Started", f"{info.started:%Y-%m-%d %H:%M}" if info.started else None),
         ("Finished", f"{info.finished:%Y-%m-%d %H:%M}" if info.finished else "not yet"),

@@ -70,7 +70,7 @@ def small_charts(run: Run) -> list[tuple[str, Chart | None]]:
         ("memory in GB", lambda step: step.memory_bytes / 1e9, 1),
         ("padding saved in percent", lambda step: 100 * step.padding_saved, window),
         ("padding spent in percent", lambda step: 100 * step.padding_spent, window),
-        ("waiting in percent", lambda step: 100 * step.wait_share, window),
+        ("waiting for batches in percent", lambda step: 100 * step.wait_share, window),
     ]
     instruments += [each for each in measured if any(each[1](step) > 0 for step in run.steps)]
     return [(name, _single(run, name, value, SMALL, (0,), window)) for name, value, window in instruments]

@@ -50,6 +50,14 @@ class Sample:
     texts: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of a negative: whether it is a right answer to its query, and why."""
+
+    right_answer: bool
+    reason: str
+
+
 class Refused(Exception):
     """An answer that cannot be used; its text is the reason."""
 
@@ -82,6 +90,14 @@ def read_sample(text: str, finish_reason: str, subtype: Subtype, filters: Filter
     if _is_meta_talk("\n".join(seen)):
         raise Refused(f"meta_talk:{next(name for key, name in seen.items() if _is_meta_talk(key))}")
     return Sample(texts)
+
+
+def read_verdict(text: str, finish_reason: str) -> Verdict:
+    """A judge's verdict on one negative. Raises Refused."""
+    answer = _answer(text, finish_reason, {"reason", "right_answer"})
+    if not isinstance(answer["right_answer"], bool):
+        raise Refused("wrong_type:right_answer")
+    return Verdict(answer["right_answer"], collapse_spaces(_string("reason", answer["reason"])))
 
 
 def record_of(

@@ -1,4 +1,4 @@
-"""`mgh-ds synth plan | run | status | merge | audit`: what they print, and how they end."""
+"""`mgh-ds synth plan | run | status | merge | judge | audit`: what they print, and how they end."""
 
 import argparse
 import shlex
@@ -12,10 +12,13 @@ import rich
 from tqdm import tqdm
 
 from mgh_ds.common import files
+from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import Store, is_store
+from mgh_ds.synthesis.config import JudgeConfig
 from mgh_ds.synthesis.counts import Counts, goal_of
-from mgh_ds.synthesis.decisions import DROPPABLE, decisions_to_drop
+from mgh_ds.synthesis.decisions import DROP_AT_MOST, DROPPABLE, decisions_to_drop
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, freeze_plan, open_plan
 from mgh_ds.synthesis.progress import WorkerProgress
@@ -24,7 +27,8 @@ from mgh_ds.synthesis.tasks import tasks_path
 from mgh_ds.synthesis.worker import run
 
 if TYPE_CHECKING:
-    from mgh_ds.common.protocols import Embed, ScorePairs
+    from mgh_ds.audit.false_negatives import Judge
+    from mgh_ds.common.protocols import Embed
 
 # For schedulers: work is left and nothing is wrong, so try again later (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
@@ -78,8 +82,30 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop", nargs="+", default=[], choices=DROPPABLE, help="leave out what the audit found"
     )
+    parser.add_argument(
+        "--drop-at-most",
+        type=float,
+        default=DROP_AT_MOST,
+        metavar="SHARE",
+        help=f"share of the records that --drop may leave out (default: {DROP_AT_MOST})",
+    )
     parser.add_argument("--partial", action="store_true", help="merge what there is of unfinished shards")
     parser.set_defaults(call=merge_command)
+
+
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds synth judge`."""
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--sample", type=int, metavar="N", help="judge at most N records (default: all)")
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs="+",
+        choices=LEVELS,
+        default=LEVELS,
+        help="whose negatives are judged (default: all levels)",
+    )
+    parser.set_defaults(call=judge_command)
 
 
 def plan_command(arguments: Sequence[str], output: Path) -> None:
@@ -131,17 +157,22 @@ def status_command(folder: Path) -> None:
 
 
 def merge_command(
-    folder: Path, drop: Sequence[str] = (), partial: bool = False, settings: Sequence[str] = ()
+    folder: Path,
+    drop: Sequence[str] = (),
+    drop_at_most: float = DROP_AT_MOST,
+    partial: bool = False,
+    settings: Sequence[str] = (),
 ) -> None:
-    """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left
-    out."""
+    """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left out,
+    `drop_at_most` the share of the records that they may be."""
     plan = open_plan(folder, settings, new_filters=True)
     if not tasks_path(plan).exists():
         raise MghError(
             f"nothing to merge yet: stage 1 of {folder} is not done. First: {_synth('run', folder)} --all"
         )
+    dropped = decisions_to_drop(folder, drop, drop_at_most)
     with tqdm(unit=" units", delay=1, leave=False, disable=None) as bar:
-        merged = merge(plan, partial=partial, drop=decisions_to_drop(folder, drop), progress=bar.update)
+        merged = merge(plan, partial=partial, drop=dropped, progress=bar.update)
     counts = merged.counts
     print(f"{counts.accepted:,} records of {counts.units:,} units in {merged.path}")
     for reason, count in counts.reasons.most_common():
@@ -158,24 +189,70 @@ def open_merged_plan(folder: Path) -> SynthesisPlan:
     return plan
 
 
+def judge_command(
+    folder: Path,
+    sample: int | None = None,
+    levels: Sequence[int] = LEVELS,
+    settings: Sequence[str] = (),
+) -> None:
+    """Has the language model of `settings` judge the negatives of the merged records, into `folder`/judged.
+
+    Raises MghError if nothing was merged, and for what a retry cannot mend; answers are kept all the same.
+    """
+    from mgh_ds.audit.agreement import labelled_set
+    from mgh_ds.audit.inputs import StoredRecords
+    from mgh_ds.synthesis.judging import judge_negatives
+
+    plan = open_merged_plan(folder)
+    config = load_config(JudgeConfig, settings)
+    records = StoredRecords(Store.open(folder / "merged"))
+    negatives, labelled = min(sample or len(records), len(records)) * len(set(levels)), len(labelled_set())
+    print(f"{negatives:,} negatives and {labelled} labelled ones for {config.engine.model}: a call each")
+    with tqdm(total=negatives + labelled, unit=" verdicts", delay=1, leave=False, disable=None) as bar:
+        made = judge_negatives(
+            folder,
+            records,
+            config,
+            levels=levels,
+            sample=sample,
+            seed=plan.config.seed,
+            progress=bar.update,
+        )
+    agreement, cost = made["agreement"], made["cost"]
+    print(f"{made['found']:,} of {made['judged']:,} negatives are right answers, says {made['judge']}")
+    print(
+        f"agreement with {agreement['judged']} of {agreement['items']} labelled by hand: "
+        f"accuracy {agreement['accuracy']['value']:.2f}, precision {_ratio(agreement['precision'])}, "
+        f"recall {_ratio(agreement['recall'])}, Cohen's kappa {_ratio(agreement['kappa'])}"
+    )
+    tokens = ", ".join(
+        f"{'unknown' if cost[key] is None else format(cost[key], ',')} {way}"
+        for key, way in (("tokens_in", "in"), ("tokens_out", "out"))
+    )
+    print(f"cost: {cost['calls']:,} calls, tokens {tokens}")
+    for reason, count in cost["without_verdict"].items():
+        print(f"  without a verdict {count:,}: {reason}; the same command asks again")
+    print(f"next: {_synth('audit', folder)}")
+
+
 def audit_command(
     folder: Path,
     embed: "Embed",
     embedder: str,
-    score_pairs: "ScorePairs | None" = None,
-    scorer: str | None = None,
+    judge: "Judge | None" = None,
     *,
-    alpha: float = 0.95,
     sample: int | None = None,
 ) -> None:
     """Measures the merged records and writes `folder`/audit: the report as HTML and Markdown, the figures,
-    and a decision on each record.
+    and a decision on each record. `judge` says which negatives are false; without one, the language model of
+    `judge_command` does, if there was one.
 
     Raises MghError if nothing was merged.
     """
     from mgh_ds.audit.composition import Cost
     from mgh_ds.audit.inputs import StoredRecords
     from mgh_ds.audit.run import audit
+    from mgh_ds.synthesis.judging import read_judge
 
     plan = open_merged_plan(folder)
     store = Store.open(folder / "merged")
@@ -187,13 +264,15 @@ def audit_command(
         embed,
         embedder,
         folder / "audit",
-        score_pairs=score_pairs,
-        scorer_name=scorer,
-        alpha=alpha,
+        judge=judge or read_judge(folder),
         sample=sample,
         seed=plan.config.seed,
     )
     print(f"report: {folder / 'audit' / 'audit.html'}")
+
+
+def _ratio(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
 
 
 def _print_shards_done(plan: SynthesisPlan) -> None:

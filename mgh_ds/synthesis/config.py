@@ -185,6 +185,15 @@ class EngineConfig(Settings):
     """vLLM on this machine."""
 
 
+class JudgeConfig(Settings):
+    """A language model that judges negatives: `mgh-ds synth judge`."""
+
+    engine: EngineConfig
+    """Who judges. Another model than the one that wrote the texts has other blind spots."""
+    sampling: Sampling = Sampling(max_tokens=512, temperature=0.0)
+    """How the engine draws tokens."""
+
+
 class SynthesisConfig(Settings):
     """A synthesis from prompts to records."""
 

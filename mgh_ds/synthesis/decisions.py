@@ -1,11 +1,14 @@
 """The audit's findings as reasons to leave a sample out of a merge."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from mgh_ds.audit.false_negatives import JUDGE
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.synthesis.merge import UNITS
@@ -17,16 +20,20 @@ DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
     "false_negative": lambda row: any(row[f"false_negative_{level}"] for level in LEVELS),
     "misordered": lambda row: row["ordered"] is False,
 }
+DROP_AT_MOST = 0.2  # share of the records that may be dropped unless more is asked for
 
 
-def decisions_to_drop(folder: Path, names: Sequence[str]) -> dict[str, str]:
+def decisions_to_drop(folder: Path, names: Sequence[str], at_most: float = DROP_AT_MOST) -> dict[str, str]:
     """The ids of the samples that any of these findings is about, with the first such finding. What an
     earlier merge dropped for one of them stays out: the audit after it has not seen it.
 
-    Raises MghError for a finding that does not exist, or if there was no audit.
+    Raises MghError for a finding that does not exist, if there was no audit, for false negatives that no
+    judge spoke of, and if more than the share `at_most` of the records would be dropped.
     """
     if unknown := [name for name in names if name not in DROPPABLE]:
         raise MghError(f"cannot drop {unknown[0]!r}: there are {', '.join(DROPPABLE)}")
+    if not 0 <= at_most <= 1:
+        raise MghError(f"--drop-at-most is a share between 0 and 1 (found {at_most:g})")
     if not names:
         return {}
     path = folder / "audit" / "decisions.parquet"
@@ -34,13 +41,34 @@ def decisions_to_drop(folder: Path, names: Sequence[str]) -> dict[str, str]:
         raise MghError(
             f"{path} does not exist: the audit finds what to drop; run mgh-ds synth audit {folder}"
         )
+    decisions = pq.ParquetFile(path)
+    if "false_negative" in names and JUDGE not in (decisions.schema_arrow.metadata or {}):
+        raise MghError(
+            f"{path} knows of no false negatives, since no judge was asked. Let a language model judge with "
+            f"mgh-ds synth judge {folder}, or give the audit a --cross-encoder; then audit again"
+        )
     found = _dropped_before(folder / "merged" / UNITS, names)
-    for batch in pq.ParquetFile(path).iter_batches():
+    ids = set(found)
+    for batch in decisions.iter_batches():
         for row in batch.to_pylist():
+            ids.add(row["id"])
             reason = next((name for name in names if DROPPABLE[name](row)), None)
             if reason is not None:
                 found[row["id"]] = reason
+    if len(found) > at_most * len(ids):
+        raise _too_many(folder, found, len(ids), at_most)
     return found
+
+
+def _too_many(folder: Path, found: dict[str, str], records: int, at_most: float) -> MghError:
+    counts = ", ".join(f"{name} {count:,}" for name, count in Counter(found.values()).most_common())
+    share = len(found) / records
+    page = folder / "audit" / "audit.html"
+    return MghError(
+        f"--drop would leave out {len(found):,} of {records:,} records ({100 * share:.1f} %: {counts}), more "
+        f"than {100 * at_most:g} %. See {page}; if they shall go, add --drop-at-most "
+        f"{math.ceil(100 * share) / 100:g}"
+    )
 
 
 def _dropped_before(path: Path, names: Sequence[str]) -> dict[str, str]:

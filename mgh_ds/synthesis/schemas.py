@@ -21,6 +21,11 @@ def sample_schema() -> dict[str, Any]:
     return _object({key: _text() for key in ("query", "positive", *LEVEL_OF)})
 
 
+def verdict_schema() -> dict[str, Any]:
+    """A judge's answer: the reason first, so that the verdict follows from it."""
+    return _object({"reason": _text(), "right_answer": {"type": "boolean"}})
+
+
 def _text() -> dict[str, Any]:
     return {"type": "string", "minLength": 1}
 

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -37,34 +37,50 @@ class TimeLeft:
 
 
 def progress(stage: str, entry: Mapping[str, Any], seconds_left: float | None) -> str:
-    """A step's line of the metrics as the progress bar shows it."""
+    """A step's line of the metrics as the progress bar shows it: what matters most stands first, since a
+    narrow terminal cuts the end off."""
     parts = [stage, f"loss {entry['loss']:.3f}"]
-    graded = [int(level) for level in entry["levels"] if level != "0"]
-    if graded:
-        hardest = max(graded)
-        parts.append(f"level {hardest} {100 * entry['levels'][str(hardest)]['accuracy']:.0f} %")
-    parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
-    if entry["mfu"] is not None:
-        parts.append(f"MFU {100 * entry['mfu']:.0f} %")
     if seconds_left is not None:
         parts.append(f"{tqdm.format_interval(seconds_left)} left")
+    graded = [int(level) for level in entry["levels"] if level != "0"]
+    if graded:
+        hardest = entry["levels"][str(max(graded))]
+        parts.append(f"level {max(graded)} {_percent(hardest['accuracy'])} by {hardest['margin']:+.3f}")
+    parts += [*_rates(entry), *_throughput(entry)]
+    parts.append(f"{_percent(entry['wait_share'])} waiting")
+    parts.append(f"gradient {entry['grad_norm']:.3g}")
     return ", ".join(parts)
 
 
 def closing_line(summary: Mapping[str, Any]) -> str:
     """What a finished run achieved, out of its `run.json`."""
-    parts = [
-        f"{summary['texts_per_s']:,.0f} texts/s",
-        f"{summary['tokens_per_s']:,.0f} tokens/s on {summary['world_size']} ranks",
-    ]
-    parts.append("MFU unknown" if summary["mfu"] is None else f"MFU {100 * summary['mfu']:.0f} %")
-    if summary["padding_saved"]:
-        parts.append(f"{100 * summary['padding_saved']:.0f} % padding saved")
-    if summary["memory_bytes"] is not None:
-        parts.append(f"{summary['memory_bytes'] / 1e9:.1f} GB")
-    if summary["wait_share"] is not None:
-        parts.append(f"{100 * summary['wait_share']:.0f} % waiting")
+    rates = ", ".join(_rates(summary))
+    parts = [f"{rates} on {summary['world_size']} ranks", *_throughput(summary)]
+    if summary["mfu"] is None:
+        parts.append("MFU unknown")
+    waits = [f"{name} {_percent(share)}" for name, share in summary["wait_shares"].items() if share > 0]
+    if waits:
+        parts.append(f"waited for {', '.join(waits)}")
     return ", ".join(parts)
+
+
+def _rates(figures: Mapping[str, Any]) -> list[str]:
+    return [f"{figures['texts_per_s']:,.0f} texts/s", f"{figures['tokens_per_s']:,.0f} tokens/s"]
+
+
+def _throughput(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Of what is known, and of padding what there is."""
+    if figures["mfu"] is not None:
+        yield f"MFU {_percent(figures['mfu'])}"
+    for name in ("padding_saved", "padding_spent"):
+        if figures[name]:
+            yield f"{_percent(figures[name])} {name.replace('_', ' ')}"
+    if figures["memory_bytes"] is not None:
+        yield f"{figures['memory_bytes'] / 1e9:.1f} GB"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def times_due(step: int, last: int, every: int) -> int:

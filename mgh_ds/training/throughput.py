@@ -18,7 +18,7 @@ from mgh_ds.training.flops import ModelFlops, peak_flops
 from mgh_ds.training.run_folder import device_name
 
 KIBIBYTE = 1024  # the unit of Linux' ru_maxrss
-MEANS = ("texts_per_s", "tokens_per_s", "padding_saved", "padding_spent", "mfu", "wait_share")
+MEANS = ("texts_per_s", "tokens_per_s", "padding_saved", "padding_spent", "mfu")
 
 
 class Throughput:
@@ -59,17 +59,38 @@ class Throughput:
         }
 
 
-def totals(entries: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """A run's figures out of its steps' lines: means over time, and the most memory; None for what no line
-    has."""
+def totals(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A run's figures out of its metrics: means of the steps over their time, and the most memory, None for
+    what no line has; and `wait_shares`, see there."""
+    steps = [line for line in lines if line["kind"] == "step"]
 
     def mean(name: str) -> float | None:
-        known = [(entry[name], entry["seconds"]) for entry in entries if entry.get(name) is not None]
+        known = [(step[name], step["seconds"]) for step in steps if step.get(name) is not None]
         seconds = sum(each for _, each in known)
         return sum(value * each for value, each in known) / seconds if known else None
 
-    memory = [entry["memory_bytes"] for entry in entries if "memory_bytes" in entry]
-    return {**{name: mean(name) for name in MEANS}, "memory_bytes": max(memory, default=None)}
+    memory = [step["memory_bytes"] for step in steps if "memory_bytes" in step]
+    return {
+        **{name: mean(name) for name in MEANS},
+        "memory_bytes": max(memory, default=None),
+        "wait_shares": wait_shares(lines),
+    }
+
+
+def wait_shares(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What training stood still for, as shares of all the time that the lines account for: `batches`, of the
+    mean rank; `checkpoints`, while the state is put together, not while it is written; `evaluations`."""
+
+    def total(kind: str, key: str) -> float:
+        return sum(line.get(key, 0.0) for line in lines if line["kind"] == kind)
+
+    waits = {
+        "batches": total("step", "wait_seconds"),
+        "checkpoints": total("checkpoint", "copy_seconds"),
+        "evaluations": total("evaluation", "seconds"),
+    }
+    whole = total("step", "seconds") + waits["checkpoints"] + waits["evaluations"]
+    return {name: seconds / whole for name, seconds in waits.items()}
 
 
 def peak_memory() -> int:

@@ -333,12 +333,13 @@ class Trainer:
         self.time_left.copy(time.perf_counter() - begin)
 
     def _write_summary(self, started: datetime, step: int) -> None:
-        steps = [entry for entry in self.folder.metrics.entries() if entry["kind"] == "step"]
+        lines = list(self.folder.metrics.entries())
+        steps = [line for line in lines if line["kind"] == "step"]
         if not steps:
             raise MghError(
                 f"{self.folder.metrics.path} has lost the run's steps: remove the run and train again"
             )
-        seconds = sum(entry["seconds"] for entry in steps)
+        seconds = sum(line["seconds"] for line in steps)
         parameters = list(self.model.parameters())
         summary = {
             "name": self.config.name,
@@ -357,7 +358,7 @@ class Trainer:
                 "total": sum(parameter.numel() for parameter in parameters),
                 "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             },
-            **totals(steps),
+            **totals(lines),
         }
         files.write_json(self.folder.path / "run.json", summary)
 

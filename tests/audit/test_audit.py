@@ -14,14 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgh_ds import Encoder
-from mgh_ds.audit import false_negatives
+from mgh_ds.audit.agreement import labelled_set
 from mgh_ds.audit.composition import Cost, cost_figures
+from mgh_ds.audit.cross_encoder import cross_encoder_judge
+from mgh_ds.audit.false_negatives import JUDGE, Verdicts, no_verdicts
 from mgh_ds.audit.hardness import hardness
 from mgh_ds.audit.inputs import StoredRecords, graded_negatives
 from mgh_ds.audit.lengths import lengths
+from mgh_ds.audit.margins import above_positive, margins
 from mgh_ds.audit.run import audit
 from mgh_ds.audit.shortcut import shortcut
-from mgh_ds.audit.similarity import Relevance, Similarities, judge, measure
+from mgh_ds.audit.similarity import Similarities, measure
+from mgh_ds.audit.statistics import wilson
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.reader import read_records
 from mgh_ds.records.schema import Negative, Record, Task
@@ -150,38 +154,50 @@ def test_the_sample_is_graded_in_the_eyes_of_minilm() -> None:
 
 
 @pytest.mark.parametrize("planted", [1, 2, 3, 4])
-def test_a_planted_false_negative_is_counted_at_its_level(planted: int) -> None:
+def test_a_negative_nearer_than_the_positive_is_counted_at_its_level(planted: int) -> None:
     records = graded_records(40)
     records[7] = with_negatives(
         records[7], lambda level, text: records[7].query if level == planted else text
     )
     found = similarities(records)
-    relevance = Relevance(found.query_positive, found.to_query)
-    suspected = false_negatives.suspects(relevance, alpha=0.95)
-    assert np.argwhere(suspected).tolist() == [[7, planted - 1]]
-    figures = false_negatives.false_negatives(suspected)["by_level"]
-    assert [figures[str(level)]["value"] for level in range(1, 5)] == [
+    assert np.argwhere(above_positive(found)).tolist() == [[7, planted - 1]]
+    figures = margins(records, found)
+    assert [figures["by_level"][str(level)]["value"] for level in range(1, 5)] == [
         1 / 40 if level == planted else 0 for level in range(1, 5)
     ]
-    [example] = false_negatives.examples(records, found.rows, relevance, alpha=0.95)
+    [example] = figures["examples"]
     assert (example["id"], example["level"]) == ("r0007", planted)
 
 
-def test_a_negative_score_of_the_positive_does_not_turn_the_bar_round() -> None:
-    found = Relevance(np.float32([-0.2]), np.float32([[-0.3, -0.2, -0.195, 0.1]]))
-    assert false_negatives.suspects(found, alpha=0.9).tolist() == [[False, True, True, True]]
+def test_a_negative_cosine_of_the_positive_does_not_turn_the_bar_round() -> None:
+    cosines = np.float32([[-0.3, -0.2, -0.195, 0.1]])
+    found = Similarities(np.arange(1), np.float32([-0.2]), cosines, cosines)
+    assert above_positive(found).tolist() == [[False, True, True, True]]
 
 
 def test_a_cross_encoder_judges_pairs_of_query_and_text() -> None:
     records = graded_records(30)
     wanted = {records[3].query: graded_negatives(records[3])[1]}
+    right = {(record.query, record.positive) for record in records} | wanted.items()
+    right |= {(one.query, one.positive) for one in labelled_set()}
+    right |= {(one.query, one.negative) for one in labelled_set() if one.false_negative}
 
     def score_pairs(pairs: list[tuple[str, str]]) -> np.ndarray:
-        positives = {record.query: record.positive for record in records}
-        return np.array([0.9 if text in (positives[q], wanted.get(q)) else 0.1 for q, text in pairs])
+        return np.array([0.9 if pair in right else 0.1 for pair in pairs])
 
-    relevance = judge(records, np.arange(30), score_pairs, quiet)
-    assert np.argwhere(false_negatives.suspects(relevance, 0.95)).tolist() == [[3, 1]]
+    rows = np.arange(0, 30, 3)
+    verdicts = cross_encoder_judge(score_pairs, "by heart")(records, rows, quiet)
+    assert np.argwhere(verdicts.found).tolist() == [[3, 1]]
+    assert np.flatnonzero(verdicts.judged.all(axis=1)).tolist() == rows.tolist()
+    assert verdicts.judged.sum() == 4 * len(rows)
+    assert verdicts.reasons == {(3, 1): "scores 0.90, the positive 0.90"}
+    assert verdicts.agreement["kappa"] == 1
+    assert "by heart, a cross-encoder, from 0.95 times" in verdicts.judge
+
+
+def test_a_cross_encoders_threshold_is_a_share() -> None:
+    with pytest.raises(MghError, match="alpha should be above 0"):
+        cross_encoder_judge(lambda pairs: np.ones(len(pairs)), "sure", alpha=0.0)
 
 
 def test_a_word_that_marks_a_level_is_found_but_not_by_lengths() -> None:
@@ -222,8 +238,8 @@ def test_negatives_without_words_can_be_probed() -> None:
 
 @pytest.fixture(scope="module")
 def planted() -> list[Record]:
-    """Sixty records: one with markup and a false negative of level 4, one that repeats another, and names
-    that mean something to Markdown."""
+    """Sixty records: one with markup whose negative of level 4 is its query, one that repeats another, and
+    names that mean something to Markdown."""
     records = graded_records(60)
     odd = records[8].model_copy(
         update={"query": f"{SCRIPT} {records[8].query}", "source": {"dataset": f"a|b {SCRIPT}"}}
@@ -265,7 +281,8 @@ def test_the_folder_holds_the_figures_as_files(audited: tuple[Path, dict[str, An
         "not stated": 1,
     }
     assert figures["duplicates"]["near"] == 1
-    assert figures["false_negatives"]["by_level"]["4"]["value"] == pytest.approx(1 / 60, abs=1e-6)
+    assert figures["margins"]["by_level"]["4"]["value"] == pytest.approx(1 / 60, abs=1e-6)
+    assert figures["false_negatives"] == {"judge": None}
 
 
 def test_model_text_stays_text_on_the_page(audited: tuple[Path, dict[str, Any]]) -> None:
@@ -274,16 +291,20 @@ def test_model_text_stays_text_on_the_page(audited: tuple[Path, dict[str, Any]])
     tags = Tags(page)
     assert "script" not in tags.names
     assert tags.addresses == ["data:,"]
-    assert "which is the weaker check" in page
+    assert "Level 4 above the positive, by an embedder" in page
+    assert "False negatives at level" not in page
     markdown = (audited[0] / "audit.md").read_text()
     assert r"a\|b \<script\>alert(1)\</script\>" in markdown
     assert "<script" not in markdown.replace(r"\<", "")
+    for text in (page, markdown):
+        assert "Not judged. Whether a negative is a right answer is for a judge to say" in text
 
 
 def test_decisions_name_each_record(planted: list[Record], audited: tuple[Path, dict[str, Any]]) -> None:
     rows = {row["id"]: row for row in pq.read_table(audited[0] / "decisions.parquet").to_pylist()}
     assert list(rows) == [record.id for record in planted]
-    assert [key for key, row in rows.items() if row["false_negative_4"]] == ["r0008"]
+    assert [key for key, row in rows.items() if row["above_positive_4"]] == ["r0008"]
+    assert {row[f"false_negative_{level}"] for row in rows.values() for level in (1, 2, 3, 4)} == {None}
     duplicate = rows["r0020"]
     assert [duplicate[name] for name in ("same_query_as", "same_positive_as", "near_duplicate_of")] == [
         "r0004"
@@ -311,12 +332,48 @@ def test_a_second_audit_writes_the_same_bytes(
         assert (tmp_path / "audit" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_what_a_judge_says_stands_under_its_name(planted: list[Record], tmp_path: Path) -> None:
+    agreed = {
+        "items": 58,
+        "judged": 57,
+        "accuracy": wilson(52, 57),
+        "precision": 0.9,
+        "recall": None,
+        "kappa": 0.4,
+    }
+    cost = {"calls": 298, "tokens_in": 120_000, "tokens_out": 9_000, "without_verdict": {"not_json": 3}}
+
+    def judge(records: list[Record], _rows: np.ndarray, _progress: object) -> Verdicts:
+        found, judged = no_verdicts(len(records)), no_verdicts(len(records))
+        judged[:, 1], judged[:40, 3], judged[:9, 0], found[5, 3] = True, True, True, True
+        return Verdicts("a wise one", found, judged, agreed, {(5, 3): f"{SCRIPT} it does"}, cost)
+
+    figures = audit(planted, COST, embed, "bag of words", tmp_path / "audit", judge=judge)["false_negatives"]
+    # Nine of level 1 are too few for a figure, and of level 3 there is none.
+    assert {level: figure["value"] for level, figure in figures["by_level"].items()} == {"2": 0, "4": 1 / 40}
+    assert (figures["judged"], figures["found"]) == (109, 1)
+    [example] = figures["examples"]
+    assert (example["id"], example["level"], example["reason"]) == ("r0005", 4, f"{SCRIPT} it does")
+    for name in ("audit.html", "audit.md"):
+        page = (tmp_path / "audit" / name).read_text()
+        for words in ("a wise one", "0.40", "undefined", "298", "120,000", "109 negatives were judged, 1 of"):
+            assert words in page, (name, words)
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "False negatives at level 4" in page
+    assert "Below 0.6 a judge is no base for decisions" in page
+    assert "script" not in Tags(page).names
+    table = pq.read_table(tmp_path / "audit" / "decisions.parquet")
+    assert table.schema.metadata[JUDGE] == b"a wise one"
+    assert [table[f"false_negative_{level}"].null_count for level in (1, 2, 3, 4)] == [51, 0, 60, 20]
+    assert table["false_negative_4"].to_pylist()[:40] == [row == 5 for row in range(40)]
+
+
 def test_a_sample_is_said_and_leaves_the_rest_null(planted: list[Record], tmp_path: Path) -> None:
     figures = audit(planted, COST, embed, "bag of words", tmp_path / "audit", sample=12)
     assert (figures["records"], figures["embedded"]) == (60, 12)
     assert "measured on 12 records" in (tmp_path / "audit" / "audit.html").read_text()
     table = pq.read_table(tmp_path / "audit" / "decisions.parquet")
-    for name in ("similarity_1", "ordered", "false_negative_2"):
+    for name in ("similarity_1", "ordered", "above_positive_2"):
         assert table[name].null_count == 48
     assert table["language_found"].null_count == 0
     # Twelve are too few for similarities; sixty are enough for texts.
@@ -326,7 +383,7 @@ def test_a_sample_is_said_and_leaves_the_rest_null(planted: list[Record], tmp_pa
 
 def test_figures_on_too_few_records_are_refused(tmp_path: Path) -> None:
     figures = audit(graded_records(12), COST, embed, "bag of words", tmp_path / "audit")
-    for check in ("hardness", "false_negatives", "shortcut", "lengths"):
+    for check in ("hardness", "margins", "shortcut", "lengths"):
         assert "12 records are too few for a figure: 30 are needed" in figures[check]["too_few"]
     for name in ("audit.html", "audit.md"):
         page = (tmp_path / "audit" / name).read_text()
@@ -348,11 +405,9 @@ def test_figures_on_too_few_records_are_refused(tmp_path: Path) -> None:
         (list, {"embed": lambda texts: embed(texts)[1:]}, r"array of shape \(191, 1024\) for 192 texts"),
         (
             list,
-            {"score_pairs": lambda pairs: np.full(len(pairs), 7.0), "scorer_name": "logits"},
+            {"judge": cross_encoder_judge(lambda pairs: np.full(len(pairs), 7.0), "logits")},
             "between 0 and 1",
         ),
-        (list, {"score_pairs": lambda pairs: np.ones(len(pairs))}, "needs a name"),
-        (list, {"alpha": 0.0}, "alpha should be above 0"),
         (list, {"sample": 0}, "at least one record"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from mgh_ds.audit.charts import false_negative_chart
+from mgh_ds.audit.charts import share_chart
 from mgh_ds.audit.duplicates import duplicates, find_duplicates, jaccard, link, shingles
 from mgh_ds.audit.hardness import order_statistics, ranks
 from mgh_ds.audit.languages import identify, languages, same
@@ -190,7 +190,7 @@ def test_thirty_are_enough() -> None:
 
 @pytest.mark.parametrize("hits", [0, 1, 500, 1000])
 def test_bars_stay_inside_their_chart(hits: int) -> None:
-    chart = false_negative_chart({str(level): wilson(hits, 1000) for level in range(1, 5)})
+    chart = share_chart({str(level): wilson(hits, 1000) for level in range(1, 5)}, "Share by level")
     assert len({tick.text for tick in chart.y_ticks}) == len(chart.y_ticks) >= 2
     for bar in chart.bars:
         assert 0 <= bar.high <= bar.y <= bar.low <= chart.bottom

@@ -8,6 +8,7 @@ from benchmarks.cases import Case, make_inputs
 from benchmarks.contenders import COLREDUCE, EAGER, FLASH_ATTN, OURS, PEERS, SDPA_CUDNN, SDPA_FLASH, Contender
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
 interpreted = pytest.mark.skipif(not contenders.tiles.interpreted(), reason="needs TRITON_INTERPRET=1")
 
 

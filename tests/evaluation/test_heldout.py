@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -18,7 +19,10 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.levels import level_accuracy
 from mgh_ds.evaluation.results import EvaluationResult
 from mgh_ds.evaluation.run import evaluate_heldout
+from mgh_ds.records.convert import convert
 from mgh_ds.records.schema import Record
+from mgh_ds.records.store import Store
+from mgh_ds.scoring import Scoring
 from tests.evaluation.conftest import make_record, vector
 
 
@@ -176,3 +180,104 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path.write_text('{"accuracy": 1}')
     with pytest.raises(MghError, match=r"before\.json is not an evaluation result"):
         EvaluationResult.read(path)
+
+
+class Oracle:
+    """Stands in for an encoder that knows which texts answer which query: those are alike, all others not."""
+
+    name, pooling, max_length = "oracle", "mean", 512
+    use_instructions = True
+
+    def __init__(self, records: list[Record]) -> None:
+        self.origin: dict[str, Any] = {}
+        self.place = {record.query: number for number, record in enumerate(records)}
+        self.place |= {record.positive: self.place[record.query] for record in records}
+        for number, text in enumerate(sorted({n.text for r in records for n in r.negatives})):
+            self.place.setdefault(text, len(records) + number)
+        self.size = max(self.place.values()) + 1
+
+    def encode(self, texts: list[str], **_: Any) -> np.ndarray:
+        return np.eye(self.size, dtype=np.float32)[[self.place[text] for text in texts]]
+
+
+def oracle_scores(records: list[Record]) -> dict[str, float]:
+    encoder: Any = Oracle(records)
+    return {name: task["score"] for name, task in evaluated(encoder, records).tasks.items()}
+
+
+def test_every_positive_of_a_query_is_right() -> None:
+    """So a perfect encoder gets 1, also where a record has another's positive among its negatives."""
+    planets = [
+        make_record("inner", "asymmetric", "Name a planet.", "Venus", [("Sirius", 4), ("Neptune", 2)]),
+        make_record("giant", "asymmetric", "Name a planet.", "Jupiter", [("Sirius", 4), ("The Moon", 3)]),
+        make_record("outer", "asymmetric", "Name a planet.", "Neptune", []),
+        make_record("star", "asymmetric", "Name a star.", "Sirius", [("Venus", 3)]),
+    ]
+    assert oracle_scores(planets) == {"HeldOutRetrieval": 1.0, "HeldOutReranking": 1.0}
+    encoder: Any = Oracle(planets)
+    levels = level_accuracy(encoder, planets)
+    assert {level: (score["accuracy"], score["count"]) for level, score in levels.items()} == {
+        "3": (1.0, 2),
+        "4": (1.0, 2),
+    }
+
+
+def test_a_perfect_encoder_is_perfect_on_nli(tmp_path: Path) -> None:
+    rows = [
+        {"premise": f"premise {p}", "hypothesis": f"{label} {p} {n}", "label": label}
+        for p in range(3)
+        for label in ("entailment", "neutral", "contradiction")
+        for n in range(2)
+    ]
+    path = tmp_path / "nli.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = list(Store.open(convert(path, tmp_path / "store", "nli").path))
+    assert len(records) == 6
+    assert oracle_scores(records) == {"HeldOutRetrieval": 1.0, "HeldOutReranking": 1.0}
+
+
+def test_the_same_query_of_another_task_asks_something_else() -> None:
+    from mgh_ds.evaluation.heldout import HeldOutRetrieval
+
+    one = make_record("one", "asymmetric", "Photosynthesis", "It turns light into sugar.", [])
+    other = one.model_copy(
+        update={
+            "id": "other",
+            "task": one.task.model_copy(update={"instruction": "Name the opposite"}),
+            "positive": "Respiration",
+        }
+    )
+    assert list(HeldOutRetrieval([one, other]).data()["relevant_docs"]) == ["one", "other"]
+
+
+def test_a_pair_that_two_records_grade_counts_once_by_its_higher_grade() -> None:
+    from mgh_ds.evaluation.heldout import HeldOutSTS
+
+    rows = HeldOutSTS(
+        [
+            make_record("a", "symmetric", "Hello", "Hi", [("Bye", 2), ("Good day", 4)]),
+            make_record("b", "symmetric", "Hello", "Good day", [("Bye", 3), ("Rain", None)]),
+        ]
+    ).data()
+    pairs = {row["sentence2"]: row["score"] for row in rows}
+    assert len(rows) == len(pairs)
+    assert pairs == {"Hi": 5.0, "Good day": 5.0, "Bye": 2.0}
+
+
+def test_similarity_needs_two_grades_and_records_need_a_task(minilm: Encoder) -> None:
+    alike = make_record("a", "symmetric", "Hello", "Hi", [("Rain", None)])
+    assert list(evaluated(minilm, [alike]).tasks) == ["HeldOutReranking"]
+    with pytest.raises(MghError, match="fill no task"):
+        evaluated(minilm, [alike.model_copy(update={"negatives": []})])
+
+
+def test_records_that_fill_no_task_are_refused_before_training() -> None:
+    config: Any = SimpleNamespace(
+        evaluation=SimpleNamespace(data_dir=None, tasks=[], languages=["eng"]),
+        model=SimpleNamespace(use_instructions=False),
+    )
+    alone = make_record("a", "symmetric", "Hello", "Hi", [])
+    with pytest.raises(MghError, match="fill no task"):
+        Scoring(config).prepare([alone])
+    graded = make_record("b", "symmetric", "Hello", "Hi", [("Bye", 1)])
+    assert Scoring(config).prepare([alone, graded]) == ["HeldOutReranking", "HeldOutSTS"]

@@ -17,13 +17,15 @@ def brute_force(
     encoder: Any, records: list[Record], instructions: bool = False
 ) -> dict[str, dict[str, float]]:
     found: dict[str, list[float]] = {}
+    right = {(record.task.instruction, record.query, record.positive) for record in records}
     for record in records:
         told = record.task.instruction if instructions else None
         told_document = told if record.task.kind == "symmetric" else None
         query = vector(encoder, record.query, told)
         positive = vector(encoder, record.positive, told_document)
         for negative in record.negatives:
-            if negative.level is not None:
+            known = (record.task.instruction, record.query, negative.text) in right
+            if negative.level is not None and not known:
                 other = vector(encoder, negative.text, told_document)
                 found.setdefault(str(negative.level), []).append(query @ positive - query @ other)
     return {

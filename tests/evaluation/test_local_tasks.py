@@ -20,6 +20,9 @@ from mgh_ds.evaluation.prompts import NO_PROMPTS
 from mgh_ds.evaluation.run import evaluate
 from tests.evaluation.conftest import DOCUMENTS, INTENTS, JUDGEMENTS, PAIRS, QUERIES
 
+PAIR = '{"sentence1": "a", "sentence2": "b", "score": 1}\n'
+QRELS = "query-id\tcorpus-id\tscore\n"
+
 
 def scored(encoder: Encoder, data_dir: Path, name: str) -> dict[str, Any]:
     """The score, without the prompts (there are none) and the data that it names."""
@@ -139,7 +142,7 @@ def test_missing_file_is_named(data_dir: Path, task: str, file: str) -> None:
         (
             "STS17-en/test.jsonl",
             '{"sentence1": "a", "sentence2": "b", "score": 1}\nnot json\n',
-            "line 2: not JSON",
+            "line 2: Row is not valid JSON",
         ),
         ("STS17-en/test.jsonl", '{"sentence1": "a", "score": 1}\n', "line 1: field 'sentence2'"),
         (
@@ -147,7 +150,7 @@ def test_missing_file_is_named(data_dir: Path, task: str, file: str) -> None:
             '{"sentence1": "a", "sentence2": "b", "score": "1"}\n',
             "line 1: field 'score'",
         ),
-        ("STS17-en/test.jsonl", "[1, 2]\n", "expected an object, found list"),
+        ("STS17-en/test.jsonl", "[1, 2]\n", "line 1: Row should be a JSON object (found a list of 2)"),
         ("STS17-en/test.jsonl", "", "holds no rows"),
         ("Banking77/train.jsonl", '{"text": "a", "label": true}\n', "line 1: field 'label'"),
         ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tmany\n", "line 2"),
@@ -155,6 +158,71 @@ def test_missing_file_is_named(data_dir: Path, task: str, file: str) -> None:
         ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\nnobody\td1\t1\n", "'nobody'"),
         ("SciFact/qrels/test.tsv", "q\td\ts\nq1\td1\t1\n", "expected query-id, corpus-id, score"),
         ("SciFact/qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgement"),
+        (
+            "STS17-en/test.jsonl",
+            PAIR + '{"sentence1": "a", "sentence2": "b", "score": NaN}\n',
+            "line 2: NaN is not valid JSON",
+        ),
+        (
+            "STS17-en/test.jsonl",
+            PAIR + '\n{"sentence1": "a", "sentence2": "b", "score": -Infinity}\n',
+            "line 3: -Infinity is not valid JSON",
+        ),
+        (
+            "SICK-R/test.jsonl",
+            PAIR + '{"sentence1": "a", "sentence2": "b", "score": 1e999}\n',
+            "line 2: field 'score' is not a finite number",
+        ),
+        (
+            "SICK-R/test.jsonl",
+            PAIR + f'{{"sentence1": "a", "sentence2": "b", "score": 1{400 * "0"}}}\n',
+            "line 2: field 'score' is not a finite number",
+        ),
+        (
+            "STS17-en/test.jsonl",
+            PAIR + '{"sentence1": "a", "sentence2": "\\ud83d", "score": 2}\n',
+            "line 2: field 'sentence2' has a lone surrogate",
+        ),
+        ("STS17-en/test.jsonl", "[" * 100_000 + "\n", "line 1: JSON is nested too deep"),
+        (
+            "STS17-en/test.jsonl",
+            '{"sentence1": "a", "sentence2": "b", "score": 1, "score": 4}\n',
+            "line 1: Key occurs twice",
+        ),
+        ("STS17-en/test.jsonl", 2 * PAIR, "every score is 1"),
+        (
+            "SciFact/queries.jsonl",
+            2 * '{"_id": "q1", "text": "a"}\n',
+            "line 2: _id 'q1' is that of line 1 too",
+        ),
+        (
+            "XQuAD-en/corpus.jsonl",
+            2 * '{"_id": "d1", "title": "", "text": "a"}\n',
+            "line 2: _id 'd1' is that of line 1 too",
+        ),
+        (
+            "SciFact/queries.jsonl",
+            '{"_id": "\\udc00", "text": "a"}\n',
+            "line 1: field '_id' has a lone surrogate",
+        ),
+        (
+            "SciFact/qrels/test.tsv",
+            QRELS + "q1\td1\t1\nq1\td1\t0\n",
+            "line 3: document 'd1' of query 'q1' has",
+        ),
+        (
+            "SciFact/qrels/test.tsv",
+            QRELS + "q1\td1\t0\nq1\td2\t0\n",
+            "query 'q1' has no document with a score",
+        ),
+        ("SciFact/qrels/test.tsv", QRELS + "\n" + 'q1\td1\t1\n"q' + 2**18 * "2", "line 4"),
+        ("Banking77/train.jsonl", 2 * '{"text": "a", "label": 1}\n', "every label is 1"),
+        (
+            "Banking77/train.jsonl",
+            f'{{"text": "a", "label": {2**63}}}\n',
+            "line 1: field 'label' is too large",
+        ),
+        ("Banking77/test.jsonl", '{"text": "a", "label": 77}\n', "line 1: label 77 is that of no row"),
     ],
 )
 def test_malformed_row_is_named(data_dir: Path, file: str, content: str, message: str) -> None:
@@ -169,14 +237,16 @@ def test_malformed_row_is_named(data_dir: Path, file: str, content: str, message
 def test_bytes_that_are_not_utf8_are_named(data_dir: Path) -> None:
     path = data_dir / "SICK-R" / "test.jsonl"
     path.write_bytes(b'{"sentence1": "\xff"}\n')
-    with pytest.raises(MghError, match=r"SICK-R/test\.jsonl, line 1: not JSON"):
+    with pytest.raises(MghError, match=r"SICK-R/test\.jsonl, line 1: Row is not valid UTF-8"):
         local_tasks(["SICK-R"], data_dir)
 
 
 def test_line_separators_inside_a_text_do_not_end_the_row(data_dir: Path) -> None:
     path = data_dir / "SICK-R" / "test.jsonl"
     row = {"sentence1": "one\u2028two\x0bthree", "sentence2": "b", "score": 1.5}
-    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(row, ensure_ascii=False) + "\n" + json.dumps(row | {"score": 2}) + "\n", encoding="utf-8"
+    )
     (task,) = local_tasks(["SICK-R"], data_dir)
     rows: Any = task.dataset["default"]["test"]
     assert rows[0] == row
@@ -190,3 +260,17 @@ def test_task_without_layout_is_told_of_those_that_have_one(data_dir: Path) -> N
 def test_data_dir_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(MghError, match="nowhere is not a folder"):
         local_tasks(["STS17"], tmp_path / "nowhere")
+
+
+def test_a_judgement_that_is_not_utf8_is_named(data_dir: Path) -> None:
+    path = data_dir / "SciFact" / "qrels" / "test.tsv"
+    path.write_bytes(QRELS.encode() + b"q1\td1\t1\nq1\td\xff\t1\n")
+    with pytest.raises(MghError, match=r"qrels/test\.tsv, line 3: .* is in no file"):
+        local_tasks(["SciFact"], data_dir)
+
+
+def test_a_judgement_that_is_there_twice_counts_once(data_dir: Path) -> None:
+    path = data_dir / "SciFact" / "qrels" / "test.tsv"
+    path.write_text("\ufeff" + QRELS + 2 * "q1\td1\t1\n", encoding="utf-8")
+    (task,) = local_tasks(["SciFact"], data_dir)
+    assert task.dataset["default"]["test"]["relevant_docs"] == {"q1": {"d1": 1}}

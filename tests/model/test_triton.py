@@ -7,6 +7,8 @@ from ata_attention import ata_attention, transformers
 from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.model.embedder import build_model
 
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
+
 TEXTS = ["A short text.", "Which of the two texts is the longer one, this or that?", "a"]
 
 

@@ -217,7 +217,7 @@ NLI = [
     nli("A dog runs on the beach.", "There is a dog.", "entailment"),
     nli("Two men cook.", "Two men are asleep.", 2),
     nli("Nobody is here.", "Somebody is here.", "contradiction"),
-    nli("Two men cook.", "Men are cooking.", "contradiction"),
+    nli("Two men cook.", "Men are cooking.", "entailment"),
     nli("Two men cook.", "Nobody agreed.", "-"),
     nli("Two men cook.", "Nobody agreed.", -1),
     nli("Two men cook.", "A boolean label.", True),
@@ -301,7 +301,13 @@ BANDS = [
 def test_sts(tmp_path: Path, scale: int):
     rows = [sts("a", text, score * scale / 5) for text, score in BANDS]
     rows[2:2] = [sts("other", "unlike", 0), sts("other", "hardly like", scale * 3.99 / 5)]
-    bad = [sts("a", "b50", 0), sts("a", "x", -1), sts("a", "x", 5.1), sts("a", "x", "5"), sts("a", "x", None)]
+    bad = [
+        sts("a", "b50", scale),
+        sts("a", "x", -1),
+        sts("a", "x", 5.1),
+        sts("a", "x", "5"),
+        sts("a", "x", None),
+    ]
     found, _, rejected = converted(write_jsonl(tmp_path / "sts.jsonl", rows + bad), "sts")
     assert [(record.query, record.positive) for record in found] == [("a", "b40"), ("a", "b50")]
     for record in found:
@@ -347,7 +353,7 @@ def test_no_usable_row_is_an_error(tmp_path: Path, rows: list[Any], message: str
 def test_what_to_convert_must_be_there_and_known(tmp_path: Path):
     with pytest.raises(MghError, match="did you mean `llm2vec`"):
         convert(tmp_path, tmp_path / "store", "llm2vek")
-    with pytest.raises(MghError, match=r"no file ending in .jsonl or .parquet"):
+    with pytest.raises(MghError, match=r"no file ending in .jsonl, .ndjson, .json, .csv, .tsv or .parquet"):
         convert(tmp_path, tmp_path / "store", "nli")
     with pytest.raises(MghError, match="does not exist"):
         convert(tmp_path / "missing", tmp_path / "store", "nli")
@@ -423,3 +429,47 @@ def test_parts_of_a_conversion_join_up(tmp_path: Path, monkeypatch: pytest.Monke
     path = write_jsonl(tmp_path / "own.jsonl", [record_values(number) for number in range(10)])
     found, _, _ = converted(path, "mgh")
     assert found == make_records(10)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_that_contradict_each_other_are_all_refused(tmp_path: Path, order: int):
+    rows = [
+        nli("p", "e", "entailment"),
+        nli("p", "h", "entailment"),
+        nli("p", "h", "contradiction"),
+        nli("p", "h", "entailment"),
+        nli("p", "n", "neutral"),
+    ][::order]
+    found, summary, rejected = converted(write_jsonl(tmp_path / "nli.jsonl", rows), "nli")
+    assert [(record.positive, negatives_of(record)) for record in found] == [("e", [("n", 2)])]
+    assert sorted(refusals(rejected)) == [(2, "row"), (3, "row"), (4, "row")]
+    assert summary.report.reasons == {("row", "contradiction"): 3}
+    reasons = {refusal["line"]: refusal["reason"] for refusal in rejected}
+    assert "line 2 has the same two texts as" in reasons[3]
+    assert "line 3 has the same two texts as" in reasons[2]
+
+
+def test_a_contradiction_may_run_through_two_files(tmp_path: Path):
+    folder = tmp_path / "nli"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", [nli("p", "h", 0), nli("p", "e", 0)])
+    write_jsonl(folder / "b.jsonl", [nli("p", "h", 1)])
+    found, _, rejected = converted(folder, "nli")
+    assert [record.positive for record in found] == ["e"]
+    assert [(Path(r["file"]).name, Path(r["reason"].split(",")[0]).name) for r in rejected] == [
+        ("b.jsonl", "a.jsonl"),
+        ("a.jsonl", "b.jsonl"),
+    ]
+
+
+def test_stop_names_both_of_two_contradictory_rows(tmp_path: Path):
+    path = write_jsonl(tmp_path / "nli.jsonl", [nli("p", "h", 0), nli("p", "h", 2)])
+    with pytest.raises(MghError, match=r"line 2, field 'row': line 1 has the same two texts as 'entailment'"):
+        convert(path, tmp_path / "store", "nli", on_error="stop")
+
+
+def test_two_scores_of_one_pair_contradict_each_other(tmp_path: Path):
+    rows = [sts("a", "b", 5), sts("a", "c", 4.5), sts("a", "b", 0), sts("a", "d", 1)]
+    found, _, rejected = converted(write_jsonl(tmp_path / "sts.jsonl", rows), "sts")
+    assert [(record.positive, negatives_of(record)) for record in found] == [("c", [("d", 2)])]
+    assert sorted(refusals(rejected)) == [(1, "row"), (3, "row")]

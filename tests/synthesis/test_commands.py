@@ -5,23 +5,30 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mgh_ds import cli
+from mgh_ds.audit.agreement import labelled_set
+from mgh_ds.audit.false_negatives import JUDGE
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import judges
 from mgh_ds.records.store import Store
 from mgh_ds.synthesis import commands, progress
-from mgh_ds.synthesis.commands import merge_command, run_command, status_command
+from mgh_ds.synthesis.commands import audit_command, merge_command, run_command, status_command
+from mgh_ds.synthesis.engines.port import Completion, Request
+from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.progress import WorkerProgress
 from tests.synthesis.kill_worker import work
@@ -108,16 +115,20 @@ def test_partial_merges_what_is_there_of_an_unfinished_plan(
     assert content(plan.folder / "merged") == content(finished.folder / "merged")
 
 
-def write_decisions(plan: SynthesisPlan, **near_duplicate_of: str) -> None:
-    """An audit that found these near duplicates and nothing else."""
+def write_decisions(
+    plan: SynthesisPlan, false_negatives: Sequence[str] = (), judge: str = "", **near_duplicate_of: str
+) -> None:
+    """An audit that found these near duplicates and false negatives, and nothing else."""
     ids = sorted(accepted(plan))
     columns: dict[str, Any] = {"id": ids, "near_duplicate_of": [near_duplicate_of.get(one) for one in ids]}
     columns |= {
-        name: [False] * len(ids) for name in ("wrong_language", *(f"false_negative_{n}" for n in (1, 2, 3)))
+        name: [False] * len(ids) for name in ("wrong_language", *(f"false_negative_{n}" for n in (1, 2)))
     }
-    columns |= {"false_negative_4": [None] * len(ids), "ordered": [True] * len(ids)}
+    columns |= {"false_negative_3": [None] * len(ids), "ordered": [True] * len(ids)}
+    columns["false_negative_4"] = [one in false_negatives for one in ids]
+    table = pa.table(columns).replace_schema_metadata({JUDGE: judge.encode()} if judge else None)
     (plan.folder / "audit").mkdir(exist_ok=True)
-    pq.write_table(pa.table(columns), plan.folder / "audit" / "decisions.parquet")
+    pq.write_table(table, plan.folder / "audit" / "decisions.parquet")
 
 
 def test_what_the_audit_found_is_left_out_with_its_reason(
@@ -132,6 +143,81 @@ def test_what_the_audit_found_is_left_out_with_its_reason(
     reasons = {row["unit_id"]: row["reason"] for row in units(finished)}
     assert {reasons[one] for one in others} == {"near_duplicate"}
     assert "refused 3: near_duplicate" in capsys.readouterr().out
+
+
+def test_false_negatives_are_dropped_by_a_judges_verdict_alone(finished: SynthesisPlan) -> None:
+    merge_command(finished.folder)
+    before = accepted(finished)
+    found = sorted(before)[:5]
+    write_decisions(finished, found)
+    with pytest.raises(MghError, match=r"no judge was asked.*mgh-ds synth judge.*--cross-encoder"):
+        merge_command(finished.folder, ["false_negative"])
+    assert accepted(finished) == before
+    write_decisions(finished, found, judge="a wise one")
+    merge_command(finished.folder, ["false_negative"])
+    assert accepted(finished) == before - set(found)
+    merge_command(finished.folder)
+
+
+def test_dropping_many_records_takes_a_flag(finished: SynthesisPlan) -> None:
+    merge_command(finished.folder)
+    before = sorted(accepted(finished))
+    half = len(before) // 2
+    write_decisions(finished, before[: half - 3], "a", **dict.fromkeys(before[half - 3 : half], before[-1]))
+    both = ["false_negative", "near_duplicate"]
+    expected = (
+        rf"{half} of {len(before)} records \(\d\d\.\d %: false_negative {half - 3}, near_duplicate 3\), more"
+    )
+    with pytest.raises(MghError, match=rf"{expected} than 20 %.*audit\.html.*--drop-at-most 0\.5") as refused:
+        merge_command(finished.folder, both)
+    assert sorted(accepted(finished)) == before
+    [share] = re.findall(r"--drop-at-most (\S+)", str(refused.value))
+    cli.main(["synth", "merge", str(finished.folder), "--drop", *both, "--drop-at-most", share])
+    assert sorted(accepted(finished)) == before[half:]
+    with pytest.raises(MghError, match=r"a share between 0 and 1 \(found 20\)"):
+        merge_command(finished.folder, both, drop_at_most=20)
+    merge_command(finished.folder)
+
+
+def test_a_judge_is_asked_shown_and_acted_upon(
+    finished: SynthesisPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge_command(finished.folder)
+    first, *others = Store.open(finished.folder / "merged")
+    right = {one.negative for one in labelled_set() if one.false_negative} | {first.negatives[0].text}
+
+    def answer(_engine: ScriptedEngine, request: Request) -> Completion:
+        found = any(f"<candidate>\n{text}\n<" in request.messages[0]["content"] for text in right)
+        return Completion(request.unit_id, json.dumps({"reason": "so", "right_answer": found}), "stop", 9, 3)
+
+    monkeypatch.setattr(ScriptedEngine, "_answer", answer)
+    engine = ["--engine.kind", "scripted", "--engine.model", "oracle"]
+    cli.main(["synth", "judge", str(finished.folder), "--levels", "4", *engine])
+    shown = capsys.readouterr().out
+    calls = len(others) + 1 + len(labelled_set())
+    assert f"1 of {len(others) + 1} negatives are right answers, says oracle" in shown
+    assert "agreement with 58 of 58 labelled by hand: accuracy 1.00" in shown
+    assert "Cohen's kappa 1.00" in shown
+    assert f"cost: {calls} calls, tokens {9 * calls:,} in, {3 * calls} out" in shown
+    monkeypatch.setattr("mgh_ds.audit.run.shortcut", lambda *_: {"too_few": "it takes long"})
+    audit_command(
+        finished.folder, lambda texts: np.eye(8, dtype=np.float32)[[len(t) % 8 for t in texts]], "e"
+    )
+    figures = json.loads((finished.folder / "audit" / "audit.json").read_text())["false_negatives"]
+    assert list(figures["by_level"]) == ["4"]
+    assert (figures["found"], figures["agreement"]["kappa"]) == (1, 1)
+    merge_command(finished.folder, ["false_negative"])
+    assert accepted(finished) == {record.id for record in others}
+    merge_command(finished.folder)
+
+
+def test_a_judge_needs_a_merge_and_an_engine(finished: SynthesisPlan, tmp_path: Path) -> None:
+    plan = small_plan(tmp_path / "plan")
+    with pytest.raises(SystemExit, match=r"no merged records.*mgh-ds synth merge"):
+        cli.main(["synth", "judge", str(plan.folder), "--engine.kind", "scripted", "--engine.model", "m"])
+    merge_command(finished.folder)
+    with pytest.raises(SystemExit, match=r"engine is missing"):
+        cli.main(["synth", "judge", str(finished.folder)])
 
 
 def test_nothing_is_dropped_without_an_audit(finished: SynthesisPlan) -> None:

@@ -115,7 +115,7 @@ def test_a_fifth_level_is_an_entry_and_a_row_of_words(tmp_path: Path) -> None:
     html, markdown = ((plan / "audit" / f"audit.{kind}").read_text() for kind in ("html", "md"))
     assert "realised 5" in html
     assert "realised 5" in markdown
-    assert "False negatives at level 5" in html
+    assert "Level 5 above the positive, by an embedder" in html
     assert 'class="level-1 beyond' in html or "level-1 beyond" in html.split("</style>")[1], "drawn dashed"
     assert "20 % is chance" in html
     assert "20 % is chance" in markdown

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mgh_ds.records.levels import LEVELS
-from mgh_ds.synthesis.schemas import LEVEL_OF, sample_schema, task_schema
+from mgh_ds.synthesis.schemas import LEVEL_OF, sample_schema, task_schema, verdict_schema
 
-SCHEMAS = {"tasks": task_schema(10), "samples": sample_schema()}
+SCHEMAS = {"tasks": task_schema(10), "samples": sample_schema(), "verdicts": verdict_schema()}
 KEYS = ["query", "positive", "hard_negative", "near_negative", "far_negative", "easy_negative"]
 REFUSED = {"uniqueItems", "contains", "multipleOf"}
 COSTLY = {"maxLength"}
@@ -53,6 +53,9 @@ def test_no_word_that_engines_refuse_or_that_slows_them(stage: str) -> None:
         ("tasks", {"tasks": ["Given a, retrieve b"] * 10}, True),
         ("tasks", {"tasks": ["Given a, retrieve b"] * 9}, False),
         ("tasks", {"tasks": ["Given a, retrieve b"] * 11}, False),
+        ("verdicts", {"reason": "It does.", "right_answer": True}, True),
+        ("verdicts", {"right_answer": True, "reason": "It does."}, False),
+        ("verdicts", {"reason": "It does.", "right_answer": "yes"}, False),
         ("tasks", {"tasks": ["Given a, retrieve b"] * 9 + [""]}, False),
     ],
 )

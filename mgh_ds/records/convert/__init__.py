@@ -1,7 +1,6 @@
 """From the formats that people have to a store of records: one module each, listed in `records.formats`."""
 
 import importlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,15 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.problems import nearest
 from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.formats import FORMATS
-from mgh_ds.records.reader import Progress, read_rows
+from mgh_ds.records.inputs import input_files
+from mgh_ds.records.reader import read_all, read_rows
 from mgh_ds.records.rows import ErrorReport, OnError, Row
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import StoreWriter
+from mgh_ds.records.streams import Progress
+from mgh_ds.records.tables import Reads
 
 REJECTED = "rejected.jsonl"
-_ENDINGS = (".jsonl", ".parquet")
 
 
 # Yields the records of the rows and settles each row in the report.
@@ -41,7 +42,7 @@ def convert(
     on_error: OnError = "skip",
     progress: Progress | None = None,
 ) -> ConversionSummary:
-    """Converts a .jsonl or .parquet file, or a folder of them, into a store at `output`.
+    """Converts a file, or a folder of files, into a store at `output`; `records.inputs` says which are read.
 
     Refused rows go to `rejected.jsonl` in the store, their counts into the manifest's notes. Memory holds one
     part of the store, not the rows.
@@ -62,7 +63,7 @@ def convert(
             rejected.unlink()
         writer.notes["conversion"] = {
             "format": format,
-            "files": [path.name for path in input_files(input)],
+            "files": [path.name for path in input_files(input).files],
             **report.as_dict(),
         }
     return ConversionSummary(output, records, report)
@@ -71,23 +72,16 @@ def convert(
 def records_of(
     input: Path, format: str, settings: Settings, report: ErrorReport, progress: Progress | None = None
 ) -> Iterator[Record]:
-    """The records of a file or folder in one of the FORMATS; every row is settled in the report."""
+    """The records of a file or folder in one of the FORMATS; every row is settled in the report, which
+    also learns which files of a folder are not read."""
     if format not in FORMATS:
         near = nearest(format, FORMATS)
         raise MghError(f"Format '{format}' is unknown{near or '.'} Known: {', '.join(FORMATS)}")
-    converter: Converter = importlib.import_module(FORMATS[format]).records
-    rows = itertools.chain.from_iterable(read_rows(path, report, progress) for path in input_files(input))
+    module = importlib.import_module(FORMATS[format])
+    converter: Converter = module.records
+    reads: Reads = getattr(module, "reads", read_all)
+    inputs = input_files(input)
+    report.not_read = inputs.not_read
+    rows = (row for path in inputs.files for row in read_rows(path, report, progress, reads))
     yield from converter(rows, settings, report)
     report.check_balance()
-
-
-def input_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's .jsonl and .parquet files by name. Raises MghError if there is none."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise MghError(f"{path} does not exist: check the path")
-    found = sorted(file for file in path.iterdir() if file.suffix in _ENDINGS)
-    if not found:
-        raise MghError(f"{path} has no file ending in {' or '.join(_ENDINGS)}")
-    return found

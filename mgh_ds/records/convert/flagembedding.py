@@ -27,6 +27,9 @@ class FlagEmbeddingRow(ForeignRow):
     type: Any = None
 
 
+reads = FlagEmbeddingRow.reads
+
+
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
     def parse(row: Row) -> list[Record]:
         given = parse_as(FlagEmbeddingRow, row, report)

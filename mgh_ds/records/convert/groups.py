@@ -41,7 +41,7 @@ class PairGroups:
             """
             PRAGMA journal_mode = OFF;
             CREATE TABLE pairs (key BLOB, file TEXT, line INT, raw BLOB, first TEXT, second TEXT, verdict);
-            CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID;
+            CREATE TABLE seen (digest BLOB PRIMARY KEY, pair INT, verdict) WITHOUT ROWID;
             """
         )
 
@@ -58,13 +58,14 @@ class PairGroups:
             ) from error
 
     def read(self, rows: Iterable[Row], parse: Callable[[Row], Pair], report: ErrorReport) -> None:
-        """Takes in all rows. What `parse` refuses, or what was there before, is refused at once.
+        """Takes in all rows. What `parse` refuses, or what was there before, is refused at once, and so are
+        all rows that say different things of the same two texts: which one is right, nobody knows.
 
         The other rows stay unsettled until `settle` is called for their group.
         """
         for row in rows:
             try:
-                self._add(parse(row))
+                self._add(parse(row), report)
             except ValidationError as error:
                 report.refuse(row, RowRefused.because(error))
             except RowRefused as refused:
@@ -84,15 +85,34 @@ class PairGroups:
         """The largest score of all pairs, 0 if there are none."""
         return self._database.execute("SELECT coalesce(max(verdict), 0) FROM pairs").fetchone()[0]
 
-    def _add(self, pair: Pair) -> None:
-        key, digest = _digest(pair.first), _digest(pair.first, pair.second)
-        if not self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", [digest]).rowcount:
-            raise RowRefused("row", "duplicate_pair", "The same two texts occur in an earlier row")
-        row = pair.row
-        self._database.execute(
+    def _add(self, pair: Pair, report: ErrorReport) -> None:
+        row, digest = pair.row, _digest(pair.first, pair.second)
+        known = self._database.execute("SELECT pair, verdict FROM seen WHERE digest = ?", [digest]).fetchone()
+        if known:
+            number, verdict = known
+            if number is None:
+                raise _contradiction("Earlier rows contradict each other about the same two texts")
+            if verdict == pair.verdict:
+                raise RowRefused("row", "duplicate_pair", "The same two texts occur in an earlier row")
+            self._withdraw(number, digest, pair, report)
+            return
+        number = self._database.execute(
             "INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [key, row.file, row.line, row.raw, pair.first, pair.second, pair.verdict],
-        )
+            [_digest(pair.first), row.file, row.line, row.raw, pair.first, pair.second, pair.verdict],
+        ).lastrowid
+        self._database.execute("INSERT INTO seen VALUES (?, ?, ?)", [digest, number, pair.verdict])
+
+    def _withdraw(self, number: int, digest: bytes, pair: Pair, report: ErrorReport) -> None:
+        """Refuses `pair` and the one it contradicts, which was taken in as `number`."""
+        file, line, raw, verdict = self._database.execute(
+            "SELECT file, line, raw, verdict FROM pairs WHERE rowid = ?", [number]
+        ).fetchone()
+        self._database.execute("DELETE FROM pairs WHERE rowid = ?", [number])
+        self._database.execute("UPDATE seen SET pair = NULL WHERE digest = ?", [digest])
+        earlier, later = Row(file, line, raw), pair.row
+        for row, other, said in ((later, earlier, verdict), (earlier, later, pair.verdict)):
+            where = f"line {other.line}" if later.file == earlier.file else f"{other.file}, line {other.line}"
+            report.refuse(row, _contradiction(f"{where} has the same two texts as {said!r}: neither counts"))
 
 
 def settle(group: Sequence[Pair], make: Callable[[], list[Record]], report: ErrorReport) -> list[Record]:
@@ -109,6 +129,10 @@ def settle(group: Sequence[Pair], make: Callable[[], list[Record]], report: Erro
     for pair in group:
         report.refuse(pair.row, refused)
     return []
+
+
+def _contradiction(reason: str) -> RowRefused:
+    return RowRefused("row", "contradiction", reason)
 
 
 def _digest(*texts: str) -> bytes:

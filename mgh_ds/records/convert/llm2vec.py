@@ -23,6 +23,9 @@ class TripleRow(ForeignRow):
     id: Id | None = None
 
 
+reads = TripleRow.reads
+
+
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
     def parse(row: Row) -> list[Record]:
         given = parse_as(TripleRow, row, report)

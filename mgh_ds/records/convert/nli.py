@@ -31,10 +31,13 @@ from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record, Text
 
 LABELS = ("entailment", "neutral", "contradiction")
+_NUMERALS = ("0", "1", "2")
 LONE_NEUTRAL_OVERLAP = 0.3
 
 
 def _label_name(label: Any) -> Any:
+    if label in _NUMERALS:  # in a table, numbers are text
+        label = _NUMERALS.index(label)
     return LABELS[label] if type(label) is int and 0 <= label < len(LABELS) else label
 
 
@@ -42,6 +45,9 @@ class NliRow(ForeignRow):
     premise: Text
     hypothesis: Text
     label: Annotated[Literal["entailment", "neutral", "contradiction"], BeforeValidator(_label_name)]
+
+
+reads = NliRow.reads
 
 
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:

@@ -21,6 +21,10 @@ class SentenceTransformersRow(ForeignRow):
     id: Id | None = None
 
 
+def reads(column: str) -> bool:
+    return SentenceTransformersRow.reads(column) or bool(_NEGATIVE.fullmatch(column))
+
+
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
     def parse(row: Row) -> list[Record]:
         given = SentenceTransformersRow.model_validate(row.values)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.records.inputs import stem
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record, Subtype, Text
@@ -22,7 +23,7 @@ _TEXT: TypeAdapter[str] = TypeAdapter(Text, config=ConfigDict(strict=True))
 class Settings:
     """What the user says about a data set whose rows do not say it themselves.
 
-    dataset      its name, in ids and in `source`; None: the file's name without its ending
+    dataset      its name, in ids and in `source`; None: the file's name without its endings
     instruction  for rows that bring none; None: the registry's for that data set (`records.instructions`)
     subtype      the shape of its texts; None: the format's own
     language     BCP 47
@@ -45,13 +46,19 @@ class ForeignRow(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
+    @classmethod
+    def reads(cls, column: str) -> bool:
+        """Whether the format uses a column of this name."""
+        return column in cls.model_fields
+
 
 ForeignRowT = TypeVar("ForeignRowT", bound=ForeignRow)
 
 
 def parse_as(model: type[ForeignRowT], row: Row, report: ErrorReport) -> ForeignRowT:
-    """The row as `model`; counts the keys that `model` does not name. Raises pydantic's ValidationError."""
-    parsed = model.model_validate(row.values)
+    """The row as `model`; counts the keys that `model` does not name. A number may be written as text where
+    the file knows texts alone. Raises pydantic's ValidationError."""
+    parsed = model.model_validate(row.values, strict=row.typed)
     report.ignore(row.values.keys() - model.model_fields.keys())
     return parsed
 
@@ -83,7 +90,7 @@ def make_record(
     A row without an id gets one from its content, so converting again gives the same ids.
     Raises RowRefused if no instruction is known, pydantic's ValidationError if the record is not valid.
     """
-    dataset = settings.dataset or Path(row.file).stem
+    dataset = settings.dataset or stem(Path(row.file))
     known = INSTRUCTIONS.get(dataset)
     instruction = instruction or settings.instruction or (known.text if known else fallback_instruction)
     if instruction is None:

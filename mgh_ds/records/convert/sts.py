@@ -30,6 +30,9 @@ class StsRow(ForeignRow):
     score: Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
 
 
+reads = StsRow.reads
+
+
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
     def parse(row: Row) -> Pair:
         given = parse_as(StsRow, row, report)

@@ -83,8 +83,10 @@ class ScriptedEngine:
 
 
 def write_answer(random: Random, schema: dict[str, Any]) -> dict[str, Any]:
-    """An answer of the shape that the schema of either stage asks for; harder negatives share more words with
-    the positive."""
+    """An answer of the shape that the schema of either stage, or of a judge, asks for; harder negatives share
+    more words with the positive, and verdicts are drawn by lot."""
+    if "right_answer" in schema["properties"]:
+        return {"reason": _words(random, 6), "right_answer": random.random() < 0.5}
     if "tasks" in schema["properties"]:
         count = schema["properties"]["tasks"]["minItems"]
         pairs = [(_words(random, 4), _words(random, 5)) for _ in range(count)]
