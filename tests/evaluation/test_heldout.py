@@ -280,4 +280,4 @@ def test_records_that_fill_no_task_are_refused_before_training() -> None:
     with pytest.raises(MghError, match="fill no task"):
         Scoring(config).prepare([alone])
     graded = make_record("b", "symmetric", "Hello", "Hi", [("Bye", 1)])
-    assert Scoring(config).prepare([alone, graded]) == ["HeldOutReranking", "HeldOutSTS"]
+    assert list(Scoring(config).prepare([alone, graded])) == ["HeldOutReranking", "HeldOutSTS"]
