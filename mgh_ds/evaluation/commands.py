@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(ColumnTransform),
         help="for ata; default: as saved, else identity",
     )
+    parser.add_argument(
+        "--causal",
+        action="store_true",
+        help="let a decoder's tokens see only what precedes them; default: as saved, else not",
+    )
     parser.add_argument("--data-dir", type=Path, help="folder with one folder a task; default: the hub")
     parser.add_argument(
         "--languages", nargs="+", metavar="CODE", help="ISO 639-3, for tasks from the hub (default: eng)"
@@ -57,6 +62,7 @@ def eval_command(
     output: Path,
     pooling: PoolingMethod | None = None,
     column_transform: ColumnTransform | None = None,
+    causal: bool = False,
     data_dir: Path | None = None,
     languages: list[str] | None = None,
     batch_size: int = 64,
@@ -74,6 +80,7 @@ def eval_command(
             the model's files, the task's data or prompt or a library have changed.
         pooling: how token states become one vector; without it, as the model was saved (else ATA).
         column_transform: for ATA, what is applied to a head's column sums; without it, as saved.
+        causal: let a decoder's tokens see only what precedes them; without it, as saved, else the whole text.
         data_dir: a folder with one folder a task (docs/evaluation.md); without it, data come from the hub.
         languages: ISO 639-3 codes; hub tasks keep the subsets wholly in these languages. Without it, eng.
         batch_size: texts encoded at once.
@@ -111,6 +118,7 @@ def eval_command(
     options = {
         "pooling": pooling,
         "column_transform": column_transform,
+        "causal": causal or None,
         "max_length": max_length,
         "languages": None if languages == DEFAULT_LANGUAGES else languages,
     }
@@ -130,8 +138,15 @@ def eval_command(
         }
         if missing:
             encoder = Encoder.from_pretrained(
-                model, pooling, column_transform=column_transform, max_length=max_length, device=device
+                model,
+                pooling,
+                column_transform=column_transform,
+                bidirectional=False if causal else None,
+                max_length=max_length,
+                device=device,
             )
+            if causal and not encoder.causal:
+                raise MghError(f"--causal is for decoders, and {model} is none")
             encoder.origin = origin
         for path, part in missing.items():
             evaluate(

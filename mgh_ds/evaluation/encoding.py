@@ -24,6 +24,9 @@ class TextEncoder(Protocol):
     def use_instructions(self) -> bool: ...
 
     @property
+    def prompt(self) -> str: ...
+
+    @property
     def pooling(self) -> str: ...
 
     @property

@@ -89,6 +89,7 @@ def evaluate(
             "max_length": encoder.max_length,
             "instructions": instructions,
             "versions": versions(),
+            **({"prompt": encoder.prompt} if encoder.prompt else {}),
         },
         details=details,
         fingerprint=fingerprint(encoder.origin, instructions=instructions, data=data, prompts=prompts),

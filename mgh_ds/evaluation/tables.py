@@ -85,10 +85,13 @@ def _results_cells(result: EvaluationResult) -> tuple[list[str], list[list[str]]
 
 
 def _prompt_lines(result: EvaluationResult) -> list[str]:
-    """What the texts of each task were read under, where instructions were asked for."""
+    """What the texts of each task were read under, where instructions were asked for or the model has a
+    prompt of its own."""
+    prompt = result.settings.get("prompt")
+    lines = ["", f"Where a text has no other prompt, it has the model's own: “{prompt}”."] if prompt else []
     if not result.settings.get("instructions"):
-        return []
-    lines = ["", "Prompts:", ""]
+        return lines
+    lines += ["", "Prompts:", ""]
     for name, task in result.tasks.items():
         found = task.get("prompts")
         if found is None:

@@ -1,6 +1,8 @@
 """Loads a transformer and readies it for embeddings: our attention, no dropout, bidirectional where asked."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from ata_attention.transformers import register
@@ -18,6 +20,19 @@ DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 ROBERTA_LIKE = ("roberta", "xlm-roberta")
 ENCODERS = ("bert", *ROBERTA_LIKE)
 
+# Rotary embeddings whose angles are the same for every batch, and those that change in a batch with a text
+# longer than the length under this key.
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")
+ADAPTIVE_ROPE = ("dynamic", "longrope")
+
+# Weights that a folder may hold beside the backbone's: heads, which embeddings do not use, and tables that
+# older versions of transformers saved although they can be computed.
+HEADS = re.compile(
+    r"^((model|bert|roberta)\.)?(lm_head|cls|pooler|classifier|score|qa_outputs)\."
+    r"|(^|\.)position_ids$|(^|\.)rotary_emb\.inv_freq$"
+)
+LAYER = re.compile(r"(^|\.)layers?\.(\d+)\.")
+
 
 def load_backbone(
     folder: Path, *, bidirectional: bool = True, dtype: DType = "float32", num_layers: int | None = None
@@ -31,20 +46,12 @@ def load_backbone(
     which is saved with the config. All dropout of the backbone is turned off: column sums are defined on the
     undisturbed attention, and training is regularised by the adapters' dropout.
 
-    Raises MghError for a model type that is not known to work, for more layers than there are, and for
-    weights that are missing, do not fit, or are not safetensors.
+    Raises MghError for what `read_config` refuses, for more layers than there are, and for weights that are
+    missing, do not fit, are not safetensors, or are left over: what the architecture does not use and is no
+    usual head means that the folder holds another model than its config says.
     """
-    described = files.read_json(folder / "config.json")
-    kind = described.get("model_type") if isinstance(described, dict) else None
-    if kind not in ENCODERS + DECODERS:
-        raise MghError(
-            f"{folder} holds a {kind!r} model, which mgh-ds does not know; "
-            f"it knows {', '.join(ENCODERS + DECODERS)}"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise MghError(f"{folder / 'config.json'} is no usable {kind} configuration: {error}") from None
+    config = read_config(folder)
+    layers = config.num_hidden_layers
     config.is_causal = config.model_type in DECODERS and not bidirectional
     if num_layers is not None:
         _keep_first_layers(config, num_layers, folder)
@@ -52,12 +59,80 @@ def load_backbone(
         if hasattr(config, name):
             setattr(config, name, 0.0)
     model, report = _load(folder, config, dtype)
-    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    misshapen = [name for name, *_ in report["mismatched_keys"]]
+    wrong = sorted([*report["missing_keys"], *misshapen])
     if wrong:
         raise MghError(
             f"{folder} holds no complete {config.model_type} model: {wrong[0]} is missing or misshapen"
         )
+    dropped = range(config.num_hidden_layers, layers)
+    unused = sorted(name for name in report["unexpected_keys"] if not _may_be_left(name, dropped))
+    if unused:
+        raise MghError(
+            f"{folder} holds {len(unused)} weights that a {config.model_type} model of its config.json does "
+            f"not use, the first being {unused[0]}: without them its vectors would be another model's"
+        )
     return model
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of the transformer in `folder`.
+
+    Raises MghError for a model type that is not known to work, a configuration that transformers cannot read,
+    quantised weights, adapters that are not merged, and rotary embeddings of an unknown type.
+    """
+    path = folder / "config.json"
+    described = files.read_json(path)
+    kind = described.get("model_type") if isinstance(described, dict) else None
+    if kind not in ENCODERS + DECODERS:
+        raise MghError(
+            f"{folder} holds a {kind!r} model, which mgh-ds does not know; "
+            f"it knows {', '.join(ENCODERS + DECODERS)}"
+        )
+    _refuse_quantised(path, described)
+    if (folder / "adapter_config.json").exists():
+        raise MghError(f"{folder} holds adapters (adapter_config.json): merge them into the weights first")
+    if kind in ENCODERS and described.get("is_decoder"):
+        raise MghError(f"{path}: is_decoder makes this {kind} causal, which mgh-ds does not support")
+    if described.get("position_embedding_type", "absolute") not in (None, "absolute"):
+        raise MghError(
+            f"{path}: position_embedding_type is {described['position_embedding_type']!r}, not absolute"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
+        raise MghError(f"{path} is no usable {kind} configuration: {' '.join(str(error).split())}") from None
+    if kind in ROBERTA_LIKE and config.pad_token_id is None:
+        raise MghError(f"{path} names no pad_token_id, after which the positions of a {kind} begin")
+    if kind in DECODERS and rope_type(config) not in FIXED_ROPE + ADAPTIVE_ROPE:
+        raise MghError(
+            f"{path}: unknown RoPE type {rope_type(config)!r}; "
+            f"mgh-ds knows {', '.join(FIXED_ROPE + ADAPTIVE_ROPE)}"
+        )
+    return config
+
+
+def _refuse_quantised(path: Path, described: dict[str, Any]) -> None:
+    for key in ("quantization_config", "compression_config"):
+        if described.get(key) is not None:
+            how = described[key].get("quant_method") if isinstance(described[key], dict) else None
+            raise MghError(
+                f"{path}: {key} ({how or 'of an unnamed method'}) says that the weights are quantised, which "
+                "mgh-ds does not load: take the model in float32, bfloat16 or float16"
+            )
+
+
+def rope_type(config: PreTrainedConfig) -> str:
+    """The type of a decoder's rotary embeddings; of those that differ by layer, the names of these."""
+    parameters = config.rope_parameters or {}
+    layers = [key for key, value in parameters.items() if isinstance(value, dict)]
+    return ", ".join(layers) or str(parameters.get("rope_type"))
+
+
+def _may_be_left(name: str, dropped: range) -> bool:
+    """Whether a weight that the model does not use is a usual head, or of one of the layers left out."""
+    layer = LAYER.search(name)
+    return HEADS.search(name) is not None or (layer is not None and int(layer[2]) in dropped)
 
 
 def _keep_first_layers(config: PreTrainedConfig, count: int, folder: Path) -> None:
@@ -84,10 +159,13 @@ def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrai
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which then stand in the report
                 **without_head,
             )
     except (OSError, SafetensorError) as error:
         raise MghError(f"{folder} holds no readable weights in safetensors format: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise MghError(f"{folder / 'config.json'} describes no {config.model_type} model: {error}") from error
 
 
 def first_position(config: PreTrainedConfig) -> int:
@@ -96,7 +174,26 @@ def first_position(config: PreTrainedConfig) -> int:
 
 
 def longest_input(config: PreTrainedConfig) -> int | None:
-    """The longest input in tokens that learned positions allow; None for rotary positions: no limit."""
-    if config.model_type in DECODERS:
-        return None
-    return int(config.max_position_embeddings) - first_position(config)
+    """The longest input in tokens at which a text has its own vector; None: no limit.
+
+    Learned positions end there. Adaptive rotary embeddings turn otherwise beyond it, for all texts of a batch
+    together: a text's vector would depend on its neighbours.
+    """
+    if config.model_type not in DECODERS:
+        return int(config.max_position_embeddings) - first_position(config)
+    match rope_type(config):
+        case "dynamic":
+            return int(config.max_position_embeddings)
+        case "longrope":
+            return int(config.rope_parameters["original_max_position_embeddings"])
+    return None
+
+
+def check_length(length: int, config: PreTrainedConfig, name: Path | str = "the model") -> None:
+    """Raises MghError, in which the model is called `name`, if it takes no texts of `length` tokens."""
+    limit = longest_input(config)
+    if limit is not None and length > limit:
+        why = ""
+        if config.model_type in DECODERS:
+            why = f"; beyond, its {rope_type(config)} RoPE would make a text's vector depend on its batch"
+        raise MghError(f"max_length is {length}, but {name} takes at most {limit} tokens{why}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.backbone import first_position, load_backbone, longest_input
+from mgh_ds.model.backbone import check_length, first_position, load_backbone, longest_input
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import DType, LoraConfig, ModelConfig
 from mgh_ds.model.pooling import Pooling
@@ -105,22 +105,25 @@ def load_model(
 ) -> tuple[EmbeddingModel, Tokenizer]:
     """The model in `folder` without adapters, on the CPU and in evaluation mode, and its tokenizer.
 
-    With `num_layers` only its first so many layers.
+    With `num_layers` only its first so many layers. Raises MghError for what `load_backbone` refuses, for a
+    `max_length` beyond what the model takes, and for a tokenizer that does not fit the model.
     """
     backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype, num_layers=num_layers)
     limit = longest_input(backbone.config)
     length = settings.max_length or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
-    if limit is not None and length > limit:
-        raise MghError(f"max_length is {length}, but {folder} takes at most {limit} tokens")
+    check_length(length, backbone.config, folder)
     tokenizer = Tokenizer.from_pretrained(
         folder,
         max_length=length,
         instruction_template=settings.instruction_template,
         use_instructions=settings.use_instructions,
+        prompt=settings.prompt,
+        append_eos=settings.append_eos,
         include_bos=settings.pooling.include_bos,
         include_instruction=settings.pooling.include_instruction,
         padding_free=padding_free,
     )
+    tokenizer.check_vocabulary(backbone.get_input_embeddings().num_embeddings, folder)
     return EmbeddingModel(backbone, Pooling(settings.pooling)).eval(), tokenizer
 
 
@@ -132,6 +135,8 @@ def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
         max_length=tokenizer.max_length,
         instruction_template=tokenizer.instruction_template,
         use_instructions=tokenizer.use_instructions,
+        prompt=tokenizer.prompt,
+        append_eos=tokenizer.append_eos,
     )
 
 

@@ -17,7 +17,8 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import export
-from mgh_ds.model.settings import read_settings
+from mgh_ds.model.settings import Settings, read_settings
+from mgh_ds.model.token_weights import POOLINGS
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
 
@@ -58,21 +59,24 @@ class Encoder:
         instruction_template: str | None = None,
         padding_free: bool = True,
     ) -> "Encoder":
-        """Loads a Hugging Face model (by name or folder) or a folder that `export` wrote.
+        """Loads a Hugging Face model (by name or folder), or what `export` or sentence-transformers wrote.
 
-        An option left out is as the exported folder says. For other models: ATA pooling with the last layer's
-        plain column sums, BOS pooled and instructions not, decoders made bidirectional, and the length that
-        the model's authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. `device`
-        is the GPU if there is one.
+        An option left out is as such a folder says. For other models: ATA pooling with the last layer's plain
+        column sums, BOS pooled and instructions not, decoders made bidirectional, and the length that the
+        model's authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. `device` is
+        the GPU if there is one.
 
-        Raises MghError if the model cannot be found, is of an unknown type, or does not fit the options.
+        Raises MghError if the model cannot be found, is of an unknown type, holds what mgh-ds does not apply,
+        or does not fit the options.
         """
         if dtype not in get_args(DType):
             raise MghError(f"dtype must be one of {', '.join(get_args(DType))}, found {dtype!r}")
         if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
             raise MghError(f"max_length must be a whole number of 1 or more, found {max_length!r}")
         folder = resolve_model(str(name_or_path))
-        settings = read_settings(folder).changed(
+        saved = read_settings(folder)
+        _check_void(saved, name_or_path, pooling, column_transform=column_transform, layers=layers)
+        settings = saved.changed(
             method=pooling,
             column_transform=column_transform,
             layers=layers,
@@ -100,6 +104,11 @@ class Encoder:
         return self.tokenizer.max_length
 
     @property
+    def causal(self) -> bool:
+        """Whether a token sees only what precedes it."""
+        return bool(self.model.backbone.config.is_causal)
+
+    @property
     def pooling(self) -> PoolingMethod:
         """Name of the pooling method."""
         return self.model.pooling.config.method
@@ -109,6 +118,11 @@ class Encoder:
         """Whether an instruction is put before a text; else it is left out."""
         return self.tokenizer.use_instructions
 
+    @property
+    def prompt(self) -> str:
+        """What precedes each text that is read under no instruction; "" for nothing."""
+        return self.tokenizer.prompt
+
     def encode(
         self,
         texts: Sequence[str],
@@ -116,10 +130,11 @@ class Encoder:
         batch_size: int = 32,
         progress: bool = False,
     ) -> NDArray[np.float32]:
-        """Embeddings of `texts`, each read under `instruction` if any: `[len(texts), dim]`, of unit length.
+        """Embeddings of `texts`, each read under `instruction`, else under the default prompt, if any:
+        `[len(texts), dim]`, of unit length.
 
         Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises
-        MghError for anything but a sequence of strings.
+        MghError for anything but a sequence of strings, and if an embedding holds NaN or infinity.
         """
         _check_texts(texts)
         if instruction is not None and not isinstance(instruction, str):
@@ -139,10 +154,24 @@ class Encoder:
                     chosen = longest_first[start : start + batch_size]
                     tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
                     vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
+                    self._check_finite([texts[i] for i in chosen], vectors[chosen])
                     bar.update(len(chosen))
         finally:
             self.model.train(was_training)
         return vectors
+
+    def _check_finite(self, texts: list[str], vectors: NDArray[np.float32]) -> None:
+        finite = np.isfinite(vectors).all(axis=1)
+        if finite.all():
+            return
+        weights = self.model.named_parameters()
+        broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
+        cause = f"its weight {broken} holds such" if broken else "its precision does not suffice"
+        raise MghError(
+            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, the "
+            f"first being {texts[int(np.argmin(finite))][:80]!r}: {cause} (model {self.name}, in "
+            f"{self.model.backbone.dtype})"
+        )
 
     def save(self, folder: str | Path) -> None:
         """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
@@ -154,9 +183,21 @@ class Encoder:
         )
 
 
+def _check_void(settings: Settings, name: object, pooling: str | None, **options: object) -> None:
+    """Refuses options of ATA for a model whose folder asks for another pooling, where no other is given."""
+    given = [option for option, value in options.items() if value is not None]
+    if given and pooling is None and not POOLINGS[settings.pooling.method].reads_attention:
+        raise MghError(
+            f"{given[0]} is for ATA pooling, but {name} was saved with {settings.pooling.method}: "
+            "ask for pooling ata as well"
+        )
+
+
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise MghError("encode takes a sequence of texts, not one text: write encode([text])")
+    if isinstance(texts, np.ndarray) and texts.ndim != 1:
+        raise MghError(f"encode takes a sequence of texts, found an array of shape {texts.shape}")
     if not isinstance(texts, Sequence | np.ndarray):
         raise MghError(f"encode takes a sequence of texts, found {type(texts).__name__}")
     for i, text in enumerate(texts):

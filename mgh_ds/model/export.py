@@ -13,6 +13,7 @@ from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
+from mgh_ds.model.sentence_transformers_folder import DESCRIPTION, MODULES
 from mgh_ds.model.settings import write_settings
 from mgh_ds.model.tokens import Tokenizer
 
@@ -31,10 +32,17 @@ def export(
     """
     with files.new_folder(folder, replace=replace) as temporary:
         write_model(model, tokenizer, temporary)
-        files.write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
-        description = {"__version__": _versions(), "similarity_fn_name": "cosine"}
-        files.write_json(temporary / "config_sentence_transformers.json", description)
+        files.write_json(temporary / MODULES, [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
+        description = {"__version__": _versions(), "similarity_fn_name": "cosine", **_prompts(tokenizer)}
+        files.write_json(temporary / DESCRIPTION, description)
         files.write_text(temporary / "README.md", card)
+
+
+def _prompts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What sentence-transformers puts before a text by default, as our `Encoder` does."""
+    if not tokenizer.prompt:
+        return {}
+    return {"prompts": {"default": tokenizer.prompt}, "default_prompt_name": "default"}
 
 
 def _versions() -> dict[str, str]:

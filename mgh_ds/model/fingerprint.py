@@ -1,23 +1,20 @@
 """What a model is made of, to the byte: a folder may hold other weights tomorrow under the same name."""
 
+import os
 from pathlib import Path
 
 from mgh_ds.common import files
 from mgh_ds.common.checksums import checksum
-from mgh_ds.common.errors import MghError
-from mgh_ds.model.weights import TINY, resolve_model
+from mgh_ds.model.weights import TINY, resolve_model, weight_files
 
 Fingerprint = dict[str, str]
 """File → its SHA-256; or "recipe" → how the model is made."""
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # Beside the weights, what tokens, architecture and settings come from. Cards and licences bear on no vector.
 DESCRIPTIONS = (
     "config.json",
     "mgh_ds.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
+    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -28,7 +25,7 @@ DESCRIPTIONS = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
     "modules.json",
-    "sentence_bert_config.json",
+    "sentence_*_config.json",
     "config_sentence_transformers.json",
 )
 # Of the folders that modules.json names, such as 1_Pooling.
@@ -52,18 +49,11 @@ def fingerprint(name_or_path: str) -> Fingerprint:
 def _weights(folder: Path) -> list[str]:
     """The files that transformers takes the weights from; a file of another layout beside them, such as
     Mistral's `consolidated.safetensors`, is none. Which one is missing, loading says."""
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        names = [WEIGHTS]
-    else:
-        try:
-            names = [INDEX, *sorted(set(files.read_json(folder / INDEX)["weight_map"].values()))]
-        except (AttributeError, KeyError, TypeError):
-            raise MghError(f"{folder / INDEX} names no files of weights") from None
-    return [name for name in names if (folder / name).is_file()]
+    return [os.path.relpath(path, folder) for path in weight_files(folder) if path.is_file()]
 
 
 def _descriptions(folder: Path) -> list[str]:
-    found = [name for name in DESCRIPTIONS if (folder / name).is_file()]
+    found = [path.name for pattern in DESCRIPTIONS for path in sorted(folder.glob(pattern))]
     modules = files.read_json(folder / "modules.json") if "modules.json" in found else []
     parts = {
         f"{module['path']}/{part.name}"

@@ -6,19 +6,26 @@ from typing import Any
 from mgh_ds.common import config, files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE, PoolingConfig
+from mgh_ds.model.sentence_transformers_folder import MODULES, default_prompt, read_modules, stated_length
 
 SETTINGS_FILE = "mgh_ds.json"
 
 
 class Settings(config.Settings):
     """How a backbone and a tokenizer become an embedding model. The fields are explained in `ModelConfig`; a
-    `max_length` of None is for the model to decide."""
+    `max_length` of None is for the model to decide.
+
+    `prompt` precedes each text that is read under no instruction. `append_eos` closes a text by the EOS token
+    where the tokenizer does not.
+    """
 
     pooling: PoolingConfig = PoolingConfig()
     bidirectional: bool = True
     max_length: int | None = None
     instruction_template: str = INSTRUCTION_TEMPLATE
     use_instructions: bool = True
+    prompt: str = ""
+    append_eos: bool = True
 
     def changed(self, **options: Any) -> "Settings":
         """These settings with those `options` (fields of this class or of the pooling) that are not None."""
@@ -32,18 +39,22 @@ def write_settings(settings: Settings, folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of an exported folder; for other models the defaults, and the length their authors chose.
+    """The settings of an exported folder, or those of one that sentence-transformers saved; for other models
+    the defaults, and the length their authors chose.
 
-    Raises MghError for a damaged file, or one that another version wrote.
+    Raises MghError for a damaged file, one that another version wrote, and what `read_modules` refuses.
     """
     path = folder / SETTINGS_FILE
     if path.exists():
         content = files.read_json(path)
         try:
-            return Settings(**{**content, "pooling": PoolingConfig(**content["pooling"])})
+            settings = Settings(**{**content, "pooling": PoolingConfig(**content["pooling"])})
         except (TypeError, KeyError, MghError) as error:
             raise MghError(
                 f"{path} does not hold the settings that this version of mgh-ds writes: {error}"
             ) from error
-    length = folder / "sentence_bert_config.json"
-    return Settings(max_length=files.read_json(length).get("max_seq_length") if length.exists() else None)
+        # Where sentence-transformers saved the folder again, its own file is the newer one.
+        return settings.replace(prompt=default_prompt(folder))
+    if (folder / MODULES).exists():
+        return Settings(**read_modules(folder))
+    return Settings(max_length=stated_length(folder))

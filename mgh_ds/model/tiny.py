@@ -31,7 +31,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.model.hf_logging import quiet
 
 # Raise it when the models below change, so that a cached one is not taken for a new one.
-VERSION = 3
+VERSION = 4
 
 SENTENCES = [
     "The harbour master keeps a list of every boat that enters before sunrise.",
@@ -117,6 +117,8 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
 
 def _embedding_model(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES.get(family, "$A"))
+    if family == "qwen2":  # to which transformers would add one, beyond the embedding table, if it had none
+        tokenizer.unk_token = tokenizer.eos_token
     model = AutoModel.from_config(CONFIGS[family](**_vocabulary(tokenizer)))
     _spread_weights(model)
     return model, tokenizer

@@ -10,19 +10,18 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.batches import PackedBatch, PaddedBatch, Row, TokenBatch
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE
+from mgh_ds.model.weights import VOCABULARIES
 
 # Less would not hold a text beside the special tokens.
 SHORTEST = 4
-
-# The files that tokenizers keep their vocabulary in.
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 
 
 class Tokenizer:
     """A Hugging Face fast tokenizer (`backend`), with instructions, truncation and pooling masks.
 
-    A text is closed by the EOS token if the backend does not close it by itself, as those of Llama, Mistral
-    and Qwen do not: the last token is then the same for every text, wherever it was cut.
+    With `append_eos` a text is closed by the EOS token if the backend does not close it by itself, as those
+    of Llama, Mistral and Qwen do not: the last token is then the same for every text, wherever it was cut.
+    `prompt` precedes each text that has no instruction.
     """
 
     def __init__(
@@ -32,6 +31,8 @@ class Tokenizer:
         max_length: int,
         instruction_template: str = INSTRUCTION_TEMPLATE,
         use_instructions: bool = True,
+        prompt: str = "",
+        append_eos: bool = True,
         include_bos: bool = True,
         include_instruction: bool = False,
         padding_free: bool = True,
@@ -53,17 +54,22 @@ class Tokenizer:
                 f"instruction_template is {instruction_template!r}; "
                 "it must hold {instruction} once and end with {text}"
             )
+        # A text is cut at its end whatever the backend would do: its beginning is the instruction.
+        backend.truncation_side = "right"
         self.backend = backend
         self.max_length = max_length
         self.instruction_template = instruction_template
         self.use_instructions = use_instructions
+        self.prompt = prompt
+        self.append_eos = append_eos
         self.include_bos = include_bos
         self.include_instruction = include_instruction
         self.padding_free = padding_free
         self.padding_side = padding_side
         probe = self._encode(["a"], max_length)[0].special_tokens_mask
         self.opens, self.closes = probe[0] == 1, probe[-1] == 1
-        if not self.closes and backend.eos_token_id is None:
+        self.appends = append_eos and not self.closes
+        if self.appends and backend.eos_token_id is None:
             raise MghError(
                 "the tokenizer neither closes a text by itself nor has an EOS token to close it with"
             )
@@ -76,9 +82,19 @@ class Tokenizer:
             raise MghError(f"{folder} holds no tokenizer: it has none of {', '.join(VOCABULARIES)}")
         try:
             backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise MghError(f"{folder} holds no readable tokenizer: {error}") from error
+        except Exception as error:  # whatever a malformed file leads to; tokenizers raises nothing narrower
+            raise MghError(f"{folder} holds no readable tokenizer: {error!r}") from error
         return cls(backend, **options)
+
+    def check_vocabulary(self, rows: int, name: Path | str) -> None:
+        """Raises MghError if a token has no row among the `rows` of the model's embedding table."""
+        beyond = sorted((i, token) for token, i in self.backend.get_vocab().items() if i >= rows)
+        if beyond:
+            number, token = beyond[0]
+            raise MghError(
+                f"{name}: {len(beyond)} tokens have no row in the embedding table of {rows}, of them "
+                f"{token!r} with number {number}: resize the table, or take the tokens away"
+            )
 
     def save(self, folder: Path) -> None:
         """Writes the backend to `folder`, without the truncation that was set for the last batch."""
@@ -86,13 +102,15 @@ class Tokenizer:
         self.backend.save_pretrained(folder)
 
     def tokenize(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> TokenBatch:
-        """Tokens of `texts`, each after its instruction if it has one, packed or padded.
+        """Tokens of `texts`, each after its instruction if it has one, else after `prompt`; packed or padded.
 
         What exceeds `max_length` is cut off the text's end; the instruction and the special tokens stay.
         Raises MghError if an instruction leaves no room for its text.
         """
-        if instructions is None or not self.use_instructions:
+        if not self.use_instructions:
             return self.tokenize_after([""] * len(texts), texts)
+        if instructions is None:
+            return self.tokenize_after([self.prompt] * len(texts), texts)
         if len(instructions) != len(texts):
             raise MghError(
                 f"{len(texts)} texts but {len(instructions)} instructions: give one, or None, for each"
@@ -100,7 +118,7 @@ class Tokenizer:
         head = self.instruction_template.removesuffix("{text}")
         return self.tokenize_after(
             [
-                head.replace("{instruction}", instruction) if instruction else ""
+                head.replace("{instruction}", instruction) if instruction else self.prompt
                 for instruction in instructions
             ],
             texts,
@@ -109,7 +127,7 @@ class Tokenizer:
     def tokenize_after(self, prefixes: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """As `tokenize`, with the instructions spelled out as what precedes each text; "" is none."""
         joined = [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
-        encodings = self._encode(joined, self.max_length if self.closes else self.max_length - 1)
+        encodings = self._encode(joined, self.max_length - self.appends)
         return self._collated([self._row(*row) for row in zip(encodings, prefixes, strict=True)])
 
     def _encode(self, texts: list[str], room: int) -> list[Encoding]:
@@ -135,13 +153,12 @@ class Tokenizer:
                 pooled = [mark == 1 or own for mark, own in zip(special, of_text, strict=True)]
         if self.opens and not self.include_bos:
             pooled[0] = False
-        return (ids, pooled) if self.closes else ([*ids, self.backend.eos_token_id], [*pooled, True])
+        return ([*ids, self.backend.eos_token_id], [*pooled, True]) if self.appends else (ids, pooled)
 
     def _collated(self, rows: list[Row]) -> TokenBatch:
         if self.padding_free:
             return PackedBatch.of(rows)
         # A decoder without a padding token takes EOS for it: the mask, not the token, says what is padding.
-        padding = self.backend.pad_token_id
-        return PaddedBatch.of(
-            rows, self.backend.eos_token_id if padding is None else padding, self.padding_side
-        )
+        candidates = self.backend.pad_token_id, self.backend.eos_token_id, 0
+        padding = next(token for token in candidates if token is not None)
+        return PaddedBatch.of(rows, padding, self.padding_side)

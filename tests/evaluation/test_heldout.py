@@ -186,7 +186,7 @@ class Oracle:
     """Stands in for an encoder that knows which texts answer which query: those are alike, all others not."""
 
     name, pooling, max_length = "oracle", "mean", 512
-    use_instructions = True
+    use_instructions, prompt = True, ""
 
     def __init__(self, records: list[Record]) -> None:
         self.origin: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import fingerprint
 from mgh_ds.evaluation.commands import eval_command
@@ -102,6 +103,7 @@ def test_other_libraries_are_scored_anew(
     [
         ({}, {"column_transform": "log1p"}, "column_transform not given, asked for was log1p"),
         ({"pooling": "mean"}, {}, "pooling mean, asked for was not given"),
+        ({}, {"causal": True}, "causal not given, asked for was True"),
         ({}, {"max_length": 16}, "max_length not given, asked for was 16"),
         ({"instructions": True}, {}, "instructions True, asked for was False"),
     ],
@@ -169,3 +171,17 @@ def test_instructions_that_a_model_leaves_out_are_refused(
     monkeypatch.setattr(Encoder, "from_pretrained", lambda *_, **__: pytest.fail("a model is loaded"))
     with pytest.raises(MghError, match=r"was saved with use_instructions: false.*leave --instructions out"):
         score(model, instructions=True)
+
+
+def test_a_prompt_of_the_models_own_is_named(model: Path, score: Score, tmp_path: Path) -> None:
+    score(model, "plain")
+    write_settings(Settings(prompt="query: "), model)
+    files.write_json(
+        model / "config_sentence_transformers.json",
+        {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+    )
+    score(model)
+    assert content(tmp_path / "results", "STS17")["settings"]["prompt"] == "query: "
+    assert "it has the model's own: “query: ”" in (tmp_path / "results" / "results.md").read_text()
+    assert "prompt" not in content(tmp_path / "plain", "STS17")["settings"]
+    assert "own" not in (tmp_path / "plain" / "results.md").read_text()

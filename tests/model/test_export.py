@@ -2,6 +2,8 @@
 the model.
 """
 
+import shutil
+
 import numpy as np
 import pytest
 import sentence_transformers
@@ -13,6 +15,7 @@ from mgh_ds.model.config import ModelConfig, PoolingConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.export import export
+from mgh_ds.model.sentence_transformers_module import AtaEmbedder
 from tests.model.conftest import TEXTS
 
 # From version 6 on, sentence-transformers imports classes of other packages only where it is told to.
@@ -117,3 +120,82 @@ def test_half_precision_is_kept(folders, tmp_path):
     again = Encoder.from_pretrained(tmp_path / "out", dtype="bfloat16", device="cpu")
     assert again.model.backbone.dtype == torch.bfloat16
     assert (Encoder(model, tokenizer).encode(TEXTS) * again.encode(TEXTS)).sum(1).min() > 0.9999
+
+
+@pytest.fixture
+def exported(folders, tmp_path):
+    """The folder of a small model, in half precision."""
+    config = ModelConfig(name_or_path=str(folders["qwen3"]), dtype="bfloat16", lora=None, max_length=32)
+    export(*build_model(config), tmp_path / "out", card="")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("bfloat16", torch.bfloat16),
+        (torch.float16, torch.float16),
+        ("auto", torch.bfloat16),
+        (None, torch.float32),
+    ],
+)
+def test_the_precision_is_that_which_is_asked_for(exported, key, value, expected):
+    loaded = AtaEmbedder.load(str(exported), model_kwargs={key: value})
+    assert loaded.model.backbone.dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_kwargs": {"dtype": "int8"}}, "dtype must be auto or one of float32.*'int8'"),
+        ({"model_kwargs": {"attn_implementation": "sdpa"}}, "model_kwargs holds attn_implementation"),
+        ({"processor_kwargs": {"padding_side": "left"}}, "processor_kwargs holds padding_side"),
+        ({"config_kwargs": {"is_causal": True}}, "config_kwargs holds is_causal"),
+        ({"backend": "onnx"}, "backend is 'onnx'"),
+        ({"model_name_or_path": "nobody/has-such-a-model"}, "no model 'nobody/has-such-a-model'"),
+    ],
+)
+def test_options_that_would_be_void_are_refused(exported, options, message):
+    with pytest.raises(MghError, match=message):
+        AtaEmbedder.load(**{"model_name_or_path": str(exported)} | options)
+
+
+def test_it_is_found_by_its_name_on_the_hub(exported, tmp_path):
+    repository = tmp_path / "hub" / "models--some--model"
+    shutil.copytree(exported, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    theirs = SentenceTransformer(
+        "some/model", cache_folder=str(tmp_path / "hub"), local_files_only=True, device="cpu", **OPTIONS
+    )
+    ours = Encoder.from_pretrained(exported, device="cpu")
+    assert (ours.encode(TEXTS) * theirs.encode(TEXTS)).sum(1).min() >= 0.9999
+
+
+def test_a_longer_length_than_the_model_takes_is_refused(folders, tmp_path):
+    Encoder.from_pretrained(folders["roberta"]).save(tmp_path / "out")
+    theirs = AtaEmbedder.load(str(tmp_path / "out"))
+    theirs.max_seq_length = 510
+    with pytest.raises(MghError, match="max_length is 511, but the model takes at most 510 tokens"):
+        theirs.max_seq_length = 511
+
+
+def test_a_model_that_reads_no_instructions_reads_none_there_either(folders, tmp_path):
+    config = ModelConfig(name_or_path=str(folders["qwen3"]), use_instructions=False, lora=None)
+    export(*build_model(config), tmp_path / "out", card="")
+    ours = Encoder.from_pretrained(tmp_path / "out", device="cpu", padding_free=False)
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
+    with pytest.warns(UserWarning, match="reads no instructions: 'Instruct: Find it"):
+        told = theirs.encode(TEXTS, prompt="Instruct: Find it.\nQuery: ")
+    assert np.array_equal(told, ours.encode(TEXTS, instruction="Find it."))
+
+
+def test_a_default_prompt_that_was_set_there_is_ours_too(exported, tmp_path):
+    for name in ("first", "second"):  # set, and then taken away
+        prompts = {"prompts": {"of": "query: "}, "default_prompt_name": "of"} if name == "first" else {}
+        theirs = SentenceTransformer(str(exported), device="cpu", **prompts, **OPTIONS)
+        theirs.save(str(tmp_path / name))
+        ours = Encoder.from_pretrained(tmp_path / name, device="cpu", padding_free=False)
+        assert ours.tokenizer.prompt == ("query: " if prompts else "")
+        assert np.array_equal(ours.encode(TEXTS), theirs.encode(TEXTS))

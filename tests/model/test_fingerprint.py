@@ -41,7 +41,7 @@ def changed(folder, name):
         "tokenizer.json",
         "tokenizer_config.json",
         "modules.json",
-        "sentence_bert_config.json",
+        "sentence_roberta_config.json",
         "1_Pooling/config.json",
         "2_Dense/model.safetensors",
     ],
@@ -63,7 +63,7 @@ def test_shards_count_and_weights_of_another_layout_do_not(folder):
     assert changed(folder, "consolidated.safetensors") == set()
     for broken in ([], {}, {"weight_map": 3}):
         (folder / "model.safetensors.index.json").write_text(json.dumps(broken))
-        with pytest.raises(MghError, match=r"model\.safetensors\.index\.json names no files"):
+        with pytest.raises(MghError, match=r"model\.safetensors\.index\.json names no parts"):
             fingerprint(str(folder))
 
 

@@ -194,3 +194,31 @@ def test_saving_leaves_no_truncation_behind(make, tmp_path):
     tokenizer.save(tmp_path)
     assert '"truncation": null' in (tmp_path / "tokenizer.json").read_text()
     assert tokenizer.tokenize([TEXT]).input_ids.shape == (1, 8)
+
+
+@pytest.mark.parametrize("family", ["minilm", "roberta", "mistral", "qwen3"])
+def test_the_end_of_a_text_is_cut_whatever_the_tokenizer_says(folders, make, family):
+    backend = AutoTokenizer.from_pretrained(folders[family], truncation_side="left")
+    assert backend.truncation_side == "left"
+    ours = Tokenizer(backend, max_length=64, padding_free=False)
+    found, expected = (each.tokenize([TEXT * 50], [INSTRUCTION]) for each in (ours, make(family)))
+    assert torch.equal(found.input_ids, expected.input_ids)
+    assert torch.equal(found.pooling_mask, expected.pooling_mask)
+
+
+def test_a_prompt_precedes_what_has_no_instruction(make):
+    tokenizer = make("qwen3", prompt="query: ")
+    batch = tokenizer.tokenize([TEXT, TEXT], [None, INSTRUCTION])
+    plain, told = (tokenizer.backend.decode(row) for row in batch.input_ids)
+    assert plain.startswith(f"query: {TEXT}</s>")
+    assert told == f"Instruct: {INSTRUCTION}\nQuery: {TEXT}</s>"
+    assert torch.equal(tokenizer.tokenize([TEXT]).input_ids, tokenizer.tokenize([TEXT], [None]).input_ids)
+    without = make("qwen3", prompt="query: ", use_instructions=False).tokenize([TEXT], [INSTRUCTION])
+    assert tokenizer.backend.decode(without.input_ids[0]) == f"{TEXT}</s>"
+
+
+def test_a_text_is_closed_only_where_that_is_asked_for(make):
+    open_, closed = (make("qwen3", append_eos=append_eos, max_length=8) for append_eos in (False, True))
+    found, expected = open_.tokenize([TEXT, TEXT * 9]), closed.tokenize([TEXT, TEXT * 9])
+    assert found.lengths.tolist() == [expected.lengths[0] - 1, 8]
+    assert found.input_ids[1, 7] != expected.input_ids[1, 7] == closed.backend.eos_token_id

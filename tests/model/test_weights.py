@@ -3,6 +3,7 @@ the spot.
 """
 
 import functools
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,9 @@ from mgh_ds.model.settings import Settings
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.model.weights import MINILM, resolve_model
 from tests.ranks import run_ranks
+
+SHARDS = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+POOLED = [{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
 
 
 @pytest.fixture
@@ -49,7 +53,37 @@ def test_the_cache_comes_before_the_package(hub_cache, folders):
     (snapshot / "config.json").write_bytes((folders["bert"] / "config.json").read_bytes())
     assert resolve_model(MINILM) != snapshot  # a config alone is no model
     (snapshot / "model.safetensors").write_bytes((folders["bert"] / "model.safetensors").read_bytes())
+    assert resolve_model(MINILM) != snapshot  # nor is one without its tokenizer
+    (snapshot / "tokenizer.json").write_bytes((folders["bert"] / "tokenizer.json").read_bytes())
     assert resolve_model(MINILM) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("held", "missing"),
+    [
+        ({"config.json": {}, "tokenizer.json": {}}, "model.safetensors"),
+        ({"config.json": {}, "model.safetensors": {}}, "tokenizer.json"),
+        ({"config.json": {}, "tokenizer.json": {}, "model.safetensors.index.json": SHARDS}, "2.safetensors"),
+        (
+            {"config.json": {}, "tokenizer.json": {}, "model.safetensors": {}, "modules.json": POOLED},
+            "1_Pooling/config.json",
+        ),
+    ],
+)
+def test_a_download_that_broke_off_is_no_model(hub_cache, held, missing):
+    """It is neither taken for one nor called unknown."""
+    repository = hub_cache / "models--some--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for name, content in {"1.safetensors": {}, **held}.items():
+        (snapshot / name).write_text(json.dumps(content))
+    with pytest.raises(MghError, match=f"only a part of some/model: {missing} is missing"):
+        resolve_model("some/model")
+    (snapshot / missing).parent.mkdir(exist_ok=True)
+    (snapshot / missing).write_text("{}")
+    assert resolve_model("some/model") == snapshot
 
 
 @pytest.mark.usefixtures("hub_cache")
