@@ -23,8 +23,9 @@ class Scoring:
         self._records: Sequence[Record] = ()
         self._tasks: list[Any] = []
 
-    def prepare(self, records: Sequence[Record]) -> list[str]:
-        """Reads the data of all tasks, before a model is loaded; the names of everything that is scored.
+    def prepare(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Reads the data of all tasks, before a model is loaded; by the name of everything that is scored,
+        what tells its data from others.
 
         Raises MghError for an unknown task, with the nearest name, for data that are missing, and
         for records that fill no task.
@@ -35,6 +36,7 @@ class Scoring:
         settings = self._settings
         data_dir = Path(settings.data_dir) if settings.data_dir else None
         with contained_mteb():
+            from mgh_ds.evaluation.fingerprint import data_of_records, data_of_task
             from mgh_ds.evaluation.heldout import heldout_tasks
             from mgh_ds.evaluation.hub_tasks import load_data
 
@@ -42,10 +44,13 @@ class Scoring:
             self._tasks = load_tasks(settings.tasks, data_dir, settings.languages) if settings.tasks else []
             for task in self._tasks:
                 load_data(task)
-            names = [task.metadata.name for task in [*heldout_tasks(records), *self._tasks]]
-        if not names:
+            data = dict.fromkeys(
+                (task.metadata.name for task in heldout_tasks(records)), data_of_records(records)
+            )
+            data |= {task.metadata.name: data_of_task(task) for task in self._tasks}
+        if not data:
             raise MghError(NOTHING_TO_SCORE)
-        return names
+        return data
 
     def score(self, encoder: SharedEncoder, label: str, output: Path) -> EvaluationResult:
         """Scores `encoder` on everything and writes the result to `output`."""

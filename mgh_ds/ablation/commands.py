@@ -99,24 +99,35 @@ def _work(grid: Sequence[Cell], tasks: list[str], data_dir: Path | None, ranks: 
     def load(names: list[str]) -> list[Any]:
         return load_tasks(names, data_dir, ["eng"])
 
-    data = _data_hashes(grid)
+    data, backbones = _data_hashes(grid), _backbones(grid)
     with contained_mteb():
         # Said before hours of work, not after: data that are not there, recipes that have changed.
         revisions = {task.metadata.name: revision(task) for task in load(tasks)}
         for cell in grid:
             if (scores := Scores.read(cell.path)) is not None:
-                scores.check(cell, data[cell.name], revisions)
-        check_alike([*read_cells(grid[0].path.parent), *(Scores.of(cell, data[cell.name]) for cell in grid)])
+                scores.check(cell, data[cell.name], backbones[cell.name], revisions)
+        planned = [Scores.of(cell, data[cell.name], backbones[cell.name]) for cell in grid]
+        check_alike([*read_cells(grid[0].path.parent), *planned])
         failures = []
         with tqdm(grid, unit="cell", dynamic_ncols=True) as bar:
             for cell in bar:
                 try:
-                    run_cell(cell, data[cell.name], tasks, load, ranks, bar.set_description)
+                    known = data[cell.name], backbones[cell.name]
+                    run_cell(cell, *known, tasks, load, ranks, bar.set_description)
                     write_table(cell.path.parent)
                 except MghError as error:
                     bar.write(f"{cell.name} failed: {error}", file=sys.stderr)
                     failures.append(cell.name)
     return failures
+
+
+def _backbones(grid: Sequence[Cell]) -> dict[str, dict[str, str]]:
+    """Cell name → fingerprint of the model that it begins with."""
+    from mgh_ds.model.fingerprint import fingerprint
+
+    names = {cell.name: cell.config.model.name_or_path for cell in grid}
+    found = {name: fingerprint(name) for name in sorted(set(names.values()))}
+    return {cell: found[name] for cell, name in names.items()}
 
 
 def _data_hashes(grid: Sequence[Cell]) -> dict[str, str]:

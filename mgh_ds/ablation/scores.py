@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from mgh_ds.ablation.grid import Cell
 from mgh_ds.common import files
-from mgh_ds.common.differences import differences
+from mgh_ds.common.differences import NO_KEY, Difference, differences
 from mgh_ds.common.errors import MghError
 
 FILE = "ablation-scores.json"
@@ -26,7 +26,8 @@ class Score(TypedDict):
 
 @dataclass(frozen=True)
 class Scores:
-    """One cell's scores. `recipe` is the whole configuration, `data` the hash of the training stores."""
+    """One cell's scores. `recipe` is the whole configuration, `data` the hash of the training stores,
+    `backbone` the fingerprint of the model that the recipe names; cells of before there was one have none."""
 
     row: str
     pooling: str
@@ -34,11 +35,12 @@ class Scores:
     recipe: dict[str, Any]
     data: str
     tasks: dict[str, Score] = field(default_factory=dict)
+    backbone: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cell: Cell, data: str) -> "Scores":
+    def of(cls, cell: Cell, data: str, backbone: dict[str, str]) -> "Scores":
         """A cell's scores before any task."""
-        return cls(cell.row, cell.pooling, cell.seed, cell.config.model_dump(), data)
+        return cls(cell.row, cell.pooling, cell.seed, cell.config.model_dump(), data, backbone=backbone)
 
     @classmethod
     def read(cls, run: Path) -> "Scores | None":
@@ -57,10 +59,13 @@ class Scores:
     def write(self, run: Path) -> None:
         files.write_json(run / FILE, dataclasses.asdict(self))
 
-    def check(self, cell: Cell, data: str, revisions: dict[str, str]) -> None:
-        """Raises MghError if they are not of this cell's recipe and data, or of other evaluation data."""
-        now = Scores.of(cell, data)
-        differing = list(map(str, differences(self.compared(), now.compared())))
+    def check(self, cell: Cell, data: str, backbone: dict[str, str], revisions: dict[str, str]) -> None:
+        """Raises MghError if they are not of this cell's recipe, data and backbone, or of other evaluation
+        data."""
+        if not self.backbone:
+            print(f"{cell.path} does not say which files its backbone had: it is taken for the present one")
+        now = Scores.of(cell, data, backbone)
+        differing = list(map(str, differing_keys(self.compared(), now.compared())))
         differing += [
             f"the data of {task}"
             for task, revision in revisions.items()
@@ -73,9 +78,21 @@ class Scores:
             )
 
     def compared(self) -> dict[str, Any]:
-        """Recipe and data, without what bears on no score; of the untrained model, its description alone."""
+        """Recipe, data and backbone, without what bears on no score; of the untrained model, its description
+        and backbone alone."""
+        backbone = {"backbone": self.backbone} if self.backbone else {}
         if self.seed is None:
-            return {"model": {name: value for name, value in self.recipe["model"].items() if name != "lora"}}
+            model = {name: value for name, value in self.recipe["model"].items() if name != "lora"}
+            return {"model": model, **backbone}
         free = ("folder", "logging", "evaluation", "accept_changes")
         recipe = {name: value for name, value in self.recipe.items() if name not in free}
-        return recipe | {"data": {"train": self.data}}
+        return recipe | {"data": {"train": self.data}} | backbone
+
+
+def differing_keys(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
+    """Where two cells differ in what is compared; which backbone they had counts where both know."""
+    return [
+        found
+        for found in differences(first, second)
+        if found.key != "backbone" or NO_KEY not in (found.first, found.second)
+    ]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds.ablation.grid import UNTRAINED
-from mgh_ds.ablation.scores import FILE, Scores
+from mgh_ds.ablation.scores import FILE, Scores, differing_keys
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
 from mgh_ds.common import files
-from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import markdown_table, metric_name
 
@@ -50,7 +49,7 @@ def check_alike(cells: Sequence[Scores]) -> None:
     not be comparable."""
     first, *others = [cell for cell in cells if cell.seed is not None]
     for other in others:
-        differing = differences(_fixed(first), _fixed(other))
+        differing = differing_keys(_fixed(first), _fixed(other))
         if differing:
             raise MghError(
                 f"{first.recipe['name']} and {other.recipe['name']} cannot share a table; differing: "

@@ -26,6 +26,7 @@ PATIENCE_S = 60  # for a trainer that was told to stop and may be saving
 def run_cell(
     cell: Cell,
     data: str,
+    backbone: dict[str, str],
     tasks: Sequence[str],
     load_tasks: Callable[[list[str]], list[Any]],
     ranks: int,
@@ -39,7 +40,7 @@ def run_cell(
     if scores is None:
         say(f"{cell.name}: training" if cell.seed is not None else cell.name)
         train(cell, ranks)
-        scores = Scores.of(cell, data)
+        scores = Scores.of(cell, data, backbone)
         scores.write(cell.path)
     missing = [task for task in tasks if task not in scores.tasks]
     if not missing:

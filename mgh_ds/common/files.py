@@ -144,6 +144,17 @@ def hold_folder(folder: Path, *, held: str, lockless: str) -> IO[str] | None:
     return file
 
 
+def require_writable(folder: Path, name: str) -> None:
+    """Makes `folder` if need be. Raises MghError, which calls it `name`, if no file can be written to it: to
+    be said before the work whose outcome goes there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MghError(f"{name}: nothing can be written to {folder} ({error.strerror})") from None
+
+
 def sync_tree(folder: Path) -> None:
     """Flushes every file and folder below `folder` to disk."""
     for path in [folder, *folder.rglob("*")]:

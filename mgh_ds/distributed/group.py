@@ -116,6 +116,26 @@ def on_main(work: Callable[[], Result]) -> Result:
     return result
 
 
+def on_each_machine(work: Callable[[], Result]) -> list[Result]:
+    """The first rank of every machine does `work`, rank 0 before the others, whose caches may be the same;
+    every rank returns the (small) results, rank 0's first.
+
+    What the user can mend is raised as an MghError on every rank, with the rank that met it.
+    """
+    first = on_main(work)
+    result, problem = None, None
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not is_main():
+        try:
+            result = [work()]
+        except (MghError, OSError) as error:
+            problem = f"rank {rank()}: {error}"
+    found = gather_objects((result, problem))
+    problems = [problem for _, problem in found if problem is not None]
+    if problems:
+        raise MghError(problems[0])
+    return [first, *(value for result, _ in found if result for value in result)]
+
+
 def all_sum(values: torch.Tensor) -> torch.Tensor:
     """Sum over the ranks, in place; the same bits on every rank."""
     if dist.is_initialized():

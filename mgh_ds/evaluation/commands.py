@@ -11,6 +11,8 @@ from mgh_ds.model.config import ColumnTransform, PoolingMethod
 
 # Only light imports here: the command line reads this module even to print its help.
 
+DEFAULT_LANGUAGES = ["eng"]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds eval`."""
@@ -74,7 +76,8 @@ def eval_command(
         model: a Hugging Face name, a model folder, or a run's `export` folder.
         tasks: MTEB task names, such as STS17 SICK-R SciFact.
         output: the JSON file to write; the Markdown file has its name with the ending .md. Or a folder, which
-            gets a JSON file a task and `results.md`; tasks that it already holds are not scored again.
+            gets a JSON file a task and `results.md`; a task that it already holds is not scored again, unless
+            the model's files, the task's data or prompt or a library have changed.
         pooling: how token states become one vector; without it, as the model was saved (else ATA).
         column_transform: for ATA, what is applied to a head's column sums; without it, as saved.
         causal: let a decoder's tokens see only what precedes them; without it, as saved, else the whole text.
@@ -84,35 +87,54 @@ def eval_command(
         max_length: tokens a text is cut to; without it, the model's own.
         device: cpu or cuda; without it, cuda where there is one.
         instructions: read texts under their task's instruction, for models trained with instructions.
+
+    Raises MghError, before anything is encoded, for wrong arguments, a model or data that are missing, and an
+    output that cannot be written or holds results of another model or other settings.
     """
     together = output.suffix == ".json"
     if output.is_dir() if together else output.is_file():
         raise MghError(f"--output {output} must name a file that ends in .json, or a folder")
-    if data_dir is not None and languages not in (None, ["eng"]):
+    if data_dir is not None and languages not in (None, DEFAULT_LANGUAGES):
         raise MghError("--languages is for tasks from the hub: local folders hold the English subsets")
     if batch_size < 1:
         raise MghError(f"--batch-size is {batch_size}; it must be at least 1")
-    try:
-        # found out before minutes of work, not after
-        (output.parent if together else output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MghError(f"--output {output}: cannot make its folder ({error.strerror})") from None
+    files.require_writable(output.parent if together else output, f"--output {output}")
 
     from rich.console import Console
 
     from mgh_ds.evaluation.containment import contained_mteb
-    from mgh_ds.evaluation.run import evaluate
+    from mgh_ds.evaluation.held_results import check_asked, stands
+    from mgh_ds.evaluation.run import evaluate, expected, require_instructions
     from mgh_ds.evaluation.tables import results_markdown, results_table
     from mgh_ds.model.encoder import Encoder
+    from mgh_ds.model.fingerprint import fingerprint
+    from mgh_ds.model.settings import read_settings
+    from mgh_ds.model.weights import resolve_model
 
-    names = list(dict.fromkeys(tasks))
+    names, languages = list(dict.fromkeys(tasks)), languages or DEFAULT_LANGUAGES
     parts = {output: names} if together else {output / f"{name}.json": [name] for name in names}
+    held = {} if together else {path: EvaluationResult.read(path) for path in parts if path.exists()}
+    # What is not given is as the model's files say, and these are in the fingerprint too.
+    options = {
+        "pooling": pooling,
+        "column_transform": column_transform,
+        "causal": causal or None,
+        "max_length": max_length,
+        "languages": None if languages == DEFAULT_LANGUAGES else languages,
+    }
+    check_asked(held, output, {"label": model, **options, "instructions": instructions})
+    origin = {"weights": fingerprint(model), "settings": options}
+    if instructions:
+        require_instructions(model, read_settings(resolve_model(model)).use_instructions)
     with contained_mteb():
         # All data are read before the first text is encoded.
         missing = {
-            path: load_tasks(part, data_dir, languages or ["eng"])
+            path: load_tasks(part, data_dir, languages)
             for path, part in parts.items()
-            if together or not path.exists()
+            if path not in held
+            or not stands(
+                path, held[path], expected(described_tasks(part, data_dir, languages), origin, instructions)
+            )
         }
         if missing:
             encoder = Encoder.from_pretrained(
@@ -125,27 +147,15 @@ def eval_command(
             )
             if causal and not encoder.causal:
                 raise MghError(f"--causal is for decoders, and {model} is none")
+            encoder.origin = origin
         for path, part in missing.items():
             evaluate(
                 encoder, part, label=model, output=path, batch_size=batch_size, instructions=instructions
             )
     result = joined({path: EvaluationResult.read(path) for path in parts})
-    _check_same(
-        result, output, label=model, pooling=pooling, max_length=max_length, instructions=instructions
-    )
     table = output.with_suffix(".md") if together else output / "results.md"
     files.write_text(table, results_markdown(result))
     Console().print(results_table(result))
-
-
-def _check_same(result: EvaluationResult, output: Path, **asked: object) -> None:
-    """Refuses results that `output` already held where they were made in another way than asked for."""
-    for name, wanted in asked.items():
-        found = getattr(result, name, result.settings.get(name))
-        if wanted is not None and wanted != found:
-            raise MghError(
-                f"{output} holds results with {name} {found}, asked for was {wanted}: name another folder"
-            )
 
 
 def load_tasks(names: list[str], data_dir: Path | None, languages: list[str]) -> list:
@@ -153,8 +163,7 @@ def load_tasks(names: list[str], data_dir: Path | None, languages: list[str]) ->
 
     Raises MghError for no name, one that is unknown, and data that are missing.
     """
-    if not names:
-        raise MghError("--tasks is empty: name at least one MTEB task, such as STS17")
+    _require_names(names)
     if data_dir is not None:
         from mgh_ds.evaluation.local_tasks import local_tasks
 
@@ -162,3 +171,21 @@ def load_tasks(names: list[str], data_dir: Path | None, languages: list[str]) ->
     from mgh_ds.evaluation.hub_tasks import hub_tasks
 
     return hub_tasks(names, languages)
+
+
+def described_tasks(names: list[str], data_dir: Path | None, languages: list[str]) -> list:
+    """The same tasks without their data, which are not asked for at the hub: enough to tell whether a result
+    is theirs."""
+    _require_names(names)
+    if data_dir is not None:
+        from mgh_ds.evaluation import local_tasks
+
+        return local_tasks.described_tasks(names, data_dir)
+    from mgh_ds.evaluation import hub_tasks
+
+    return hub_tasks.described_tasks(names, languages)
+
+
+def _require_names(names: list[str]) -> None:
+    if not names:
+        raise MghError("--tasks is empty: name at least one MTEB task, such as STS17")

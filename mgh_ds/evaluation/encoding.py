@@ -1,6 +1,6 @@
 """Embeddings of (instruction, text) pairs, each distinct pair encoded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,13 @@ class TextEncoder(Protocol):
     """What an evaluation asks of an encoder: an `Encoder`, or one whose texts several processes encode."""
 
     name: str
+    origin: Mapping[str, Any]
+
+    @property
+    def use_instructions(self) -> bool: ...
+
+    @property
+    def prompt(self) -> str: ...
 
     @property
     def pooling(self) -> str: ...

@@ -25,9 +25,14 @@ def hub_tasks(names: Sequence[str], languages: Sequence[str] = ("eng",)) -> list
     Raises MghError for an unknown name (with the nearest one), a task without a subset in those languages,
     and a hub that does not answer.
     """
-    tasks = [_hub_task(name, languages) for name in names]
+    tasks = described_tasks(names, languages)
     _require_hub(names)
     return tasks
+
+
+def described_tasks(names: Sequence[str], languages: Sequence[str] = ("eng",)) -> list[Any]:
+    """The same where nothing is to be loaded: the hub is not asked."""
+    return [_hub_task(name, languages) for name in names]
 
 
 def unreachable(names: Sequence[str], reason: object) -> MghError:

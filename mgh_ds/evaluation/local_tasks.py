@@ -39,15 +39,25 @@ def local_tasks(names: Sequence[str], data_dir: Path) -> list[Any]:
     Raises MghError for a task without a local layout, a folder or file that is missing, and a malformed row.
     All are read before the first is returned, so that nothing is encoded when something is wrong.
     """
+    _check_folder(data_dir)
+    return [_with_data(_described(name, data_dir), data_dir) for name in names]
+
+
+def described_tasks(names: Sequence[str], data_dir: Path) -> list[Any]:
+    """The same without their data, but for the checksum of its files: enough to tell which they are."""
+    _check_folder(data_dir)
+    return [_described(name, data_dir) for name in names]
+
+
+def _check_folder(data_dir: Path) -> None:
     if not data_dir.is_dir():
         raise MghError(
             f"{data_dir} is not a folder: --data-dir (in a recipe evaluation.data_dir) must hold one folder "
             "a task, such as SciFact/"
         )
-    return [_local_task(name, data_dir) for name in names]
 
 
-def _local_task(name: str, data_dir: Path) -> Any:
+def _described(name: str, data_dir: Path) -> Any:
     if name not in LAYOUTS:
         near = nearest(name, LAYOUTS)
         raise MghError(
@@ -63,15 +73,20 @@ def _local_task(name: str, data_dir: Path) -> Any:
                 f"{layout.folder}/ of --data-dir (in a recipe evaluation.data_dir); docs/evaluation.md "
                 "shows what is in them"
             )
-    splits = layout.read(folder)
     task = mteb.get_task(name, hf_subsets=[layout.subset])
+    # results name the data that were scored, not the hub's revision
+    source = {"path": layout.folder, "revision": _fingerprint(folder, layout.files)}
+    task.metadata = task.metadata.model_copy(update={"dataset": source})
+    return task
+
+
+def _with_data(task: Any, data_dir: Path) -> Any:
+    layout = LAYOUTS[task.metadata.name]
+    splits = layout.read(data_dir / layout.folder)
     # mteb's split may have another name than the file (XQuADRetrieval scores "validation")
     splits[task.eval_splits[0]] = splits.pop("test")
     task.dataset = {layout.subset: splits}
     task.data_loaded = True
-    # results name the data that were scored, not the hub's revision
-    source = {"path": layout.folder, "revision": _fingerprint(folder, layout.files)}
-    task.metadata = task.metadata.model_copy(update={"dataset": source})
     return task
 
 

@@ -1,6 +1,6 @@
 """Our Encoder as a model that mteb can evaluate."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,10 @@ from mteb.types import PromptType
 from numpy.typing import NDArray
 
 from mgh_ds.evaluation.encoding import Embeddings, Input
-
-InstructionFor = Callable[[str, str | None], str | None]
-"""Task name and side ("query", "document" or None where mteb does not tell) → the instruction, or None."""
+from mgh_ds.evaluation.prompts import NO_PROMPTS, Prompts, prompt_for
 
 INSTRUCTION_COLUMN = "task_instruction"
-"""Each text's own instruction ("" for none), as held-out records bring; it goes before `instruction_for`."""
+"""Each text's own instruction ("" for none), as held-out records bring."""
 
 
 LARGEST_BLOCK = 50_000
@@ -26,30 +24,25 @@ SCORES_AT_ONCE = 2**27
 
 
 class EncoderModel(AbsEncoder):
-    """An mteb encoder around `Embeddings`. `instruction_for=None` means that no text gets an instruction."""
+    """An mteb encoder around `Embeddings` that reads the texts of one task under its `prompts`."""
 
-    def __init__(self, embeddings: Embeddings, *, instruction_for: InstructionFor | None = None) -> None:
+    def __init__(self, embeddings: Embeddings, prompts: Prompts = NO_PROMPTS) -> None:
         self.embeddings = embeddings
-        self.instruction_for = instruction_for
+        self.prompts = prompts
         # An empty description: mteb must not ask the hub about a model that may exist on this disk only.
         self.mteb_model_meta = ModelMeta.create_empty({"similarity_fn_name": ScoringFunction.COSINE})
 
-    def encode(
-        self, inputs: Any, *, task_metadata: Any, prompt_type: PromptType | None = None, **_: Any
-    ) -> NDArray[np.float32]:
+    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> NDArray[np.float32]:
         """float32 [n, dim] for the `text` column of mteb's batches, in their order."""
         side = None if prompt_type is None else prompt_type.value
-        return self.embeddings(
-            [item for batch in inputs for item in self._inputs(batch, task_metadata.name, side)]
-        )
+        return self.embeddings([item for batch in inputs for item in self._inputs(batch, side)])
 
-    def _inputs(self, batch: dict[str, list[str]], task: str, side: str | None) -> Iterator[Input]:
-        if self.instruction_for is None:
-            instructions: list[str | None] = [None] * len(batch["text"])
-        elif INSTRUCTION_COLUMN in batch:
+    def _inputs(self, batch: dict[str, list[str]], side: str | None) -> Iterator[Input]:
+        instructions: list[str | None]
+        if self.prompts["source"] == "records":
             instructions = [instruction or None for instruction in batch[INSTRUCTION_COLUMN]]
         else:
-            instructions = [self.instruction_for(task, side)] * len(batch["text"])
+            instructions = [prompt_for(self.prompts, side)] * len(batch["text"])
         return map(Input, instructions, batch["text"])
 
 

@@ -11,6 +11,8 @@ from typing import Any, NotRequired, TypedDict
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
+from mgh_ds.evaluation.fingerprint import Fingerprint
+from mgh_ds.evaluation.prompts import Prompts
 
 
 class TaskScore(TypedDict):
@@ -19,6 +21,8 @@ class TaskScore(TypedDict):
     metric: str
     score: float
     subsets: NotRequired[list[str]]  # mteb's language subsets behind the score, such as ["en-en"]
+    prompts: NotRequired[Prompts]  # what texts were read under
+    data: NotRequired[dict[str, Any]]  # which data were scored
 
 
 class LevelScore(TypedDict):
@@ -31,7 +35,11 @@ class LevelScore(TypedDict):
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One encoder's scores; `settings` holds what else decides them, `details` mteb's full scores by task."""
+    """One encoder's scores; `settings` holds what else decides them, `details` mteb's full scores by task.
+
+    `fingerprint` tells the scores from those of other weights, settings, data, prompts and versions under the
+    same names; results of before there was one have none.
+    """
 
     label: str
     model: str
@@ -40,6 +48,7 @@ class EvaluationResult:
     levels: dict[str, LevelScore] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    fingerprint: Fingerprint = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes the result as JSON in one step."""
@@ -70,4 +79,10 @@ def joined(results: dict[Path, EvaluationResult]) -> EvaluationResult:
         first,
         tasks={name: score for result in results.values() for name, score in result.tasks.items()},
         details={name: detail for result in results.values() for name, detail in result.details.items()},
+        # what they have in common; each file has its own
+        fingerprint={
+            part: first.fingerprint[part]
+            for part in ("weights", "settings", "versions")
+            if part in first.fingerprint
+        },
     )

@@ -2,9 +2,8 @@
 
 import contextlib
 import copy
-import importlib.metadata
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,16 @@ from tqdm import tqdm
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.containment import contained_mteb
 from mgh_ds.evaluation.encoding import Embeddings, TextEncoder
+from mgh_ds.evaluation.fingerprint import (
+    Fingerprint,
+    data_of_records,
+    data_of_task,
+    fingerprint,
+    versions,
+)
 from mgh_ds.evaluation.levels import level_accuracy
+from mgh_ds.evaluation.prompts import NO_PROMPTS, OF_RECORDS, Prompts, prompts_of
 from mgh_ds.evaluation.results import EvaluationResult, LevelScore, TaskScore
-from mgh_ds.records.instructions import instruction_for
 from mgh_ds.records.schema import Record
 
 # mteb is imported inside `contained_mteb` only: its import seeds the global random generators.
@@ -39,21 +45,26 @@ def evaluate(
     writes the result to `output`. All is done afresh: mteb's cache of results is off.
 
     With `instructions`, a record's texts are read under its own instruction, and those of mteb tasks under
-    their task's from `mgh_ds.records.instructions`. `parallel` is how many batches the encoder works on at
-    the same time. Random states are left as they were. Raises MghError when there is nothing to score, a
-    task's data cannot be loaded or its score is not a number.
+    what `prompts_of` says of them. `parallel` is how many batches the encoder works on at the same time.
+    Random states are left as they were. Raises MghError when there is nothing to score, the encoder leaves
+    out the instructions that are asked for, a task's data cannot be loaded or its score is not a number.
     """
     if not records and not tasks:
         raise MghError("there are no tasks to evaluate on")
+    if instructions:
+        require_instructions(encoder.name, encoder.use_instructions)
     scores: dict[str, TaskScore] = {}
     levels: dict[str, LevelScore] = {}
     details: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    prompts: dict[str, Prompts] = {}
     with contained_mteb(), _bar(progress) as bar:
         from mgh_ds.evaluation.heldout import heldout_tasks
 
         held_out = heldout_tasks(records)
         if not held_out and not tasks:
             raise MghError(NOTHING_TO_SCORE)
+        of_records = data_of_records(records)
         # held-out tasks share their texts; a corpus of millions is not to be kept
         remembered = Embeddings(encoder, batch_size=batch_size, parallel=parallel, remember=True, bar=bar)
         passing = Embeddings(encoder, batch_size=batch_size, parallel=parallel, bar=bar)
@@ -61,10 +72,12 @@ def evaluate(
             bar.set_description(f"{label}: levels")
             levels = level_accuracy(remembered, records, instructions=instructions)
         for number, task in enumerate([*held_out, *tasks], start=1):
-            name = task.metadata.name
+            name, in_memory = task.metadata.name, number <= len(held_out)
+            prompts[name] = (OF_RECORDS if in_memory else prompts_of(task)) if instructions else NO_PROMPTS
+            data[name] = of_records if in_memory else data_of_task(task)
             bar.set_description(f"{label}: {name} ({number} of {len(held_out) + len(tasks)})")
-            scored = _run(task, remembered if number <= len(held_out) else passing, instructions)
-            scores[name] = _main_score(task, scored)
+            scored = _run(task, remembered if in_memory else passing, prompts[name])
+            scores[name] = _main_score(task, scored, prompts[name], data[name])
             details[name] = _plain(scored.to_dict())
     result = EvaluationResult(
         label=label,
@@ -75,11 +88,11 @@ def evaluate(
         settings={
             "max_length": encoder.max_length,
             "instructions": instructions,
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("mgh-ds", "mteb", "torch", "transformers")
-            },
+            "versions": versions(),
+            **({"prompt": encoder.prompt} if encoder.prompt else {}),
         },
         details=details,
+        fingerprint=fingerprint(encoder.origin, instructions=instructions, data=data, prompts=prompts),
     )
     if output is not None:
         result.write(output)
@@ -93,7 +106,27 @@ def evaluate_heldout(encoder: TextEncoder, records: Sequence[Record], **options:
     return evaluate(encoder, records=records, **options)
 
 
-def _run(task: Any, embeddings: Embeddings, instructions: bool) -> Any:
+def expected(tasks: Sequence[Any], origin: Mapping[str, Any], instructions: bool) -> Fingerprint:
+    """The fingerprint of what `evaluate` would find on mteb tasks with an encoder of this origin."""
+    return fingerprint(
+        origin,
+        instructions=instructions,
+        data={task.metadata.name: data_of_task(task) for task in tasks},
+        prompts={task.metadata.name: prompts_of(task) if instructions else NO_PROMPTS for task in tasks},
+    )
+
+
+def require_instructions(name: str, used: bool) -> None:
+    """Raises MghError for a model that was saved with `use_instructions: false`: nothing would be read under
+    an instruction, and the result would say otherwise."""
+    if not used:
+        raise MghError(
+            f"{name} was saved with use_instructions: false, so that no text of it is read under an "
+            "instruction: leave --instructions out"
+        )
+
+
+def _run(task: Any, embeddings: Embeddings, prompts: Prompts) -> Any:
     """mteb's result of one task, the same whenever it is scored again."""
     import mteb
     from mteb.abstasks import AbsTaskRetrieval
@@ -101,7 +134,7 @@ def _run(task: Any, embeddings: Embeddings, instructions: bool) -> Any:
     from mgh_ds.evaluation.hub_tasks import data_of
     from mgh_ds.evaluation.mteb_model import BlockSearch, EncoderModel
 
-    model: Any = EncoderModel(embeddings, instruction_for=_registry if instructions else None)
+    model: Any = EncoderModel(embeddings, prompts)
     if isinstance(task, AbsTaskRetrieval):
         model = BlockSearch(model)
     again = copy.copy(task)  # some tasks draw samples, from generators of their own
@@ -119,19 +152,16 @@ def _run(task: Any, embeddings: Embeddings, instructions: bool) -> Any:
     return scored
 
 
-def _main_score(task: Any, scored: Any) -> TaskScore:
+def _main_score(task: Any, scored: Any, prompts: Prompts, data: dict[str, Any]) -> TaskScore:
     metric, score = task.metadata.main_score, float(scored.get_score())
     if not math.isfinite(score):
         raise MghError(
             f"task {task.metadata.name}: {metric} is not a number; "
             "the embeddings or the gold scores are all alike, or a gold score is no number"
         )
-    return TaskScore(metric=metric, score=score, subsets=sorted(scored.hf_subsets))
-
-
-def _registry(task: str, side: str | None) -> str | None:
-    """The registry's instruction; where mteb tells no side (STS, classification) a text counts as a query."""
-    return instruction_for(task, "document" if side == "document" else "query")
+    return TaskScore(
+        metric=metric, score=score, subsets=sorted(scored.hf_subsets), prompts=prompts, data=data
+    )
 
 
 def _plain(value: Any) -> Any:

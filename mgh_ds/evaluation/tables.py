@@ -6,6 +6,7 @@ from rich.table import Table
 
 from mgh_ds.common.score_tables import COMPARISON_HEADER, change, comparisons, markdown_table, metric_name
 from mgh_ds.evaluation.results import EvaluationResult
+from mgh_ds.model.weights import MINILM_SHA256
 
 PUBLISHED = {
     "STS17": 87.59,
@@ -25,9 +26,12 @@ RESULT_TEXTS = 2  # columns before the figures
 
 
 def published(result: EvaluationResult) -> dict[str, float]:
-    """The published figures that `result` can be held against: those of the same model and settings."""
+    """The published figures that `result` can be held against: those of the same model and settings. A result
+    that says which weights it is of must be of the published ones."""
+    weights = result.fingerprint.get("weights")
     comparable = (
-        result.model.rstrip("/").endswith("all-MiniLM-L6-v2")
+        (not weights or weights.get("model.safetensors") == MINILM_SHA256)
+        and result.model.rstrip("/").endswith("all-MiniLM-L6-v2")
         and result.pooling == "mean"
         and result.settings.get("max_length") == 256
         and not result.settings.get("instructions")
@@ -53,6 +57,7 @@ def results_markdown(result: EvaluationResult) -> str:
         + ".",
         "",
         markdown_table(*_results_cells(result), text_columns=RESULT_TEXTS),
+        *_prompt_lines(result),
     ]
     return "\n".join(lines) + "\n"
 
@@ -77,6 +82,30 @@ def _results_cells(result: EvaluationResult) -> tuple[list[str], list[list[str]]
             row += ["–", "–"] if reference is None else [f"{reference:.2f}", change(score - reference)]
         rows.append(row)
     return header, rows
+
+
+def _prompt_lines(result: EvaluationResult) -> list[str]:
+    """What the texts of each task were read under, where instructions were asked for or the model has a
+    prompt of its own."""
+    prompt = result.settings.get("prompt")
+    lines = ["", f"Where a text has no other prompt, it has the model's own: “{prompt}”."] if prompt else []
+    if not result.settings.get("instructions"):
+        return lines
+    lines += ["", "Prompts:", ""]
+    for name, task in result.tasks.items():
+        found = task.get("prompts")
+        if found is None:
+            lines.append(f"- {name}: not known")
+        elif found["source"] == "none":
+            lines.append(f"- {name}: none; neither mgh-ds nor mteb has one")
+        elif found["source"] == "records":
+            lines.append(f"- {name}: each record's own")
+        else:
+            origin = "mteb" if found["source"] == "mteb" else "mgh-ds"
+            sides = {"queries": found["query"], "documents": found["document"]}
+            words = [f"{side} “{text}”" if text else f"{side} none" for side, text in sides.items()]
+            lines.append(f"- {name} (from {origin}): {', '.join(words)}")
+    return lines
 
 
 def _rich(

@@ -4,9 +4,9 @@ encoder = Encoder.from_pretrained("runs/demo/export")
 vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,12 +24,23 @@ from mgh_ds.model.weights import resolve_model
 
 
 class Encoder:
-    """A model and its tokenizer, ready to embed texts. The model stays on its device and is not changed."""
+    """A model and its tokenizer, ready to embed texts. The model stays on its device and is not changed.
 
-    def __init__(self, model: EmbeddingModel, tokenizer: Tokenizer, name: str = "model") -> None:
+    `origin` says which weights they are and what was made of them, where that is known: results of an
+    evaluation keep it.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        tokenizer: Tokenizer,
+        name: str = "model",
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
+        self.origin = origin or {}
 
     @classmethod
     def from_pretrained(
@@ -101,6 +112,16 @@ class Encoder:
     def pooling(self) -> PoolingMethod:
         """Name of the pooling method."""
         return self.model.pooling.config.method
+
+    @property
+    def use_instructions(self) -> bool:
+        """Whether an instruction is put before a text; else it is left out."""
+        return self.tokenizer.use_instructions
+
+    @property
+    def prompt(self) -> str:
+        """What precedes each text that is read under no instruction; "" for nothing."""
+        return self.tokenizer.prompt
 
     def encode(
         self,

@@ -1,7 +1,6 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
 import contextlib
-import os
 import re
 import string
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mgh_ds.common import files
+from mgh_ds.common.cache import cache_folder
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.hf_logging import quiet
 
@@ -89,8 +89,7 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
 
 def cached_tiny_model(family: str) -> Path:
     """The folder of `make_tiny_model(family)` in the user's cache, made at the first call."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "mgh-ds" / "tiny-random" / f"{family}-v{VERSION}"
+    folder = cache_folder() / "tiny-random" / f"{family}-v{VERSION}"
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def missing_file(folder: Path) -> str | None:
     the pooling that sentence-transformers' `modules.json` names. Raises MghError for an index that cannot be
     read.
     """
-    wanted = [folder / "config.json", *_weight_files(folder)]
+    wanted = [folder / "config.json", *weight_files(folder)]
     if (folder / "modules.json").exists():
         from mgh_ds.model.sentence_transformers_folder import pooling_files
 
@@ -71,7 +71,8 @@ def missing_file(folder: Path) -> str | None:
     return next((os.path.relpath(path, folder) for path in wanted if not path.exists()), None)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that the weights in `folder` are read from: one, or the parts that their index names."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists() or not index.exists():
         return [whole]

@@ -17,13 +17,13 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mgh_ds.common import files
-from mgh_ds.common.differences import differences
+from mgh_ds.common.differences import Difference, differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.training.state import TrainingState
 from mgh_ds.training.tensor_file import open_file, write_file
@@ -32,6 +32,7 @@ from mgh_ds.training.tensor_queue import TensorQueue
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+BACKBONE = "backbone"  # in the identity: its fingerprint
 # Of tensors between the gathering and the disk. Adapters of rank 32 on a 7B model fit (12 bytes a weight).
 BYTES_UNDER_WAY = 2**30
 
@@ -187,7 +188,10 @@ def load(path: Path, manifest: Manifest) -> TrainingState:
 
 def check(path: Path, manifest: Manifest, identity: dict[str, Any], accepted: Sequence[str] = ()) -> None:
     """Raises MghError, naming what differs, when the checkpoint was made from another recipe or other data,
-    but for the keys that are `accepted` by name; or when an accepted name is no key."""
+    but for the keys that are `accepted` by name; or when an accepted name is no key. A checkpoint that does
+    not know its backbone fits any."""
+    if BACKBONE not in manifest["identity"]:
+        identity = {name: value for name, value in identity.items() if name != BACKBONE}
     unknown = [key for key in accepted if key not in _keys(identity) | _keys(manifest["identity"])]
     if unknown:
         raise MghError(f"accept_changes: {unknown[0]} is no key that a checkpoint and its run have in common")
@@ -198,6 +202,22 @@ def check(path: Path, manifest: Manifest, identity: dict[str, Any], accepted: Se
             f"{path} belongs to another run; differing: {'; '.join(map(str, refused))}. Choose "
             f"another --name, or go on all the same with --accept_changes '[{names}]'"
         )
+
+
+def lacks_backbone(path: Path, manifest: Manifest) -> str | None:
+    """What to say of a checkpoint of before there were fingerprints of backbones; None of any other."""
+    if BACKBONE in manifest["identity"]:
+        return None
+    return f"{path} does not say which files its backbone had: that they are the same cannot be checked"
+
+
+def backbone_changes(
+    manifest: Manifest, backbone: Mapping[str, str], accepted: Sequence[str] = ()
+) -> list[Difference]:
+    """Where the backbone is not the one that the checkpoint was made with, but for the keys that are
+    `accepted`; none for a checkpoint that does not know its backbone."""
+    found = differences(manifest["identity"].get(BACKBONE, backbone), backbone, BACKBONE)
+    return [difference for difference in found if difference.key not in accepted]
 
 
 def _intact(path: Path) -> Manifest | None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from mgh_ds.common import files
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.problems import nearest
 from mgh_ds.distributed.group import on_main
@@ -32,8 +33,8 @@ MEAN = "mean"
 LEVEL = "levels."  # and the level: its accuracy
 
 Line = dict[str, Any]
-"""A line of kind "evaluation": step, label, seconds; then scores and metrics by task, levels, and `value` of
-`metric` where the recipe names one; or the problem that it failed with."""
+"""A line of kind "evaluation": step, label, seconds; then scores, metrics and data by task, levels, and
+`value` of `metric` where the recipe names one; or the problem that it failed with."""
 
 
 class Scored(Protocol):
@@ -41,7 +42,7 @@ class Scored(Protocol):
 
     @property
     def tasks(self) -> Mapping[str, Any]:
-        """By task: `metric` and `score`."""
+        """By task: `metric`, `score`, and `data` that tells which data were scored."""
 
     @property
     def levels(self) -> Mapping[str, Any]:
@@ -51,9 +52,9 @@ class Scored(Protocol):
 class Scorer(Protocol):
     """What a run is scored on. Rank 0 alone calls it."""
 
-    def prepare(self, records: Sequence[Record]) -> list[str]:
-        """Reads all that scoring the held-out `records` and the tasks needs; the names of the tasks. Raises
-        MghError for what is unknown or missing."""
+    def prepare(self, records: Sequence[Record]) -> Mapping[str, Any]:
+        """Reads all that scoring the held-out `records` and the tasks needs; by task, what tells its data
+        from others. Raises MghError for what is unknown or missing."""
 
     def score(self, encoder: SharedEncoder, label: str, output: Path) -> Scored:
         """Scores `encoder` and writes what comes out to `output`."""
@@ -80,8 +81,16 @@ class Evaluations:
         self._name = config.model.name_or_path
         self._scorer = scorer if config.is_scored else None
         self._records: list[Record] = []  # on rank 0 alone
+        self._data: Mapping[str, Any] = {}  # by task; on rank 0 alone
         self._held_out = held_out
         on_main(self._prepare)
+
+    def check(self, step: int) -> None:
+        """Raises MghError if an MTEB task's data are not those that the log's evaluations up to `step`
+        scored: neither which was best nor what training changed could be told from such figures. Held-out
+        records are the checkpoint's to check."""
+        tasks = {name: data for name, data in self._data.items() if name in self.config.tasks}
+        on_main(lambda: check_data(evaluation_lines(self.folder), step, tasks))
 
     def resume(self) -> None:
         """Takes up what the log says, once it is rewound."""
@@ -127,13 +136,19 @@ class Evaluations:
         return [line for line in self.lines if "problem" in line]
 
     def evaluate(
-        self, step: int, model: EmbeddingModel, tokenizer: Tokenizer, log: Callable[[Line], None]
+        self,
+        step: int,
+        model: EmbeddingModel,
+        tokenizer: Tokenizer,
+        origin: Mapping[str, Any],
+        log: Callable[[Line], None],
     ) -> None:
-        """Scores the model after `step` steps on all ranks and has rank 0 `log` what came out. A failure is
-        logged and printed, and that is all, unless a rank was lost."""
+        """Scores the model after `step` steps on all ranks and has rank 0 `log` what came out; the result
+        keeps the model's `origin`. A failure is logged and printed, and that is all, unless a rank was
+        lost."""
         begin = time.perf_counter()
         label = label_of(step, self.last_step)
-        encoder = Encoder(model, tokenizer, self._name)
+        encoder = Encoder(model, tokenizer, self._name, origin)
         line: Line = {"kind": "evaluation", "step": step, "label": label}
         try:
             scored = on_all_ranks(encoder, lambda shared: self._score(shared, encoder, label))
@@ -167,7 +182,7 @@ class Evaluations:
         if self._scorer is None:
             return
         self._records = list(self._held_out or ())
-        tasks = self._scorer.prepare(self._records)
+        tasks = self._data = self._scorer.prepare(self._records)
         levels = sorted({each.level for record in self._records for each in record.negatives if each.level})
         metric, known = self.config.metric, [*tasks, MEAN, *(f"{LEVEL}{level}" for level in levels)]
         if metric is not None and metric not in known:
@@ -198,6 +213,7 @@ class Evaluations:
         figures: Line = {
             "scores": {name: task["score"] for name, task in scored.tasks.items()},
             "metrics": {name: task["metric"] for name, task in scored.tasks.items()},
+            "data": {name: task["data"] for name, task in scored.tasks.items()},
             "levels": {level: dict(found) for level, found in scored.levels.items()},
         }
         if self.config.metric is not None:
@@ -208,6 +224,19 @@ class Evaluations:
 def evaluation_lines(folder: RunFolder) -> list[Line]:
     """The evaluations that a run has logged, in the order of their steps."""
     return [line for line in folder.metrics.entries() if line["kind"] == "evaluation"]
+
+
+def check_data(lines: Sequence[Line], step: int, data: Mapping[str, Any]) -> None:
+    """Raises MghError if a line up to `step` has a score of a task on other data than `data` says of it. A
+    line that does not say which data it scored fits any."""
+    for line in lines:
+        for task, found in line.get("data", {}).items() if line["step"] <= step else ():
+            if task in data and (changed := differences(found, data[task])):
+                raise MghError(
+                    f"the evaluation after step {line['step']} scored {task} on other data; differing: "
+                    f"{'; '.join(map(str, changed))}. Put evaluation.data_dir and evaluation.languages back, "
+                    f"take {task} out of evaluation.tasks, or choose another --name"
+                )
 
 
 def label_of(step: int, last_step: int) -> str:

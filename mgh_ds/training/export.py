@@ -10,6 +10,7 @@ from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_
 from mgh_ds.curriculum.config import order_of
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.export import export
+from mgh_ds.model.fingerprint import fingerprint
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
@@ -25,18 +26,21 @@ class Choice(NamedTuple):
     path: Path
     step: int
     words: str  # which it is among the run's: "the best by SciFact, of step 50"
+    manifest: checkpoint.Manifest
 
 
 def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Tokenizer, RunConfig, Choice]:
     """Model, tokenizer and configuration of a run at one of its checkpoints: "best" by the recipe's metric,
     "newest", or the number of a step; None: the best where the recipe names a metric, else the newest.
 
-    Raises MghError if the folder is not a run, or has no such checkpoint.
+    Raises MghError if the folder is not a run, has no such checkpoint, or the backbone is another now than
+    the one that it was trained on.
     """
     if not (run / "config.yaml").is_file():
         raise MghError(f"{run} is not a run folder: it holds no config.yaml")
     config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
     choice = choose(run, config.evaluation.metric, which)
+    _check_backbone(choice, config)
     model, tokenizer = build_model(config.model, seed=config.seed)
     weights, parameters = open_file(choice.path / checkpoint.WEIGHTS), trainable(model)
     if weights.shapes != weight_shapes(parameters):
@@ -60,8 +64,8 @@ def choose(run: Path, metric: str | None, which: str | None = None) -> Choice:
     if which == "best" or (which is None and best is not None):
         assert best is not None
         try:
-            path, _ = checkpoint.of_step(folder.checkpoints, best)
-            return Choice(path, best, f"the best checkpoint by {metric}, of step {best}")
+            path, manifest = checkpoint.of_step(folder.checkpoints, best)
+            return Choice(path, best, f"the best checkpoint by {metric}, of step {best}", manifest)
         except MghError as error:
             if which == "best":
                 raise
@@ -72,11 +76,26 @@ def choose(run: Path, metric: str | None, which: str | None = None) -> Choice:
             raise MghError(f"{run} has no complete checkpoint to export yet")
         path, manifest = found
         step = int(manifest["step"])
-        return Choice(path, step, f"the newest checkpoint, of step {step}")
+        return Choice(path, step, f"the newest checkpoint, of step {step}", manifest)
     if not which.isdecimal():
         raise MghError(f"--checkpoint is {which!r}; it must be best, newest or the number of a step")
-    path, _ = checkpoint.of_step(folder.checkpoints, int(which))
-    return Choice(path, int(which), f"the checkpoint of step {which}")
+    path, manifest = checkpoint.of_step(folder.checkpoints, int(which))
+    return Choice(path, int(which), f"the checkpoint of step {which}", manifest)
+
+
+def _check_backbone(choice: Choice, config: RunConfig) -> None:
+    """Raises MghError where the checkpoint would be laid over another backbone than its own. What the run was
+    told to accept when it went on is accepted here."""
+    name = config.model.name_or_path
+    if words := checkpoint.lacks_backbone(choice.path, choice.manifest):
+        print(words)
+        return
+    found = checkpoint.backbone_changes(choice.manifest, fingerprint(name), config.accept_changes)
+    if found:
+        raise MghError(
+            f"{name} is not the backbone that {choice.path} was trained on; differing: "
+            f"{'; '.join(map(str, found))}. Put back the files that the run began with"
+        )
 
 
 def export_run(run: Path, output: Path, which: str | None = None, *, replace: bool = False) -> Choice:

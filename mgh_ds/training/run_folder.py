@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ class RunFolder:
             lockless="see that no second job trains in it",
         )
 
-    def start(self, config: RunConfig, step: int | None) -> None:
-        """Writes the resolved configuration, and forgets what was logged after `step`: those steps are about
-        to be trained again. None: there is no checkpoint to go on from, and nothing of an earlier attempt,
-        whose recipe may have been another, counts."""
+    def start(self, config: RunConfig, backbone: Mapping[str, str], step: int | None) -> None:
+        """Writes the resolved configuration and the backbone's fingerprint, and forgets what was logged after
+        `step`: those steps are about to be trained again. None: there is no checkpoint to go on from, and
+        nothing of an earlier attempt, whose recipe may have been another, counts."""
         files.write_text(self.path / "config.yaml", dump_config(config))
+        files.write_json(self.path / "backbone.json", dict(backbone))
         self.metrics.rewind(-1 if step is None else step)
         self.ledger.rewind(-1 if step is None else step)
         if step is None:

@@ -7,8 +7,8 @@ and long and short ones are shared out evenly.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ class SharedEncoder:
         self.name: str = encoder.name
         self.pooling: PoolingMethod = encoder.pooling
         self.max_length: int = encoder.max_length
+        self.use_instructions: bool = encoder.use_instructions
+        self.prompt: str = encoder.prompt
+        self.origin: Mapping[str, Any] = encoder.origin
         self.dim: int = encoder.dim
         self.parallel = world_size()
 

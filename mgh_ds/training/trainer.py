@@ -13,16 +13,26 @@ import torch
 from tqdm import tqdm
 
 from mgh_ds.common import files
+from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.curriculum.stages import Stage
-from mgh_ds.distributed.group import all_gather, device, is_main, on_main, rank, world_size
+from mgh_ds.distributed.group import (
+    all_gather,
+    device,
+    is_main,
+    on_each_machine,
+    on_main,
+    rank,
+    world_size,
+)
 from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.distributed.sums import Sums
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.model.embedder import build_model
+from mgh_ds.model.fingerprint import Fingerprint, fingerprint
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
@@ -67,9 +77,13 @@ class Trainer:
         self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
+        self.evaluations = Evaluations(config, folder, self.held_out, scorer)
+        self.backbone = backbone_of_all(config.model.name_or_path)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
-        self.evaluations = Evaluations(config, folder, self.held_out, scorer)
+            if is_main() and (words := checkpoint.lacks_backbone(*self.checkpoint)):
+                print(words)
+            self.evaluations.check(self.checkpoint[1]["step"])
         self.model, self.tokenizer = build_model(config.model, seed=config.seed)
         # The prefetching thread is at work with the other, which is not made for two.
         self.own_tokenizer = copy.deepcopy(self.tokenizer)
@@ -153,7 +167,11 @@ class Trainer:
     def _evaluate(self, step: int, saved: int) -> int:
         """Evaluates the run after `step` steps; returns the step last saved, which is this one if it is the
         best so far."""
-        self.evaluations.evaluate(step, self.model, self.own_tokenizer, self.log)
+        origin = {
+            "weights": {checkpoint.BACKBONE: self.backbone, "step": step},
+            "settings": self.config.model.model_dump(),
+        }
+        self.evaluations.evaluate(step, self.model, self.own_tokenizer, origin, self.log)
         if self.evaluations.best == step:
             if saved < step:
                 self._save(step)
@@ -277,7 +295,11 @@ class Trainer:
             del config["training"][name]
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
-        return {"config": config, "plan": self.plan.fingerprint(self.store.manifest_hash)}
+        return {
+            "config": config,
+            "plan": self.plan.fingerprint(self.store.manifest_hash),
+            checkpoint.BACKBONE: self.backbone,
+        }
 
     def _resume(self) -> int:
         step = 0
@@ -285,7 +307,7 @@ class Trainer:
             path, manifest = self.checkpoint
             step = int(manifest["step"])
             restore(self.engine, lambda: checkpoint.load(path, manifest), step)
-        on_main(lambda: self.folder.start(self.config, step if self.checkpoint else None))
+        on_main(lambda: self.folder.start(self.config, self.backbone, step if self.checkpoint else None))
         self.evaluations.resume()
         self.writer.best = self.evaluations.best
         if self.checkpoint and is_main():
@@ -339,6 +361,19 @@ class Trainer:
             **totals(lines),
         }
         files.write_json(self.folder.path / "run.json", summary)
+
+
+def backbone_of_all(name_or_path: str) -> Fingerprint:
+    """The backbone's fingerprint. Raises MghError on every rank if another machine than rank 0's would load
+    other files under the same name."""
+    first, *others = on_each_machine(lambda: fingerprint(name_or_path))
+    for other in others:
+        if found := differences(first, other):
+            raise MghError(
+                f"model.name_or_path {name_or_path} is not the same on all machines; differing: "
+                f"{'; '.join(map(str, found))}"
+            )
+    return first
 
 
 def step_entry(step: int, stage: Stage, result: StepResult, rate: float, seconds: float) -> dict[str, Any]:

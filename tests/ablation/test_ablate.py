@@ -1,5 +1,6 @@
 """`mgh-ds ablate`: what is trained and scored, and what is not done again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from mgh_ds import Encoder
 from mgh_ds.ablation.grid import _cell, make_grid
+from mgh_ds.ablation.scores import Scores
 from mgh_ds.cli import main as cli
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
@@ -122,6 +124,19 @@ def test_what_was_made_otherwise_is_refused_by_name(grid: Grid, refusal: Refusal
     said = refusal(grid.ablate)
     assert "cannot share a table; differing: training.steps: 3 → 5" in said
     assert grid.started == CELLS[:2]
+
+
+def test_another_backbone_under_the_same_name_is_refused(
+    recipes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cell in make_grid([Path(recipes[0])], ["ata"], 1, tmp_path):  # the untrained model, and a run
+        scores = Scores.of(cell, "data", {"config.json": "1", "model.safetensors": "1"})
+        scores.check(cell, "data", {"config.json": "1", "model.safetensors": "1"}, {})
+        with pytest.raises(MghError, match=r"made otherwise; differing: backbone\.model\.safetensors: 1 → 2"):
+            scores.check(cell, "data", {"config.json": "1", "model.safetensors": "2"}, {})
+        assert capsys.readouterr().out == ""
+        dataclasses.replace(scores, backbone={}).check(cell, "data", {"config.json": "1"}, {})
+        assert f"{cell.path} does not say which files its backbone had" in capsys.readouterr().out
 
 
 def test_other_evaluation_data_are_refused(grid: Grid, refusal: Refusal) -> None:

@@ -1,5 +1,6 @@
 """The table from scores made up by hand."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -89,3 +90,12 @@ def test_cells_of_one_table_are_alike() -> None:
     other.recipe["training"] = {"steps": 61, "global_batch": 32}
     with pytest.raises(MghError, match=r"cannot share a table; differing: training.steps: 60 → 61"):
         check_alike([*CELLS, other])
+
+
+def test_cells_of_two_backbones_share_no_table() -> None:
+    """Under one name; a cell that does not know its backbone shares it with any."""
+    ones = [dataclasses.replace(cell, backbone={"model.safetensors": "1"}) for cell in CELLS]
+    check_alike([*ones, CELLS[-1]])
+    other = dataclasses.replace(ones[-1], backbone={"model.safetensors": "2"})
+    with pytest.raises(MghError, match=r"differing: backbone\.model\.safetensors: 1 → 2"):
+        check_alike([*ones, other])

@@ -96,8 +96,9 @@ def test_a_folder_keeps_a_file_a_task_and_scores_none_twice(
         eval_command(MINILM, ["STS17"], output, **options | {"pooling": "ata"})
     with pytest.raises(MghError, match=r"results with label .*MiniLM.*, asked for was other"):
         eval_command("other", ["STS17"], output, **options)
-    with pytest.raises(MghError, match="do not belong together: settings is"):
+    with pytest.raises(MghError, match="results with max_length 64, asked for was 32: name another folder"):
         eval_command(MINILM, ["STS17", "SICK-R"], output, **options | {"max_length": 32})
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*.json")} == before
     assert capsys.readouterr().out == ""
 
 
@@ -111,8 +112,16 @@ def test_an_output_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
 
 def test_output_below_a_file_is_refused(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(MghError, match="cannot make its folder"):
+    with pytest.raises(MghError, match="nothing can be written to"):
         eval_command(MINILM, ["STS17"], tmp_path / "taken" / "result.json", data_dir=data_dir)
+
+
+@pytest.mark.parametrize("name", ["", "result.json"])
+def test_an_output_that_takes_no_file_is_noticed_before_a_model_is_looked_for(
+    data_dir: Path, name: str
+) -> None:
+    with pytest.raises(MghError, match=r"--output /sys/?.*: nothing can be written to /sys \(.+\)"):
+        eval_command("no/such-model", ["STS17"], Path("/sys") / name, data_dir=data_dir)
 
 
 def test_reading_the_command_loads_nothing_heavy() -> None:

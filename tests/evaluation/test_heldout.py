@@ -186,8 +186,10 @@ class Oracle:
     """Stands in for an encoder that knows which texts answer which query: those are alike, all others not."""
 
     name, pooling, max_length = "oracle", "mean", 512
+    use_instructions, prompt = True, ""
 
     def __init__(self, records: list[Record]) -> None:
+        self.origin: dict[str, Any] = {}
         self.place = {record.query: number for number, record in enumerate(records)}
         self.place |= {record.positive: self.place[record.query] for record in records}
         for number, text in enumerate(sorted({n.text for r in records for n in r.negatives})):
@@ -278,4 +280,4 @@ def test_records_that_fill_no_task_are_refused_before_training() -> None:
     with pytest.raises(MghError, match="fill no task"):
         Scoring(config).prepare([alone])
     graded = make_record("b", "symmetric", "Hello", "Hi", [("Bye", 1)])
-    assert Scoring(config).prepare([alone, graded]) == ["HeldOutReranking", "HeldOutSTS"]
+    assert list(Scoring(config).prepare([alone, graded])) == ["HeldOutReranking", "HeldOutSTS"]

@@ -16,7 +16,7 @@ from mgh_ds import Encoder
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import mteb_model
 from mgh_ds.evaluation.local_tasks import LAYOUTS, local_tasks
-from mgh_ds.evaluation.results import TaskScore
+from mgh_ds.evaluation.prompts import NO_PROMPTS
 from mgh_ds.evaluation.run import evaluate
 from tests.evaluation.conftest import DOCUMENTS, INTENTS, JUDGEMENTS, PAIRS, QUERIES
 
@@ -24,9 +24,18 @@ PAIR = '{"sentence1": "a", "sentence2": "b", "score": 1}\n'
 QRELS = "query-id\tcorpus-id\tscore\n"
 
 
-def scored(encoder: Encoder, data_dir: Path, name: str) -> TaskScore:
-    result = evaluate(encoder, local_tasks([name], data_dir), label="test", progress=False)
-    return result.tasks[name]
+def scored(encoder: Encoder, data_dir: Path, name: str) -> dict[str, Any]:
+    """The score, without the prompts (there are none) and the data that it names."""
+    (task,) = local_tasks([name], data_dir)
+    score = dict(evaluate(encoder, [task], label="test", progress=False).tasks[name])
+    assert score.pop("prompts") == NO_PROMPTS
+    assert score.pop("data") == {
+        "path": task.metadata.dataset["path"],
+        "revision": task.metadata.dataset["revision"],
+        "subsets": task.hf_subsets,
+        "splits": task.eval_splits,
+    }
+    return score
 
 
 def ndcg_at_10(ranking: list[str], relevance: dict[str, int]) -> float:

@@ -15,6 +15,7 @@ from mgh_ds.evaluation.tables import (
     results_markdown,
     results_table,
 )
+from mgh_ds.model.weights import MINILM_SHA256
 
 
 def result(label: str = "before", **changes: Any) -> EvaluationResult:
@@ -58,6 +59,7 @@ def test_results_stand_beside_published_figures() -> None:
     "changes",
     [
         {"model": "intfloat/e5-small"},
+        {"fingerprint": {"weights": {"model.safetensors": "0" * 64}}},
         {"pooling": "ata"},
         {"settings": {"max_length": 512, "instructions": False}},
         {"settings": {"max_length": 256, "instructions": True}},
@@ -67,6 +69,11 @@ def test_other_settings_have_no_published_figures(changes: dict[str, Any]) -> No
     assert published(result()) == {"STS17": 87.59}
     assert published(result(**changes)) == {}
     assert "published" not in results_markdown(result(**changes))
+
+
+def test_the_published_weights_have_published_figures() -> None:
+    made_of = {"weights": {"model.safetensors": MINILM_SHA256, "config.json": "0" * 64}}
+    assert published(result(fingerprint=made_of)) == {"STS17": 87.59}
 
 
 def test_comparison_shows_before_after_and_change() -> None:

@@ -25,6 +25,7 @@ from mgh_ds.training.shared_encoder import SharedEncoder, on_all_ranks
 from tests.training import run_worker
 from tests.training.run_worker import Fault
 
+DATA = {"path": "made", "revision": "1"}
 TEXTS = ["a", "two words", "", "a third text, longer than the others", "ünï¢ode ✓", "x " * 90, "y " * 5]
 
 
@@ -34,15 +35,15 @@ class Scripted:
     def __init__(self, scores: Mapping[str, float]) -> None:
         self.scores = scores
 
-    def prepare(self, _: Sequence[Record]) -> list[str]:
-        return ["Made"]
+    def prepare(self, _: Sequence[Record]) -> dict[str, Any]:
+        return {"Made": DATA}
 
     def score(self, encoder: SharedEncoder, label: str, output: Path) -> Any:
         encoder.encode(TEXTS, batch_size=2)
         if label not in self.scores:
             raise ValueError("the ink has dried up")
         torch.manual_seed(1), np.random.seed(1)
-        tasks = {"Made": {"metric": "accuracy", "score": self.scores[label]}}
+        tasks = {"Made": {"metric": "accuracy", "score": self.scores[label], "data": DATA}}
         files.write_json(output, {"label": label, "model": "", "pooling": "", "tasks": tasks, "levels": {}})
         return SimpleNamespace(tasks=tasks, levels={})
 

@@ -11,11 +11,19 @@ import pytest
 
 from mgh_ds.cli import main as cli
 from mgh_ds.common import files
-from mgh_ds.common.config import dump_config
+from mgh_ds.common.config import dump_config, load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.exits import ExitCode
+from mgh_ds.training import trainer
 from mgh_ds.training.config import DataConfig, EvaluationConfig, RunConfig
-from mgh_ds.training.evaluations import best_step, evaluation_lines, is_due, is_exhausted, value_of
+from mgh_ds.training.evaluations import (
+    best_step,
+    check_data,
+    evaluation_lines,
+    is_due,
+    is_exhausted,
+    value_of,
+)
 from mgh_ds.training.export import scores_of
 from mgh_ds.training.run_folder import RunFolder
 from tests.evaluation.conftest import write_data
@@ -359,6 +367,33 @@ def test_the_report_says_which_step_is_exported(early: tuple[Path, list[str], st
     page = (early[0] / "report.html").read_text()
     assert "Exported is the model of step 2, the best by mean." in page
     assert "Best by mean: step 2, with 75.00." in page
+
+
+def test_data_that_are_others_now_are_refused(
+    early: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a model is loaded; of what a run will not go on from nothing counts."""
+    run, words, _ = early
+    config = load_config(RunConfig, words)
+    assert [each.get("data") for each in evaluation_lines(RunFolder(run))][:2] == [
+        {"Made": evaluation_worker.DATA}
+    ] * 2
+    monkeypatch.setattr(trainer, "build_model", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(RunFolder, "hold", lambda _: None)
+    with pytest.raises(ZeroDivisionError):
+        trainer.Trainer(config, RunFolder(run), evaluation_worker.Scripted({}))
+    monkeypatch.setattr(evaluation_worker, "DATA", {"path": "made", "revision": "2"})
+    with pytest.raises(MghError, match="after step 0 scored Made on other data; differing: revision: 1 → 2"):
+        trainer.Trainer(config, RunFolder(run), evaluation_worker.Scripted({}))
+
+
+def test_which_lines_are_held_against_the_data() -> None:
+    known = [line(0, 0.1), line(10, 0.2) | {"data": {"A": {"revision": "1"}}}]
+    check_data(known, 10, {"A": {"revision": "1"}, "B": {"revision": "5"}})
+    check_data(known, 9, {"A": {"revision": "2"}})  # the line after is about to go
+    check_data(known, 10, {"B": {"revision": "2"}})  # A is not scored any more
+    with pytest.raises(MghError, match=r"after step 10 scored A on other data.*take A out"):
+        check_data(known, 10, {"A": {"revision": "2"}})
 
 
 def test_a_stop_while_the_untrained_model_is_scored_keeps_the_scores(tiny_run: Make) -> None:

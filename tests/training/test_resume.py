@@ -2,7 +2,9 @@
 together is refused; nothing half-written counts."""
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,16 @@ import torch
 from safetensors.torch import load_file
 
 from mgh_ds.common import files
+from mgh_ds.common.config import dump_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.exits import ExitCode
+from mgh_ds.distributed.group import on_each_machine, process_group, rank
 from mgh_ds.model.config import LoraConfig
-from mgh_ds.training import checkpoint
+from mgh_ds.model.tiny import make_tiny_model
+from mgh_ds.training import checkpoint, trainer
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
+from mgh_ds.training.export import export_run
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import TrainingState
 from mgh_ds.training.tensor_file import LazyTensors
@@ -304,3 +310,96 @@ def test_a_state_that_breaks_off_leaves_no_thread_waiting(tmp_path: Path) -> Non
     writer.wait()
     assert writer.take_written() == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def on_a_folder(tiny_run: Make, tmp_path: Path) -> RunConfig:
+    """A finished run on a model in a folder of its own."""
+    make_tiny_model("mistral", tmp_path / "model", seed=1)
+    config = tiny_run(steps=3)
+    config = config.replace(model=config.model.replace(name_or_path=str(tmp_path / "model")))
+    run_ranks(1, run_worker.train, config)
+    return config
+
+
+def test_another_backbone_under_the_same_name_is_refused(
+    on_a_folder: RunConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By resuming, by export, and not by a checkpoint that does not know its own; what is accepted is."""
+    config, weights = on_a_folder, tmp_path / "model" / "model.safetensors"
+    manifest = config.path / "checkpoints" / "step-000003" / checkpoint.MANIFEST
+    backbone = files.read_json(manifest)["identity"]["backbone"]
+    assert backbone["model.safetensors"] == files.sha256(weights)
+    assert files.read_json(config.path / "backbone.json") == backbone
+    export_run(config.path, tmp_path / "first")
+    assert capsys.readouterr().out == ""
+
+    make_tiny_model("mistral", tmp_path / "other", seed=2)
+    shutil.copy(tmp_path / "other" / "model.safetensors", weights)
+    monkeypatch.setattr(trainer, "build_model", stop)  # a start that is not refused comes to here
+    monkeypatch.setattr(RunFolder, "hold", lambda _: None)  # errors keep what failed, and so its lock, alive
+    with pytest.raises(MghError) as refused:
+        trainer.Trainer(config, RunFolder(config.path))
+    said = str(refused.value)
+    assert f"differing: backbone.model.safetensors: {backbone['model.safetensors']} → " in said
+    assert "go on all the same with --accept_changes '[\"backbone.model.safetensors\"]'" in said
+    assert files.read_json(config.path / "backbone.json") == backbone, "it is untouched"
+    with pytest.raises(MghError, match=r"is not the backbone that .*step-000003 was trained on; differing"):
+        export_run(config.path, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+    accepted = config.replace(accept_changes=["backbone.model.safetensors"])
+    with pytest.raises(ZeroDivisionError):
+        trainer.Trainer(accepted, RunFolder(config.path))
+    files.write_text(config.path / "config.yaml", dump_config(accepted))
+    export_run(config.path, tmp_path / "second")
+    forget_backbone(manifest)
+    files.write_text(config.path / "config.yaml", dump_config(config))
+    capsys.readouterr()
+    export_run(config.path, tmp_path / "third")
+    assert "step-000003 does not say which files its backbone had" in capsys.readouterr().out
+    with pytest.raises(ZeroDivisionError):
+        trainer.Trainer(config, RunFolder(config.path))
+    assert "step-000003 does not say which files its backbone had" in capsys.readouterr().out
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError
+
+
+def forget_backbone(path: Path) -> None:
+    """Makes a checkpoint one of before there were fingerprints."""
+    manifest = files.read_json(path)
+    del manifest["identity"]["backbone"], manifest["sha256"]
+    files.write_json(path, manifest | {"sha256": checkpoint._digest(manifest)})
+
+
+def test_a_backbone_that_another_machine_has_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [{"config.json": "1"}, {"config.json": "1"}, {"config.json": "2"}]
+    monkeypatch.setattr(trainer, "on_each_machine", lambda _: there)
+    with pytest.raises(MghError, match=r"m is not the same on all machines; differing: config\.json: 1 → 2"):
+        trainer.backbone_of_all("m")
+
+
+def print_what_machines_say() -> None:
+    """Ranks 0 and 2 are the first of theirs; the second fails in the end."""
+    with process_group():
+        os.environ["LOCAL_RANK"] = str(rank() % 2)
+        print(on_each_machine(rank))
+
+        def fail_alone() -> None:
+            if rank() == 2:
+                raise MghError("no model")
+
+        try:
+            on_each_machine(fail_alone)
+        except MghError as error:
+            print(error)
+
+
+def test_the_first_rank_of_every_machine_works() -> None:
+    for output in run_ranks(3, print_what_machines_say):
+        assert "[0, 2]\nrank 2: no model" in output

@@ -1,0 +1,65 @@
+"""What a model is made of, to the byte: a folder may hold other weights tomorrow under the same name."""
+
+import os
+from pathlib import Path
+
+from mgh_ds.common import files
+from mgh_ds.common.checksums import checksum
+from mgh_ds.model.weights import TINY, resolve_model, weight_files
+
+Fingerprint = dict[str, str]
+"""File → its SHA-256; or "recipe" → how the model is made."""
+
+# Beside the weights, what tokens, architecture and settings come from. Cards and licences bear on no vector.
+DESCRIPTIONS = (
+    "config.json",
+    "mgh_ds.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "modules.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+)
+# Of the folders that modules.json names, such as 1_Pooling.
+OF_A_MODULE = ("*.json", "*.safetensors", "*.bin")
+
+
+def fingerprint(name_or_path: str) -> Fingerprint:
+    """The fingerprint of the model that `resolve_model` finds. A `tiny-random/<family>` is known by its
+    recipe: the files that it is written to depend on the libraries' versions, its vectors do not.
+
+    Raises MghError if there is no such model.
+    """
+    folder = resolve_model(name_or_path)
+    if name_or_path.startswith(TINY) and not Path(name_or_path).is_dir():
+        from mgh_ds.model.tiny import VERSION
+
+        return {"recipe": f"{name_or_path}, version {VERSION}"}
+    return {name: checksum(folder / name) for name in [*_weights(folder), *_descriptions(folder)]}
+
+
+def _weights(folder: Path) -> list[str]:
+    """The files that transformers takes the weights from; a file of another layout beside them, such as
+    Mistral's `consolidated.safetensors`, is none. Which one is missing, loading says."""
+    return [os.path.relpath(path, folder) for path in weight_files(folder) if path.is_file()]
+
+
+def _descriptions(folder: Path) -> list[str]:
+    found = [path.name for pattern in DESCRIPTIONS for path in sorted(folder.glob(pattern))]
+    modules = files.read_json(folder / "modules.json") if "modules.json" in found else []
+    parts = {
+        f"{module['path']}/{part.name}"
+        for module in (modules if isinstance(modules, list) else [])
+        if isinstance(module, dict) and module.get("path")
+        for pattern in OF_A_MODULE
+        for part in (folder / module["path"]).glob(pattern)
+    }
+    return [*found, *sorted(parts)]
