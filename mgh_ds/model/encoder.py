@@ -4,7 +4,7 @@ encoder = Encoder.from_pretrained("runs/demo/export")
 vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import export
@@ -154,24 +155,17 @@ class Encoder:
                     chosen = longest_first[start : start + batch_size]
                     tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
                     vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
-                    self._check_finite([texts[i] for i in chosen], vectors[chosen])
+                    require_finite([texts[i] for i in chosen], vectors[chosen], self._cause_of_nan)
                     bar.update(len(chosen))
         finally:
             self.model.train(was_training)
         return vectors
 
-    def _check_finite(self, texts: list[str], vectors: NDArray[np.float32]) -> None:
-        finite = np.isfinite(vectors).all(axis=1)
-        if finite.all():
-            return
+    def _cause_of_nan(self) -> str:
         weights = self.model.named_parameters()
         broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
         cause = f"its weight {broken} holds such" if broken else "its precision does not suffice"
-        raise MghError(
-            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, the "
-            f"first being {texts[int(np.argmin(finite))][:80]!r}: {cause} (model {self.name}, in "
-            f"{self.model.backbone.dtype})"
-        )
+        return f"{cause} (model {self.name}, in {self.model.backbone.dtype})"
 
     def save(self, folder: str | Path) -> None:
         """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
@@ -180,6 +174,17 @@ class Encoder:
             self.tokenizer,
             Path(folder),
             card=f"# Text-embedding model\n\nMade from {self.name}.\n",
+        )
+
+
+def require_finite(texts: Sequence[str], vectors: NDArray[np.float32], cause: Callable[[], str]) -> None:
+    """Raises MghError, which ends in `cause`, if the vector of a text, a row of `vectors`, holds NaN or
+    infinity."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise MghError(
+            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, the "
+            f"first being {texts[int(np.argmin(finite))][:80]!r}: {cause()}"
         )
 
 
@@ -203,5 +208,5 @@ def _check_texts(texts: Sequence[str]) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise MghError(f"text {i} is of type {type(text).__name__}; encode takes strings")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if has_lone_surrogate(text):
             raise MghError(f"text {i} holds half of a surrogate pair, which no tokenizer can read")
