@@ -79,7 +79,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration of the transformer in `folder`.
 
     Raises MghError for a model type that is not known to work, a configuration that transformers cannot read,
-    quantised weights, adapters that are not merged, and rotary embeddings of an unknown type.
+    a model whose code lies in the folder, quantised weights, adapters that are not merged, and rotary
+    embeddings of an unknown type.
     """
     path = folder / "config.json"
     described = files.read_json(path)
@@ -90,6 +91,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"it knows {', '.join(ENCODERS + DECODERS)}"
         )
     _refuse_quantised(path, described)
+    if "AutoModel" in (described.get("auto_map") or ()):
+        raise MghError(
+            f"{path}: auto_map says that code in the folder makes the model, which mgh-ds does not run: "
+            f"without it the vectors may be another model's. To use it as a plain {kind}, take auto_map out"
+        )
     if (folder / "adapter_config.json").exists():
         raise MghError(f"{folder} holds adapters (adapter_config.json): merge them into the weights first")
     if kind in ENCODERS and described.get("is_decoder"):
@@ -164,7 +170,7 @@ def _load(folder: Path, config: PreTrainedConfig, dtype: DType) -> tuple[PreTrai
             )
     except (OSError, SafetensorError) as error:
         raise MghError(f"{folder} holds no readable weights in safetensors format: {error}") from error
-    except (KeyError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise MghError(f"{folder / 'config.json'} describes no {config.model_type} model: {error}") from error
 
 

@@ -188,14 +188,18 @@ def require_finite(texts: Sequence[str], vectors: NDArray[np.float32], cause: Ca
         )
 
 
-def _check_void(settings: Settings, name: object, pooling: str | None, **options: object) -> None:
-    """Refuses options of ATA for a model whose folder asks for another pooling, where no other is given."""
+def _check_void(saved: Settings, name: object, pooling: str | None, **options: object) -> None:
+    """Refuses options of ATA for another pooling, be it asked for or the one that the folder asks for."""
     given = [option for option, value in options.items() if value is not None]
-    if given and pooling is None and not POOLINGS[settings.pooling.method].reads_attention:
-        raise MghError(
-            f"{given[0]} is for ATA pooling, but {name} was saved with {settings.pooling.method}: "
-            "ask for pooling ata as well"
-        )
+    method = pooling or saved.pooling.method
+    if not given or method not in POOLINGS or POOLINGS[method].reads_attention:
+        return
+    if pooling is not None:
+        raise MghError(f"{given[0]} is for ATA pooling, but asked for is {pooling}: leave it out")
+    raise MghError(
+        f"{given[0]} is for ATA pooling, but {name} was saved with {saved.pooling.method}: "
+        "ask for pooling ata as well"
+    )
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -77,6 +77,8 @@ def test_an_unknown_or_incomplete_rope_is_refused(copy, rope):
         ("roberta", {"pad_token_id": None}, "names no pad_token_id"),
         ("bert", {"hidden_act": "nope"}, "describes no bert model: 'nope'"),
         ("bert", {"num_attention_heads": 5}, "describes no bert model: The hidden size"),
+        ("llama", {"pad_token_id": 100_000}, "describes no llama model: Padding_idx must be within"),
+        ("bert", {"auto_map": {"AutoModel": "modeling.Bert"}}, "auto_map says that code in the folder makes"),
         ("bert", {"vocab_size": 100}, r"word_embeddings\.weight is missing or misshapen"),
         ("mistral", {"hidden_size": "wide"}, "no usable mistral configuration: [^\n]*$"),
     ],
@@ -156,4 +158,15 @@ def test_a_token_without_a_row_is_refused(copy, added):
     tokenizer.add_special_tokens(added)
     tokenizer.save_pretrained(folder)
     with pytest.raises(MghError, match=r"1 tokens .* no row in the embedding table of .*'<(query|padding)>'"):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_token_around_a_text_without_a_row_is_refused(copy):
+    """One that the vocabulary does not have."""
+    folder = copy("bert")
+    path = folder / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [99_999]
+    path.write_text(json.dumps(described))
+    with pytest.raises(MghError, match=r"1 tokens have no row in the embedding table of .* number 99999"):
         Encoder.from_pretrained(folder)
