@@ -9,7 +9,8 @@ from mgh_ds.model import gguf_folder
 from mgh_ds.model.weights import TINY, resolve_model, weight_files
 
 Fingerprint = dict[str, str]
-"""File → its SHA-256; or "recipe" → how the model is made, and "gguf" → the SHA-256 of what it is made from."""
+"""File → its SHA-256; or "recipe" → how the model is made, and "gguf" → the SHA-256 of the file it is made
+of."""
 
 # Beside the weights, what tokens, architecture and settings come from. Cards and licences bear on no vector.
 DESCRIPTIONS = (
@@ -35,8 +36,8 @@ OF_A_MODULE = ("*.json", "*.safetensors", "*.bin")
 
 def fingerprint(name_or_path: str) -> Fingerprint:
     """The fingerprint of the model that `resolve_model` finds. A `tiny-random/<family>` is known by its
-    recipe, and a GGUF file by its own sum: the files that these are written to depend on the libraries' versions,
-    the vectors do not.
+    recipe, and a GGUF file by its own SHA-256: the files that these are written to depend on the libraries'
+    versions, their vectors do not.
 
     Raises MghError if there is no such model.
     """

@@ -1,7 +1,7 @@
 """A GGUF file, llama.cpp's format, read as transformers would hold the model: configuration and weights.
 
-Keys and tensors are named as in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. What is not understood
-is refused, tensor by tensor and key by key: left out, it would make another model of this one.
+Keys and tensors are named as in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. What is not
+understood is refused, tensor by tensor and key by key: left out, it would make another model of this one.
 """
 
 import re
@@ -42,6 +42,9 @@ LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 # Llama 3.1's and 3.2's: what the frequencies of their rotary embeddings are divided by.
 ROPE_DIVISORS = "rope_freqs.weight"
 
+# Special tokens by transformers' names, and GGUF's.
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
 # Keys of an architecture that `config` reads, those that must say nothing, and those that tell nothing new.
 READ = (
     "block_count",
@@ -61,7 +64,7 @@ BESIDE = ("pooling_type", "tensor_data_layout", "vocab_size")
 
 
 class GgufFile:
-    """The GGUF file `path`: its metadata, and what transformers makes of it. Weights are read when asked for."""
+    """A GGUF file: its metadata, and the configuration and weights that transformers would have of it."""
 
     def __init__(self, path: Path) -> None:
         """Raises MghError if the package `gguf` is missing, and for a file that is damaged, in parts, of an
@@ -81,8 +84,8 @@ class GgufFile:
         self.architecture = self.metadata.get("general.architecture")
         if self.architecture not in ARCHITECTURES:
             raise MghError(
-                f"{path} holds a model of the architecture {self.architecture!r}, which mgh-ds does not read from "
-                f"GGUF; it reads {', '.join(ARCHITECTURES)}"
+                f"{path} holds a model of the architecture {self.architecture!r}, which mgh-ds does not read "
+                f"from GGUF; it reads {', '.join(ARCHITECTURES)}"
             )
         if self.metadata.get("split.count", 1) != 1:
             raise MghError(f"{path} is one of several parts: put them together with llama-gguf-split --merge")
@@ -95,8 +98,8 @@ class GgufFile:
             if not name.startswith(prefix) or key in READ or key in BESIDE or NEUTRAL.get(key) == value:
                 continue
             raise MghError(
-                f"{self.path}: {name} is {value!r}, which mgh-ds does not apply: without it the vectors would "
-                "be another model's"
+                f"{self.path}: {name} is {value!r}, which mgh-ds does not apply: without it the vectors "
+                "would be another model's"
             )
 
     @property
@@ -115,17 +118,15 @@ class GgufFile:
         """The model's configuration. Raises MghError for numbers that are missing, of another kind, or of an
         attention that the architecture has not in transformers."""
         hidden, heads = self._number("embedding_length"), self._number("attention.head_count")
-        rotated = self._number("rope.dimension_count", self._number("attention.key_length", hidden // heads))
-        width = self._number("attention.key_length", rotated)
-        values = self._number("attention.value_length", width)
-        if not width == rotated == values:
-            raise MghError(
-                f"{self.path}: keys of {width} dimensions, {rotated} of them rotated, and values of {values}: "
-                "mgh-ds reads from GGUF what has the same number of each"
-            )
+        width = self._number("attention.key_length", self._number("rope.dimension_count", hidden // heads))
+        for key in ("rope.dimension_count", "attention.value_length"):
+            if (found := self._number(key, width)) != width:
+                raise MghError(
+                    f"{self.path}: {self.architecture}.{key} is {found}, but a head's keys have {width} "
+                    "dimensions: mgh-ds reads no such attention from GGUF"
+                )
         # Written as float32: 1e-05 and not 9.999999747378752e-06.
         epsilon = float(str(np.float32(self._number("attention.layer_norm_rms_epsilon"))))
-        ids = {name: self.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL.items()}
         return AutoConfig.for_model(
             self.architecture,
             hidden_size=hidden,
@@ -139,8 +140,24 @@ class GgufFile:
             rope_parameters=self._rope(width),
             vocab_size=self.rows,
             tie_word_embeddings="output.weight" not in self.tensors,
-            **{f"{name}_token_id": number for name, number in ids.items() if name != "unk"},
+            **{f"{name}_token_id": self.special.get(name) for name in ("bos", "eos", "pad")},
         )
+
+    @property
+    def tokens(self) -> list[str]:
+        """The vocabulary, in the order of the tokens' numbers."""
+        return self.metadata.get("tokenizer.ggml.tokens", [])
+
+    @property
+    def special(self) -> dict[str, int]:
+        """Those of bos, eos, unk and pad that there are, with their numbers. Raises MghError for a number
+        that no token has."""
+        keys = {name: f"tokenizer.ggml.{key}_token_id" for name, key in SPECIAL.items()}
+        found = {name: self.metadata[key] for name, key in keys.items() if self.metadata.get(key) is not None}
+        for name, number in found.items():
+            if not 0 <= number < len(self.tokens):
+                raise MghError(f"{self.path}: {keys[name]} is {number}, of {len(self.tokens)} tokens")
+        return found
 
     def _number(self, key: str, default: int | None = None) -> Any:
         name = f"{self.architecture}.{key}"
@@ -189,8 +206,8 @@ class GgufFile:
         found = {name: tuple(map(int, reversed(self.tensors[own].shape))) for name, own in names.items()}
         if unused := sorted(found.keys() - wanted.keys()):
             raise MghError(
-                f"{self.path} holds {len(unused)} weights that a {self.architecture} model does not use, the first "
-                f"being {names[unused[0]]}: without them its vectors would be another model's"
+                f"{self.path} holds {len(unused)} weights that a {self.architecture} model does not use, the "
+                f"first being {names[unused[0]]}: without them its vectors would be another model's"
             )
         for name, shape in wanted.items():
             if found.get(name) != shape:
@@ -198,8 +215,8 @@ class GgufFile:
                 raise MghError(f"{self.path} holds no whole {self.architecture} model: {name} {what}")
 
     def weights(self, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
-        """The weights, by the names of transformers' causal model: float16 and bfloat16 as they are, everything
-        else as float32. A head that is tied to the embedding table is none of them."""
+        """The weights, by the names of transformers' causal model: float16 and bfloat16 as they are,
+        everything else as float32. A head that is tied to the embedding table is none of them."""
         return {name: self._weight(own, config) for name, own in self._names().items()}
 
     def _names(self) -> dict[str, str]:
@@ -215,7 +232,7 @@ class GgufFile:
     def _weight(self, name: str, config: PreTrainedConfig) -> torch.Tensor:
         weight = self._values(name)
         if self.architecture == "llama" and re.search(r"\.attn_[qk]\.", name):
-            # llama.cpp rotates neighbours (0, 1), (2, 3), …; transformers the halves (0, d/2), (1, d/2 + 1), …
+            # llama.cpp rotates pairs of neighbours (0, 1), transformers those of the two halves (0, d/2).
             pairs = weight.view(-1, config.head_dim // 2, 2, *weight.shape[1:])
             weight = pairs.transpose(1, 2).reshape(weight.shape)
         kept = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -230,11 +247,7 @@ class GgufFile:
             values = gguf.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError:
             raise MghError(
-                f"{self.path}: {name} is quantised as {tensor.tensor_type.name}, which the package gguf cannot "
-                "undo: take a file with another quantisation, such as Q8_0"
+                f"{self.path}: {name} is quantised as {tensor.tensor_type.name}, which the package gguf "
+                "cannot undo: take a file with another quantisation, such as Q8_0"
             ) from None
         return torch.from_numpy(np.array(values, dtype=np.float32))
-
-
-# Special tokens by transformers' names, and GGUF's.
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}

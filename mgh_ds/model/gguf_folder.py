@@ -1,7 +1,7 @@
-"""GGUF files as backbones: each is dequantised once, into a folder of the cache that everything else can load.
+"""GGUF files as backbones: each is dequantised once, into a folder of the cache that all others can load.
 
-The folder holds the causal model with its head, as safetensors, the tokenizer, and in `gguf.json` which file it
-was made from. Four bytes a weight that was quantised, so that nothing is rounded a second time.
+The folder holds the causal model with its head, as safetensors, the tokenizer, and in `gguf.json` which file
+it was made from. Four bytes a weight that was quantised, so that nothing is rounded a second time.
 """
 
 import functools
@@ -16,6 +16,7 @@ from mgh_ds.common.errors import MghError
 
 SUFFIX = ".gguf"
 ORIGIN = "gguf.json"
+PLAIN = ("F32", "F16", "BF16")  # types that are no quantisation
 # Raise it when the same file would become other vectors, so that an older folder is not taken for a new one.
 VERSION = 1
 
@@ -42,20 +43,20 @@ def folder_of(path: Path, sha256: str) -> Path:
 
 
 def dequantised(path: Path) -> Path:
-    """The folder of the model in the GGUF file `path`, made at the first call; a line on standard error says what
-    became of its weights.
+    """The folder of the model in the GGUF file `path`, made at the first call; a line on standard error
+    says what became of its weights.
 
-    Needs the extra gguf for the conversion alone. Raises MghError for what `GgufFile` and `gguf_tokenizer` refuse, and if the folder cannot be written.
+    The extra gguf is needed for the first call alone. Raises MghError for what `GgufFile` and
+    `gguf_tokenizer` refuse, and if the folder cannot be written.
     """
     digest = checksum(path)
     return announced(made_once(folder_of(path, digest), lambda folder: _convert(path, digest, folder)))
 
 
 def announced(folder: Path) -> Path:
-    """`folder`, which `dequantised` has made; a process that speaks for its group says so, once."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+    """`folder`, which `dequantised` has made. Each process says once what it is, of a group rank 0 alone."""
+    group = sys.modules.get("torch.distributed")  # not loaded here: it is slow, and loading needs none
+    if group is None or not (group.is_available() and group.is_initialized() and group.get_rank()):
         _say(folder)
     return folder
 
@@ -63,13 +64,14 @@ def announced(folder: Path) -> Path:
 @functools.cache
 def _say(folder: Path) -> None:
     found = files.read_json(folder / ORIGIN)
-    types = ", ".join(found["types"])
-    print(f"{found['file']}: weights dequantised from {types}; they are read from {folder}", file=sys.stderr)
+    quantised = [name for name in found["types"] if name not in PLAIN]
+    what = f"weights dequantised from {', '.join(quantised)}" if quantised else "no weight is quantised"
+    print(f"{found['file']}: {what}; the model is in {folder}", file=sys.stderr)
 
 
 def origin(folder: Path) -> dict[str, Any] | None:
-    """For a folder of `dequantised`: {"file": name, "sha256": …, "version": …, "types": tensors by type}. None for
-    any other, such as a copy of it, which may have been changed since."""
+    """For a folder of `dequantised`: {"file": name, "sha256": …, "version": …, "types": tensors by
+    type}. None for any other, such as a copy of it, which may have been changed since."""
     if folder.resolve().parent != (cache_folder() / "gguf").resolve() or not (folder / ORIGIN).exists():
         return None
     return files.read_json(folder / ORIGIN)
@@ -100,5 +102,6 @@ def _convert(path: Path, digest: str, folder: Path) -> None:
             files.write_json(new / ORIGIN, what)
     except (OSError, SafetensorError) as error:
         raise MghError(
-            f"{path} cannot be dequantised into {folder.parent} ({error}): make room there, or set XDG_CACHE_HOME"
+            f"{path} cannot be dequantised into {folder.parent} ({error}): make room there, or set "
+            "XDG_CACHE_HOME"
         ) from error

@@ -1,10 +1,11 @@
 """The tokenizer of a GGUF file.
 
-transformers builds it from vocabulary and merges. Where a text is split before the merges, and which tokens are
-put around it, a GGUF says by a name and two flags: transformers applies some of these names and no flag, so the
-rest is done here.
+transformers builds it from vocabulary and merges. Where a text is split before the merges, and which tokens
+are put around it, a GGUF says by a name and two flags: transformers applies some of these names and no flag.
+The rest is done here.
 """
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tokenizers import normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.gguf_file import SPECIAL, GgufFile
+from mgh_ds.model.gguf_file import GgufFile
 from mgh_ds.model.hf_logging import quiet
 
 
@@ -38,8 +39,8 @@ def _composed(raw: RawTokenizer) -> None:
 
 @dataclass(frozen=True)
 class Splitting:
-    """A value of `tokenizer.ggml.pre`: what is to be done to transformers' tokenizer, and whether BOS opens a text
-    where the file does not say."""
+    """A value of `tokenizer.ggml.pre`: what is to be done to transformers' tokenizer, and whether BOS opens a
+    text where the file does not say."""
 
     mend: Callable[[RawTokenizer], None]
     opens: bool = False
@@ -61,23 +62,14 @@ SENTENCEPIECE = Splitting(_as_it_is, opens=True)
 def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     """The tokenizer of `file`, with its chat template, if it has one.
 
-    Raises MghError for one of another kind than byte-level or SentencePiece BPE, one that splits texts in an unknown
-    way, and one whose tokens are not those of the embedding table.
+    Raises MghError for one of another kind than byte-level or SentencePiece BPE, one that splits texts in an
+    unknown way, and one whose tokens are not those of the embedding table.
     """
     splitting = _splitting(file)
-    tokens = file.metadata.get("tokenizer.ggml.tokens", [])
-    raw = _transformers_tokenizer(file.path)
+    raw = _without_strangers(_transformers_tokenizer(file.path), len(file.tokens))
     splitting.mend(raw)
-    _check_numbers(file, raw, tokens)
-    special = {}
-    for name, key in SPECIAL.items():
-        number = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if number is not None and not 0 <= number < len(tokens):
-            raise MghError(
-                f"{file.path}: tokenizer.ggml.{key}_token_id is {number}, beyond {len(tokens)} tokens"
-            )
-        if number is not None:
-            special[f"{name}_token"] = raw.id_to_token(number)
+    _check_numbers(file, raw)
+    special = {f"{name}_token": raw.id_to_token(number) for name, number in file.special.items()}
     flags = {name: file.metadata.get(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos")}
     opens = splitting.opens if flags["bos"] is None else flags["bos"]
     around = [f"{name}_token" for name, wanted in (("bos", opens), ("eos", flags["eos"])) if wanted]
@@ -104,13 +96,13 @@ def _splitting(file: GgufFile) -> Splitting:
         return SPLITTINGS[name]
     if kind == "gpt2":
         raise MghError(
-            f"{file.path}: tokenizer.ggml.pre is {name!r}, a way of splitting texts that mgh-ds does not know; it "
+            f"{file.path}: tokenizer.ggml.pre is {name!r}, a way of splitting texts unknown to mgh-ds, which "
             f"knows {', '.join(SPLITTINGS)}"
         )
     if kind != "llama" or not file.metadata.get("tokenizer.ggml.add_space_prefix", True):
         raise MghError(
-            f"{file.path}: tokenizer.ggml.model is {kind!r}; mgh-ds reads 'gpt2', and 'llama' with a space before "
-            "the text, from GGUF"
+            f"{file.path}: tokenizer.ggml.model is {kind!r}; mgh-ds reads 'gpt2', and 'llama' with a space "
+            "before the text, from GGUF"
         )
     return SENTENCEPIECE
 
@@ -128,21 +120,25 @@ def _transformers_tokenizer(path: Path) -> RawTokenizer:
     return found.backend_tokenizer
 
 
-def _check_numbers(file: GgufFile, raw: RawTokenizer, tokens: list[str]) -> None:
-    """Raises MghError unless each token has the number of its place, and the embedding table a row for each."""
+def _without_strangers(raw: RawTokenizer, count: int) -> RawTokenizer:
+    """Without the special token of GPT-2 that transformers adds, beyond the embedding table, to a vocabulary
+    that lacks it."""
+    described = json.loads(raw.to_str())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] < count]
+    return RawTokenizer.from_str(json.dumps(described))
+
+
+def _check_numbers(file: GgufFile, raw: RawTokenizer) -> None:
+    """Raises MghError unless each token has the number of its place, and a row in the embedding table."""
     vocabulary = raw.get_vocab()
-    moved = next((i for i, token in enumerate(tokens) if vocabulary.get(token, i) != i), None)
-    if moved is not None:
+    moved = [i for i, token in enumerate(file.tokens) if vocabulary.get(token, i) != i]
+    if moved or sorted(vocabulary.values()) != list(range(len(file.tokens))):
+        first = f", the first being {file.tokens[moved[0]]!r}" if moved else ""
         raise MghError(
-            f"{file.path}: token {tokens[moved]!r} stands at place {moved} and would get number "
-            f"{vocabulary[tokens[moved]]}: its tokenizer cannot be read right"
+            f"{file.path}: not all of its {len(file.tokens)} tokens get the number of its place{first}; "
+            "its tokenizer cannot be read right"
         )
-    if sorted(vocabulary.values()) != list(range(len(tokens))):
+    if len(file.tokens) > file.rows:
         raise MghError(
-            f"{file.path} lists {len(tokens)} tokens, of which {len(vocabulary)} come out with a number: its "
-            "tokenizer cannot be read right"
-        )
-    if len(tokens) > file.rows:
-        raise MghError(
-            f"{file.path} lists {len(tokens)} tokens, and its embedding table has {file.rows} rows"
+            f"{file.path} lists {len(file.tokens)} tokens, and its embedding table has {file.rows} rows"
         )

