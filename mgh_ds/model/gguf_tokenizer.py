@@ -69,22 +69,22 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     raw = _without_strangers(_transformers_tokenizer(file.path), len(file.tokens))
     splitting.mend(raw)
     _check_numbers(file, raw)
-    special = {f"{name}_token": raw.id_to_token(number) for name, number in file.special.items()}
+    special = {name: str(raw.id_to_token(number)) for name, number in file.special.items()}
     flags = {name: file.metadata.get(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos")}
     opens = splitting.opens if flags["bos"] is None else flags["bos"]
-    around = [f"{name}_token" for name, wanted in (("bos", opens), ("eos", flags["eos"])) if wanted]
+    around = [name for name, wanted in (("bos", opens), ("eos", flags["eos"])) if wanted]
     if missing := [name for name in around if name not in special]:
-        raise MghError(f"{file.path}: its tokenizer puts a {missing[0]} around texts, and names none")
-    before = f"{special['bos_token']} " if "bos_token" in around else ""
-    after = f" {special['eos_token']}" if "eos_token" in around else ""
+        raise MghError(f"{file.path}: its tokenizer puts a {missing[0]} token around texts, and names none")
+    before = f"{special['bos']} " if "bos" in around else ""
+    after = f" {special['eos']}" if "eos" in around else ""
     raw.post_processor = processors.TemplateProcessing(
         single=f"{before}$A{after}",
-        special_tokens=[(special[n], raw.token_to_id(special[n])) for n in around],
+        special_tokens=[(special[name], file.special[name]) for name in around],
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         model_max_length=int(file.metadata[f"{file.architecture}.context_length"]),
-        **special,
+        **{f"{name}_token": token for name, token in special.items()},
     )
     tokenizer.chat_template = file.metadata.get("tokenizer.chat_template")
     return tokenizer

@@ -305,7 +305,7 @@ def refused(path: Path | str, cache: Path, words: str) -> None:
         ({"tokenizer.ggml.merges": ["a b c"]}, "holds no usable tokenizer"),
         ({"tokenizer.ggml.tokens": ["a", "a", "b"]}, "holds no usable tokenizer"),
         ({"tokenizer.ggml.bos_token_id": 4000}, r"bos_token_id is 4000, of \d+ tokens"),
-        ({"tokenizer.ggml.bos_token_id": None}, "puts a bos_token around texts, and names none"),
+        ({"tokenizer.ggml.bos_token_id": None}, "puts a bos token around texts, and names none"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -343,7 +343,7 @@ def test_a_damaged_file_is_refused(write: Write, cache: Path, tmp_path: Path) ->
     damaged += [whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :] for place in range(8, 24)]
     for content in damaged:
         path.write_bytes(content)
-        refused(path, cache, r"damaged\.gguf (is no whole GGUF file \(.+\): download it again|.+)")
+        refused(path, cache, r"damaged\.gguf")
     path.write_bytes(whole[: len(whole) // 2])
     refused(path, cache, r"damaged\.gguf is no whole GGUF file")
     refused(tmp_path / "absent.gguf", cache, r"absent\.gguf does not exist")
