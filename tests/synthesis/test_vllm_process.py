@@ -244,7 +244,7 @@ def test_vllm_gets_a_folder_in_the_place_of_a_gguf_file(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(model_folder, "resolve_model", lambda name: asked.append(name) or model)
+    monkeypatch.setattr("mgh_ds.model.weights.resolve_model", lambda name: asked.append(name) or model)
     file = tmp_path / "some.gguf"
     file.write_bytes(b"GGUF")
     names = [str(file), "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.gguf_folder import find_gguf
-from mgh_ds.model.weights import SHORT, SMOLLM2, resolve_model
 
 PATH_STARTS = ("/", "./", "../", "~")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
@@ -33,6 +32,8 @@ def dequantised_model(model: str) -> str:
 
     Raises MghError for what cannot be dequantised.
     """
+    from mgh_ds.model.weights import SHORT, SMOLLM2, resolve_model  # imports the hub's client
+
     path = str(Path(model).expanduser())
     dequantised = SHORT.get(model, model) == SMOLLM2 or find_gguf(Path(path)) is not None
     return str(resolve_model(path)) if dequantised else model
