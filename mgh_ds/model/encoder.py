@@ -60,7 +60,8 @@ class Encoder:
         instruction_template: str | None = None,
         padding_free: bool = True,
     ) -> "Encoder":
-        """Loads a Hugging Face model (by name or folder), or what `export` or sentence-transformers wrote.
+        """Loads a Hugging Face model (by name, folder or GGUF file), or what `export` or
+        sentence-transformers wrote.
 
         An option left out is as such a folder says. For other models: ATA pooling with the last layer's plain
         column sums, BOS pooled and instructions not, decoders made bidirectional, and the length that the

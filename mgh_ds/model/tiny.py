@@ -1,6 +1,5 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
-import contextlib
 import re
 import string
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mgh_ds.common import files
-from mgh_ds.common.cache import cache_folder
+from mgh_ds.common.cache import cache_folder, made_once
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.hf_logging import quiet
 
@@ -90,18 +89,7 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
 def cached_tiny_model(family: str) -> Path:
     """The folder of `make_tiny_model(family)` in the user's cache, made at the first call."""
     folder = cache_folder() / "tiny-random" / f"{family}-v{VERSION}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Of the ranks that start together one makes it and the others wait.
-    with files.hold(folder.parent / f".{folder.name}.lock", wait=True) or contextlib.nullcontext():
-        if not folder.exists():
-            try:
-                make_tiny_model(family, folder)
-            except MghError:
-                if not folder.exists():  # else it was made meanwhile, where the disk knows no locks
-                    raise
-    return folder
+    return made_once(folder, lambda new: make_tiny_model(family, new))
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
