@@ -113,8 +113,9 @@ def load_backbone(
 def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration of the transformer in `folder`.
 
-    Raises MghError for a model type that is not known to work, a configuration that transformers cannot read,
-    quantised weights, adapters that are not merged, and rotary embeddings of an unknown type.
+    Raises MghError for a model type that is refused or not known to work, a configuration that transformers
+    cannot read or obeys in part only, quantised weights, adapters that are not merged, and rotary embeddings
+    of an unknown type.
     """
     path = folder / "config.json"
     described = files.read_json(path)
@@ -145,7 +146,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     for name in map(rope_type, ropes(config)):
         if name not in known:
             raise MghError(f"{path}: unknown RoPE type {name!r}; mgh-ds knows {', '.join(known)}")
-    _check_masks(path, config)
+    _settle_masks(path, config)
     return config
 
 
@@ -159,7 +160,7 @@ def _refuse_quantised(path: Path, described: dict[str, Any]) -> None:
             )
 
 
-def _check_masks(path: Path, config: PreTrainedConfig) -> None:
+def _settle_masks(path: Path, config: PreTrainedConfig) -> None:
     """Refuses what transformers' masks or layers of these families leave out, and makes a Gemma 3 that its
     authors made bidirectional (EmbeddingGemma) a decoder that was turned so: with the same masks."""
     kind = config.model_type
