@@ -71,8 +71,9 @@ class ModelConfig(Settings):
     """The backbone and what is put around it."""
 
     name_or_path: str
-    """A folder, a Hugging Face name, or `tiny-random/<family>` (bert, roberta, llama, mistral, qwen2, qwen3):
-    a very small model with random weights, made on the spot."""
+    """A folder, a Hugging Face name, or `tiny-random/<family>` (bert, distilbert, electra, gemma2,
+    gemma3_text, llama, mistral, modernbert, phi3, qwen2, qwen3, roberta, smollm3): a very small model with
+    random weights, made on the spot."""
     num_layers: int | None = Field(default=None, gt=0)
     """Keep the first so many of the backbone's layers and leave the rest out; null keeps all."""
     pooling: PoolingConfig = PoolingConfig()

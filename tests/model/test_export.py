@@ -18,7 +18,7 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.export import export
 from mgh_ds.model.sentence_transformers_module import AtaEmbedder
-from tests.model.conftest import TEXTS
+from tests.model.conftest import FAMILIES, TEXTS
 
 # From version 6 on, sentence-transformers imports classes of other packages only where it is told to.
 OPTIONS = {} if int(sentence_transformers.__version__.split(".")[0]) < 6 else {"trust_remote_code": True}
@@ -39,6 +39,20 @@ def trained(request, folders):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=generator)
     return model, tokenizer
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("minilm", "mistral", "qwen3")])
+def test_sentence_transformers_loads_every_family(family, folders, tmp_path):
+    config = ModelConfig(name_or_path=str(folders[family]), max_length=64, padding_free=False)
+    model, tokenizer = build_model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += torch.linspace(-0.05, 0.05, parameter.numel()).view_as(parameter)
+    vectors = Encoder(model, tokenizer).encode(TEXTS)
+    export(model, tokenizer, tmp_path / "out", card="")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
+    assert (vectors * theirs.encode(TEXTS)).sum(1).min() >= 0.99999
 
 
 def test_ours_and_sentence_transformers_load_the_same_encoder(trained, tmp_path):

@@ -38,23 +38,42 @@ def copy(folders, tmp_path) -> Copy:
 
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "rope_theta": 10000.0}
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("family", "config"),
     [
-        {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
-        {
-            "rope_parameters": LONG | {"original_max_position_embeddings": 32},
-            "max_position_embeddings": 128,
-        },
+        ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 32}),
+        (
+            "llama",
+            {
+                "rope_parameters": LONG | {"original_max_position_embeddings": 32},
+                "max_position_embeddings": 128,
+            },
+        ),
+        (
+            "phi3",
+            {
+                "rope_parameters": LONG | {"partial_rotary_factor": 1.0},
+                "original_max_position_embeddings": 32,
+                "max_position_embeddings": 128,
+            },
+        ),
+        (
+            "modernbert",
+            {
+                "rope_parameters": {"full_attention": DYNAMIC, "sliding_attention": PLAIN},
+                "max_position_embeddings": 32,
+            },
+        ),
     ],
-    ids=["dynamic", "longrope"],
+    ids=["dynamic", "longrope", "phi3", "of one kind of layer"],
 )
-def test_a_vector_does_not_change_with_its_neighbours(copy, config):
+def test_a_vector_does_not_change_with_its_neighbours(copy, family, config):
     """Adaptive RoPE does so beyond a length, which is then the longest."""
-    folder = copy("llama", config)
+    folder = copy(family, config)
     encoder = Encoder.from_pretrained(folder, device="cpu")
     assert encoder.max_length == 32
     alone, beside = encoder.encode(["a harbour"]), encoder.encode(["a harbour", "a b " * 60])
@@ -73,6 +92,20 @@ def test_an_unknown_or_incomplete_rope_is_refused(copy, rope):
     ("family", "config", "message"),
     [
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "type 'full_attention'"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": PLAIN, "sliding_attention": PLAIN | {"rope_type": "su"}}},
+            r"gemma3_text.config\.json.*su",
+        ),
+        ("mistral", {"model_type": "mpnet"}, "'mpnet' model, .* a bias by relative position"),
+        ("gemma3_text", {"model_type": "gemma3"}, "reads images too; take a text model"),
+        ("gemma2", {"use_bidirectional_attention": True}, "which a gemma2's masks do not obey"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "which a gemma3_text's layers do not obey"),
+        (
+            "smollm3",
+            {"layer_types": ["sliding_attention"] * 3, "sliding_window": 4},
+            "names sliding_attention, but use_sliding_window is false",
+        ),
         ("bert", {"position_embedding_type": "relative_key"}, "is 'relative_key', not absolute"),
         ("roberta", {"pad_token_id": None}, "names no pad_token_id"),
         ("bert", {"hidden_act": "nope"}, "describes no bert model: 'nope'"),
@@ -144,6 +177,23 @@ def test_the_usual_heads_may_stay(copy, prefix):
     load_backbone(
         copy("bert", weights={prefix * (i % 2) + name: torch.zeros(4) for i, name in enumerate(heads)})
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "heads"),
+    [
+        ("distilbert", ["vocab_transform.weight", "vocab_layer_norm.bias", "pre_classifier.weight"]),
+        ("electra", ["discriminator_predictions.dense.weight", "generator_lm_head.bias"]),
+        ("modernbert", ["head.dense.weight", "decoder.bias"]),
+    ],
+)
+def test_a_familys_own_heads_may_stay_and_no_others(copy, family, heads):
+    folder = copy(family, weights={name: torch.zeros(4) for name in heads})
+    load_backbone(folder)
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {"adapter.weight": torch.zeros(4)}, path, metadata={"format": "pt"})
+    with pytest.raises(MghError, match=r"1 weights .* the first being adapter"):
+        load_backbone(folder)
 
 
 def test_the_heads_of_decoders_may_stay(copy):
