@@ -106,6 +106,8 @@ def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
     options = {
         "pooling": "weighted_mean",
         "column_transform": "log1p",
+        "sink": "clip",
+        "clip_multiple": 2.0,
         "layers": [0, -1],
         "include_bos": False,
         "include_instruction": True,
@@ -119,6 +121,8 @@ def test_a_saved_encoder_remembers_its_settings(folders, tmp_path):
     assert again.model.pooling.config == PoolingConfig(
         method="weighted_mean",
         column_transform="log1p",
+        sink="clip",
+        clip_multiple=2.0,
         layers=[0, -1],
         include_bos=False,
         include_instruction=True,
