@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip-multiple",
         type=float,
-        help="for --sink clip, times the mean weight; default: as saved, else 3",
+        help="for --sink clip, times the mean weight; default: as saved, else 2",
     )
     parser.add_argument(
         "--causal",

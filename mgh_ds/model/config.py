@@ -34,7 +34,7 @@ class PoolingConfig(Settings):
     """For ata, what is done before the weights are normalised about a token that swallows the attention
     whatever it means: keep (nothing), first (the first pooled token gets the mean of the text's other pooled
     tokens), or clip (no weight exceeds `clip_multiple` times the mean of the text's pooled tokens)."""
-    clip_multiple: float = Field(default=3.0, ge=1)
+    clip_multiple: float = Field(default=2.0, ge=1)
     """For `sink: clip`, the largest weight, as a multiple of the mean of the text's pooled tokens."""
     layers: list[int] = Field(default=[-1], min_length=1)
     """For ata, the layers whose attention counts, added up before the weights are normalised. Negative ones
