@@ -27,9 +27,9 @@ class PoolingConfig(Settings):
     or weighted_mean (the weight grows with the position, as in SGPT)."""
     column_transform: ColumnTransform = "identity"
     """For ata, what is applied to each head's column sums before the heads are added: identity (the plain
-    sums), log1p or sqrt (tame a token that swallows the attention, sqrt less), softmax (of the share of the
-    head's attention: no token weighs more than e times another), or visible_mean (divides by the number of
-    queries that can see the token, which matters where attention is causal)."""
+    sums), log1p or sqrt (tame a token that swallows the attention), softmax (of the share of the head's
+    attention: no token weighs more than e times another), or visible_mean (divides by the number of queries
+    that can see the token, which matters where attention is causal)."""
     sink: SinkTreatment = "keep"
     """For ata, what is done before the weights are normalised about a token that swallows the attention
     whatever it means: keep (nothing), first (the first pooled token gets the mean of the text's other pooled

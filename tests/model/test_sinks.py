@@ -13,6 +13,7 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.export import export
 from mgh_ds.model.pooling import Pooling
+from mgh_ds.training.token_weights import text_weights
 from tests.model.conftest import TEXTS
 from tests.model.test_export import OPTIONS
 from tests.model.test_packed import both, gradients, moved_adapters
@@ -196,6 +197,14 @@ def test_an_export_applies_it_here_and_in_sentence_transformers(sink, folders, t
     assert (theirs.encode(TEXTS) * vectors).sum(1).min() > 0.99999
     kept = Encoder.from_pretrained(tmp_path / "out", sink="keep", device="cpu")
     assert (kept.encode(TEXTS) * vectors).sum(1).min() < 0.9999
+
+
+def test_the_reports_token_weights_are_the_treated_ones(load):
+    model, tokenizer = load("mistral", sink="first")
+    [entry] = text_weights(model, tokenizer, TEXTS[2:3], "before")
+    first, *others = entry["weights"]
+    assert first == pytest.approx(sum(others) / len(others))
+    assert max(others) > 1.1 * first  # they are not uniform
 
 
 @pytest.mark.parametrize(
