@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
-from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod
+from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import export
 from mgh_ds.model.settings import Settings, read_settings
@@ -50,6 +50,8 @@ class Encoder:
         pooling: PoolingMethod | None = None,
         *,
         column_transform: ColumnTransform | None = None,
+        sink: SinkTreatment | None = None,
+        clip_multiple: float | None = None,
         layers: list[int] | None = None,
         include_bos: bool | None = None,
         include_instruction: bool | None = None,
@@ -77,17 +79,24 @@ class Encoder:
             raise MghError(f"max_length must be a whole number of 1 or more, found {max_length!r}")
         folder = resolve_model(str(name_or_path))
         saved = read_settings(folder)
-        _check_void(saved, name_or_path, pooling, column_transform=column_transform, layers=layers)
+        of_ata = {
+            "column_transform": column_transform,
+            "sink": sink,
+            "clip_multiple": clip_multiple,
+            "layers": layers,
+        }
+        _check_void(saved, name_or_path, pooling, of_ata)
         settings = saved.changed(
             method=pooling,
-            column_transform=column_transform,
-            layers=layers,
+            **of_ata,
             include_bos=include_bos,
             include_instruction=include_instruction,
             bidirectional=bidirectional,
             max_length=max_length,
             instruction_template=instruction_template,
         )
+        if clip_multiple is not None and settings.pooling.sink != "clip":
+            raise MghError(f"clip_multiple is for sink clip, but sink is {settings.pooling.sink}")
         model, tokenizer = load_model(folder, settings, dtype, padding_free=padding_free)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -189,7 +198,7 @@ def require_finite(texts: Sequence[str], vectors: NDArray[np.float32], cause: Ca
         )
 
 
-def _check_void(saved: Settings, name: object, pooling: str | None, **options: object) -> None:
+def _check_void(saved: Settings, name: object, pooling: str | None, options: Mapping[str, object]) -> None:
     """Refuses options of ATA for another pooling, be it asked for or the one that the folder asks for."""
     given = [option for option, value in options.items() if value is not None]
     method = pooling or saved.pooling.method

@@ -103,12 +103,18 @@ def test_encoding_leaves_the_model_in_training_mode_if_it_was(minilm):
 
 
 @pytest.mark.parametrize(
-    "pooling", [{"method": "weighted_mean"}, {"column_transform": "log1p", "layers": [0, -1]}]
+    "pooling",
+    [
+        {"method": "weighted_mean"},
+        {"column_transform": "log1p", "sink": "clip", "clip_multiple": 4.0, "layers": [0, -1]},
+    ],
 )
 def test_a_saved_encoder_remembers_its_settings(folders, tmp_path, pooling):
     options = {
         "pooling": pooling.get("method"),
         "column_transform": pooling.get("column_transform"),
+        "sink": pooling.get("sink"),
+        "clip_multiple": pooling.get("clip_multiple"),
         "layers": pooling.get("layers"),
         "include_bos": False,
         "include_instruction": True,

@@ -27,7 +27,11 @@ from tests.model.conftest import FAMILIES, TEXTS
 
 ROUNDING = 1e-5
 POOLINGS = [
-    *({"method": "ata", "column_transform": name} for name in ("identity", "log1p", "visible_mean")),
+    *(
+        {"method": "ata", "column_transform": name}
+        for name in ("identity", "log1p", "sqrt", "softmax", "visible_mean")
+    ),
+    *({"method": "ata", "sink": name} for name in ("first", "clip")),
     *({"method": name} for name in ("mean", "weighted_mean", "cls", "last")),
 ]
 
