@@ -126,7 +126,7 @@ class Encoder:
 
     @property
     def use_instructions(self) -> bool:
-        """Whether an instruction is put before a text; else it is left out."""
+        """Whether an instruction is put before a text; else none may be asked for."""
         return self.tokenizer.use_instructions
 
     @property
@@ -145,12 +145,18 @@ class Encoder:
         `[len(texts), dim]`, of unit length.
 
         Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises
-        MghError for anything but a sequence of strings, and if an embedding holds NaN or infinity.
+        MghError for anything but a sequence of strings, for an instruction that the model would leave out,
+        and if an embedding holds NaN or infinity.
         """
         _check_texts(texts)
         if instruction is not None and not isinstance(instruction, str):
             raise MghError(
                 f"instruction is of type {type(instruction).__name__}; encode takes one string or None"
+            )
+        if instruction and not self.use_instructions:
+            raise MghError(
+                f"{self.name} was saved with use_instructions: false, so that it would leave out the "
+                f"instruction {instruction[:80]!r}: encode without one"
             )
         if not isinstance(batch_size, int) or batch_size < 1:
             raise MghError(f"batch_size must be a whole number of 1 or more, found {batch_size!r}")

@@ -230,7 +230,9 @@ def test_a_model_that_reads_no_instructions_reads_none_there_either(folders, tmp
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
     with pytest.warns(UserWarning, match="reads no instructions: 'Instruct: Find it"):
         told = theirs.encode(TEXTS, prompt="Instruct: Find it.\nQuery: ")
-    assert np.array_equal(told, ours.encode(TEXTS, instruction="Find it."))
+    assert np.array_equal(told, ours.encode(TEXTS))
+    with pytest.raises(MghError, match=r"use_instructions: false.* leave out the instruction 'Find it\.'"):
+        ours.encode(TEXTS, instruction="Find it.")
 
 
 def test_a_default_prompt_that_was_set_there_is_ours_too(exported, tmp_path):
