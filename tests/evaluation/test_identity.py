@@ -165,7 +165,7 @@ def test_what_a_result_says_of_itself(model: Path, score: Score, tmp_path: Path)
     assert made_of["settings"]["max_length"] == 128
     assert made_of["data"]["SICK-R"]["revision"].startswith("sha256:")
     assert made_of["prompts"]["SICK-R"] == found["tasks"]["SICK-R"]["prompts"]
-    assert {"mteb", "torch"} <= made_of["versions"].keys()
+    assert {"mteb", "scikit-learn", "tokenizers", "torch"} <= made_of["versions"].keys()
     paths = [tmp_path / "results" / f"{name}.json" for name in ("STS17", "SICK-R")]
     assert joined({path: EvaluationResult.read(path) for path in paths}).fingerprint["weights"]
 
