@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod, SinkTreatment
-from mgh_ds.model.embedder import EmbeddingModel, load_model
+from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import export
 from mgh_ds.model.settings import Settings, read_settings
 from mgh_ds.model.token_weights import POOLINGS
@@ -178,10 +178,7 @@ class Encoder:
         return vectors
 
     def _cause_of_nan(self) -> str:
-        weights = self.model.named_parameters()
-        broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
-        cause = f"its weight {broken} holds such" if broken else "its precision does not suffice"
-        return f"{cause} (model {self.name}, in {self.model.backbone.dtype})"
+        return f"{cause_of_nan(self.model)} (model {self.name}, in {self.model.backbone.dtype})"
 
     def save(self, folder: str | Path) -> None:
         """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
