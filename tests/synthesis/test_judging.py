@@ -241,6 +241,24 @@ def test_a_negative_that_kills_the_engine_is_given_up_alone(
     assert made["cost"]["without_verdict"] == {"finish:quarantined": 1}
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_labelled_negative_that_kills_the_engine_ends_no_run(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one of the questions that the engine is tried with, too."""
+
+    def deadly(request: Request) -> Completion:
+        if candidate(request) == LABELLED[place].negative:
+            raise EngineDied("out of memory")
+        return verdict(request, candidate(request) in RIGHT)
+
+    answer_as(monkeypatch, deadly)
+    for _ in range(2):
+        made = judge_negatives(tmp_path, RECORDS, CONFIG)
+        assert (made["agreement"]["judged"], made["judged"]) == (len(LABELLED) - 1, 24)
+        assert made["cost"]["without_verdict"] == {"finish:quarantined": 1}
+
+
 def test_verdicts_belong_to_their_texts_and_their_judge(tmp_path: Path, asked: list[str]) -> None:
     judge_negatives(tmp_path, RECORDS, CONFIG)
     changed = [RECORDS[0].model_copy(update={"query": "another query"}), *RECORDS[1:]]
