@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.token_counts import in_words
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.synthesis.config import JudgeConfig
@@ -229,8 +230,8 @@ def judge_command(
         f"recall {_ratio(agreement['recall'])}, Cohen's kappa {_ratio(agreement['kappa'])}"
     )
     tokens = ", ".join(
-        f"{'unknown' if cost[key] is None else format(cost[key], ',')} {way}"
-        for key, way in (("tokens_in", "in"), ("tokens_out", "out"))
+        f"{in_words(cost[f'tokens_{way}'], cost[f'counted_{way}'], cost['answered'])} {way}"
+        for way in ("in", "out")
     )
     print(f"cost: {cost['calls']:,} calls, tokens {tokens}")
     for reason, count in cost["without_verdict"].items():
@@ -260,7 +261,15 @@ def audit_command(
     plan = open_merged_plan(folder)
     store = Store.open(folder / "merged")
     counts = Counts.from_json(store.manifest.notes["counts"])
-    cost = Cost(counts.accepted, counts.reasons, counts.tokens_in, counts.tokens_out)
+    cost = Cost(
+        counts.accepted,
+        counts.reasons,
+        counts.tokens_in,
+        counts.tokens_out,
+        answered=counts.answered,
+        counted_in=counts.counted_in,
+        counted_out=counts.counted_out,
+    )
     audit(
         StoredRecords(store),
         cost,

@@ -34,6 +34,7 @@ from mgh_ds.records.schema import Record
 from mgh_ds.synthesis.answers import Refused, Verdict, read_verdict
 from mgh_ds.synthesis.asking import ask
 from mgh_ds.synthesis.config import JudgeConfig
+from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines.opening import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, Request
 from mgh_ds.synthesis.journal import Journal, read_journal
@@ -60,35 +61,34 @@ class Answers:
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     without_verdict: dict[str, str] = field(default_factory=dict)
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
+    counts: Counts = field(default_factory=Counts)
     last_words: str = ""  # of an answer without a verdict
 
     def add(self, completion: Completion) -> None:
         """Counts a call's end and reads its verdict, if it holds one."""
-        self.calls += 1
-        self.tokens_in += completion.tokens_in
-        self.tokens_out += completion.tokens_out
         try:
             verdict = read_verdict(completion.text, completion.finish_reason)
         except Refused as refused:
+            self.counts.add(completion, str(refused))
             if completion.unit_id not in self.verdicts:  # journals are read in no order of time
                 self.without_verdict[completion.unit_id] = str(refused)
             self.last_words = (completion.error or completion.text)[:200]
         else:
+            self.counts.add(completion, "")
             self.without_verdict.pop(completion.unit_id, None)
             self.verdicts[completion.unit_id] = verdict
 
     def cost(self) -> dict[str, Any]:
-        """The calls, their tokens (None where the engine does not say), and the questions still without a
-        verdict by reason."""
-        known = self.tokens_out > 0 or not self.verdicts
-        reasons = Counter(self.without_verdict.values())
+        """The calls, their tokens (None where the engine counted none), of how many answers it counted them,
+        and the questions still without a verdict by reason."""
+        reasons, counts = Counter(self.without_verdict.values()), self.counts
         return {
-            "calls": self.calls,
-            "tokens_in": self.tokens_in if known else None,
-            "tokens_out": self.tokens_out if known else None,
+            "calls": counts.units,
+            "tokens_in": counts.tokens_in if counts.counted_in or not counts.answered else None,
+            "tokens_out": counts.tokens_out if counts.counted_out or not counts.answered else None,
+            "answered": counts.answered,
+            "counted_in": counts.counted_in,
+            "counted_out": counts.counted_out,
             "without_verdict": dict(sorted(reasons.items())),
         }
 

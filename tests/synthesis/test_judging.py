@@ -95,6 +95,7 @@ def test_verdicts_agreement_and_cost_are_kept(tmp_path: Path, asked: list[str]) 
         "calls": calls,
         "tokens_in": 100 * calls,
         "tokens_out": 10 * calls,
+        **dict.fromkeys(("answered", "counted_in", "counted_out"), calls),
         "without_verdict": {},
     }
     found = verdicts(tmp_path)
@@ -108,6 +109,21 @@ def test_tokens_that_no_engine_counts_are_unknown(tmp_path: Path, monkeypatch: p
     answer_as(monkeypatch, lambda one: replace(verdict(one, True), tokens_in=0, tokens_out=0))
     cost = judge_negatives(tmp_path, RECORDS[:1], CONFIG)["cost"]
     assert (cost["tokens_in"], cost["tokens_out"]) == (None, None)
+
+
+def test_tokens_of_which_an_engine_counts_some_are_no_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: Request) -> Completion:
+        if candidate(request).startswith("record 0"):
+            return replace(verdict(request, True), tokens_out=0)
+        return verdict(request, candidate(request) in RIGHT)
+
+    answer_as(monkeypatch, answer)
+    cost = judge_negatives(tmp_path, RECORDS[:2], CONFIG)["cost"]
+    calls = len(LABELLED) + 8
+    assert (cost["answered"], cost["counted_in"], cost["counted_out"]) == (calls, calls, calls - 4)
+    assert (cost["tokens_in"], cost["tokens_out"]) == (100 * calls, 10 * (calls - 4))
 
 
 def test_levels_and_a_sample_bound_the_calls(tmp_path: Path, asked: list[str]) -> None:
