@@ -201,16 +201,18 @@ def judge_command(
 ) -> None:
     """Has the language model of `settings` judge the negatives of the merged records, into `folder`/judged.
 
-    Raises MghError if nothing was merged, and for what a retry cannot mend; answers are kept all the same.
+    Raises MghError if nothing was merged, for a sample of no record, and for what a retry cannot mend;
+    answers are kept all the same.
     """
     from mgh_ds.audit.agreement import labelled_set
-    from mgh_ds.audit.inputs import StoredRecords
+    from mgh_ds.audit.inputs import StoredRecords, sample_rows
     from mgh_ds.synthesis.judging import judge_negatives
 
     plan = open_merged_plan(folder)
     config = load_config(JudgeConfig, settings)
     records = StoredRecords(Store.open(folder / "merged"))
-    negatives, labelled = min(sample or len(records), len(records)) * len(set(levels)), len(labelled_set())
+    rows = sample_rows(len(records), sample, plan.config.seed)
+    negatives, labelled = len(rows) * len(set(levels)), len(labelled_set())
     print(f"{negatives:,} negatives and {labelled} labelled ones for {config.engine.model}: a call each")
     with tqdm(total=negatives + labelled, unit=" verdicts", delay=1, leave=False, disable=None) as bar:
         made = judge_negatives(

@@ -220,6 +220,18 @@ def test_a_judge_needs_a_merge_and_an_engine(finished: SynthesisPlan, tmp_path: 
         cli.main(["synth", "judge", str(finished.folder)])
 
 
+@pytest.mark.parametrize("sample", ["-5", "0"])
+def test_a_sample_of_nothing_is_refused_before_anything_is_said(
+    sample: str, finished: SynthesisPlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge_command(finished.folder)
+    capsys.readouterr()
+    engine = ["--engine.kind", "scripted", "--engine.model", "oracle"]
+    with pytest.raises(SystemExit, match=rf"at least one record \(found {sample}\)"):
+        cli.main(["synth", "judge", str(finished.folder), "--sample", sample, *engine])
+    assert capsys.readouterr().out == ""
+
+
 def test_nothing_is_dropped_without_an_audit(finished: SynthesisPlan) -> None:
     shutil.rmtree(finished.folder / "audit", ignore_errors=True)
     with pytest.raises(MghError, match=r"audit.*mgh-ds synth audit"):

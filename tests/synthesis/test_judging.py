@@ -133,6 +133,43 @@ def test_levels_and_a_sample_bound_the_calls(tmp_path: Path, asked: list[str]) -
     assert verdicts(tmp_path).judged.sum(axis=0).tolist() == [0, 0, 0, 3]
 
 
+def test_verdicts_on_other_levels_and_records_stay(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4])
+    asked.clear()
+    made = judge_negatives(tmp_path, RECORDS, CONFIG, levels=[1, 2], sample=3)
+    assert len(asked) == 6
+    assert (made["judged"], made["negatives"], made["found"]) == (12, 12, 1)
+    assert verdicts(tmp_path).judged.sum(axis=0).tolist() == [3, 3, 0, 6]
+    before = (tmp_path / "judged" / "verdicts.parquet").read_bytes()
+
+    # A judge that is silent on all that it is asked now keeps what it said, and says so.
+    def silent(request: Request) -> Completion:
+        if candidate(request).startswith("record"):
+            return Completion(request.unit_id, "", "refused", 0, 0, error="no more")
+        return verdict(request, True)
+
+    answer_as(monkeypatch, silent)
+    with pytest.raises(MghError, match=r"oracle gave no verdict on any of 6 negatives.*no more"):
+        judge_negatives(tmp_path, RECORDS, CONFIG, levels=[3])
+    assert (tmp_path / "judged" / "verdicts.parquet").read_bytes() == before
+    # What is no record any more leaves no row.
+    judge_negatives(tmp_path, RECORDS[:2], CONFIG, levels=[4])
+    rows = pq.read_table(tmp_path / "judged" / "verdicts.parquet").to_pylist()
+    assert {row["record_id"] for row in rows} == {"r0", "r1"}
+
+
+def test_another_judges_verdicts_stand_for_themselves(tmp_path: Path, asked: list[str]) -> None:
+    judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4])
+    other = CONFIG.replace(engine=CONFIG.engine.replace(model="another"))
+    judge_negatives(tmp_path, RECORDS, other, levels=[1])
+    assert verdicts(tmp_path).judged.sum(axis=0).tolist() == [6, 0, 0, 0]
+    asked.clear()
+    judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4])
+    assert (asked, verdicts(tmp_path).judged.sum(axis=0).tolist()) == ([], [0, 0, 0, 6])
+
+
 def test_a_run_that_was_broken_off_goes_on_with_the_rest(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
