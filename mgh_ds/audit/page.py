@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment
 
 from mgh_ds.audit import charts
-from mgh_ds.audit.agreement import SOUND_KAPPA
+from mgh_ds.audit.agreement import SOUND_KAPPA, is_sound
 from mgh_ds.audit.statistics import Estimate
 from mgh_ds.common.templates import page_environment
 from mgh_ds.common.token_counts import in_words
@@ -32,6 +32,7 @@ def html(figures: Mapping[str, Any]) -> str:
         audit=figures,
         levels=LEVELS,
         sound_kappa=SOUND_KAPPA,
+        is_sound=is_sound,
         similarity_charts=similarity,
         above_chart=charts.share_chart(above, "Share above the positive by level") if above else None,
         false_chart=charts.share_chart(false, "Share of false negatives by level") if false else None,

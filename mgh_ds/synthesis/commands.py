@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import rich
 from tqdm import tqdm
 
+from mgh_ds.audit.agreement import SOUND_KAPPA
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
@@ -86,9 +87,9 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-at-most",
         type=float,
-        default=DROP_AT_MOST,
         metavar="SHARE",
-        help=f"share of the records that --drop may leave out (default: {DROP_AT_MOST})",
+        help=f"share of the records that --drop may leave out (default: {DROP_AT_MOST}, and none by the "
+        f"verdicts of a judge whose kappa is below {SOUND_KAPPA})",
     )
     parser.add_argument("--partial", action="store_true", help="merge what there is of unfinished shards")
     parser.set_defaults(call=merge_command)
@@ -161,12 +162,12 @@ def status_command(folder: Path) -> None:
 def merge_command(
     folder: Path,
     drop: Sequence[str] = (),
-    drop_at_most: float = DROP_AT_MOST,
+    drop_at_most: float | None = None,
     partial: bool = False,
     settings: Sequence[str] = (),
 ) -> None:
     """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left out,
-    `drop_at_most` the share of the records that they may be."""
+    `drop_at_most` the share of the records that they may be: see `decisions_to_drop`."""
     plan = open_plan(folder, settings, new_filters=True)
     if not tasks_path(plan).exists():
         raise MghError(

@@ -18,7 +18,7 @@ from mgh_ds import Encoder
 from mgh_ds.audit.agreement import labelled_set
 from mgh_ds.audit.composition import Cost, cost_figures
 from mgh_ds.audit.cross_encoder import cross_encoder_judge
-from mgh_ds.audit.false_negatives import JUDGE, Verdicts, no_verdicts
+from mgh_ds.audit.false_negatives import JUDGE, KAPPA, Verdicts, no_verdicts
 from mgh_ds.audit.hardness import hardness
 from mgh_ds.audit.inputs import StoredRecords, graded_negatives
 from mgh_ds.audit.lengths import lengths
@@ -364,7 +364,7 @@ def test_what_a_judge_says_stands_under_its_name(planted: list[Record], tmp_path
     assert "Below 0.6 a judge is no base for decisions" in page
     assert "script" not in Tags(page).names
     table = pq.read_table(tmp_path / "audit" / "decisions.parquet")
-    assert table.schema.metadata[JUDGE] == b"a wise one"
+    assert (table.schema.metadata[JUDGE], table.schema.metadata[KAPPA]) == (b"a wise one", b"0.4")
     assert [table[f"false_negative_{level}"].null_count for level in (1, 2, 3, 4)] == [51, 0, 60, 20]
     assert table["false_negative_4"].to_pylist()[:40] == [row == 5 for row in range(40)]
 
