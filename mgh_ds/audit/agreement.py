@@ -16,6 +16,11 @@ LABELLED = Path(__file__).with_name("labelled.jsonl")
 SOUND_KAPPA = 0.6
 
 
+def is_sound(kappa: float | None) -> bool:
+    """Whether a judge of this agreement is a base for decisions; one whose kappa is undefined is none."""
+    return kappa is not None and kappa >= SOUND_KAPPA
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledNegative:
     """A negative of which it is known whether it is a right answer to its query; `why` says so in words."""

@@ -1,6 +1,7 @@
 """`decisions.parquet`: what the audit found of each record, so that records can be filtered again without
 generating or embedding again."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgh_ds.audit.duplicates import Duplicates
-from mgh_ds.audit.false_negatives import JUDGE, Verdicts, no_verdicts
+from mgh_ds.audit.false_negatives import JUDGE, KAPPA, Verdicts, no_verdicts
 from mgh_ds.audit.hardness import in_order
 from mgh_ds.audit.inputs import Bools, Float32s, Int64s
 from mgh_ds.audit.languages import Languages
@@ -58,7 +59,8 @@ def write_decisions(
     }
     table = pa.table(columns)
     if verdicts:
-        table = table.replace_schema_metadata({JUDGE: verdicts.judge.encode()})
+        kappa = json.dumps(verdicts.agreement["kappa"]).encode()
+        table = table.replace_schema_metadata({JUDGE: verdicts.judge.encode(), KAPPA: kappa})
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
 
 

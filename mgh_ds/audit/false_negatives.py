@@ -14,6 +14,7 @@ from mgh_ds.records.schema import Record
 
 # Who judged, in the metadata of `decisions.parquet`; not there if nobody did.
 JUDGE = b"mgh_ds.judge"
+KAPPA = b"mgh_ds.judge_kappa"  # the judge's, with the labelled set, as JSON: null where it is undefined
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any
 from jinja2 import Environment
 
 from mgh_ds.audit import charts
-from mgh_ds.audit.agreement import SOUND_KAPPA
+from mgh_ds.audit.agreement import SOUND_KAPPA, is_sound
 from mgh_ds.audit.statistics import Estimate
 from mgh_ds.common.templates import page_environment
+from mgh_ds.common.token_counts import in_words
 from mgh_ds.records.levels import LEVELS
 
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
@@ -31,6 +32,7 @@ def html(figures: Mapping[str, Any]) -> str:
         audit=figures,
         levels=LEVELS,
         sound_kappa=SOUND_KAPPA,
+        is_sound=is_sound,
         similarity_charts=similarity,
         above_chart=charts.share_chart(above, "Share above the positive by level") if above else None,
         false_chart=charts.share_chart(false, "Share of false negatives by level") if false else None,
@@ -59,6 +61,12 @@ def figure(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}".replace("-", "−")
 
 
+def tokens(cost: Mapping[str, Any], way: str) -> str:
+    """What is known of a cost's tokens, `way` in or out, in words. Judges of earlier versions did not note
+    how many answers were counted."""
+    return in_words(cost[f"tokens_{way}"], cost.get(f"counted_{way}", 0), cost.get("answered", 0))
+
+
 def _markdown_text(value: object) -> object:
     """A value of any origin as one line that Markdown takes literally."""
     return _MARKDOWN_SYNTAX.sub(r"\\\1", " ".join(value.split())) if isinstance(value, str) else value
@@ -70,6 +78,8 @@ def _environment(*, autoescape: bool, finalize: Callable[[object], object] | Non
         "interval": interval,
         "percent": percent,
         "figure": figure,
+        "tokens": tokens,
+        "per_sample": lambda value: "unknown" if value is None else f"{value:,.1f}",
         "count": lambda value: "unknown" if value is None else f"{value:,}",
     }
     return environment

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
-from mgh_ds.synthesis.supervisor import EngineSupervisor, poll, quarantined
+from mgh_ds.synthesis.supervisor import EngineSupervisor, quarantined
 from mgh_ds.synthesis.worker import MAX_CRASHES, POLL_S, SUSPECTS_IN_FLIGHT
 
 
@@ -45,9 +45,10 @@ def ask(
             if batch:
                 engine.submit(batch)
                 submitted = time.monotonic()
-            came = poll(engine, in_flight, POLL_S, submitted_at=submitted, watchdog_s=config.watchdog_s)
+            came = supervisor.poll(in_flight, POLL_S, submitted_at=submitted, watchdog_s=config.watchdog_s)
         except EngineDied as died:
-            deaths.update(in_flight.keys())
+            if not supervisor.may_die_of_probes:
+                deaths.update(in_flight.keys())
             suspects |= in_flight
             supervisor.record_death(died)
             came = [quarantined(one, deaths[one], died) for one in in_flight if deaths[one] >= MAX_CRASHES]

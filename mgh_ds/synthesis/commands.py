@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, NoReturn
 import rich
 from tqdm import tqdm
 
+from mgh_ds.audit.agreement import SOUND_KAPPA
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.token_counts import in_words
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.synthesis.config import JudgeConfig
@@ -85,9 +87,9 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-at-most",
         type=float,
-        default=DROP_AT_MOST,
         metavar="SHARE",
-        help=f"share of the records that --drop may leave out (default: {DROP_AT_MOST})",
+        help=f"share of the records that --drop may leave out (default: {DROP_AT_MOST}, and none by the "
+        f"verdicts of a judge whose kappa is below {SOUND_KAPPA})",
     )
     parser.add_argument("--partial", action="store_true", help="merge what there is of unfinished shards")
     parser.set_defaults(call=merge_command)
@@ -160,12 +162,12 @@ def status_command(folder: Path) -> None:
 def merge_command(
     folder: Path,
     drop: Sequence[str] = (),
-    drop_at_most: float = DROP_AT_MOST,
+    drop_at_most: float | None = None,
     partial: bool = False,
     settings: Sequence[str] = (),
 ) -> None:
     """Merges the parts into `folder`/merged. `drop` names findings of the audit whose samples are left out,
-    `drop_at_most` the share of the records that they may be."""
+    `drop_at_most` the share of the records that they may be: see `decisions_to_drop`."""
     plan = open_plan(folder, settings, new_filters=True)
     if not tasks_path(plan).exists():
         raise MghError(
@@ -200,16 +202,18 @@ def judge_command(
 ) -> None:
     """Has the language model of `settings` judge the negatives of the merged records, into `folder`/judged.
 
-    Raises MghError if nothing was merged, and for what a retry cannot mend; answers are kept all the same.
+    Raises MghError if nothing was merged, for a sample of no record, and for what a retry cannot mend;
+    answers are kept all the same.
     """
     from mgh_ds.audit.agreement import labelled_set
-    from mgh_ds.audit.inputs import StoredRecords
+    from mgh_ds.audit.inputs import StoredRecords, sample_rows
     from mgh_ds.synthesis.judging import judge_negatives
 
     plan = open_merged_plan(folder)
     config = load_config(JudgeConfig, settings)
     records = StoredRecords(Store.open(folder / "merged"))
-    negatives, labelled = min(sample or len(records), len(records)) * len(set(levels)), len(labelled_set())
+    rows = sample_rows(len(records), sample, plan.config.seed)
+    negatives, labelled = len(rows) * len(set(levels)), len(labelled_set())
     print(f"{negatives:,} negatives and {labelled} labelled ones for {config.engine.model}: a call each")
     with tqdm(total=negatives + labelled, unit=" verdicts", delay=1, leave=False, disable=None) as bar:
         made = judge_negatives(
@@ -229,8 +233,8 @@ def judge_command(
         f"recall {_ratio(agreement['recall'])}, Cohen's kappa {_ratio(agreement['kappa'])}"
     )
     tokens = ", ".join(
-        f"{'unknown' if cost[key] is None else format(cost[key], ',')} {way}"
-        for key, way in (("tokens_in", "in"), ("tokens_out", "out"))
+        f"{in_words(cost[f'tokens_{way}'], cost[f'counted_{way}'], cost['answered'])} {way}"
+        for way in ("in", "out")
     )
     print(f"cost: {cost['calls']:,} calls, tokens {tokens}")
     for reason, count in cost["without_verdict"].items():
@@ -260,7 +264,15 @@ def audit_command(
     plan = open_merged_plan(folder)
     store = Store.open(folder / "merged")
     counts = Counts.from_json(store.manifest.notes["counts"])
-    cost = Cost(counts.accepted, counts.reasons, counts.tokens_in, counts.tokens_out)
+    cost = Cost(
+        counts.accepted,
+        counts.reasons,
+        counts.tokens_in,
+        counts.tokens_out,
+        answered=counts.answered,
+        counted_in=counts.counted_in,
+        counted_out=counts.counted_out,
+    )
     audit(
         StoredRecords(store),
         cost,

@@ -1,14 +1,16 @@
 """The audit's findings as reasons to leave a sample out of a merge."""
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from mgh_ds.audit.false_negatives import JUDGE
+from mgh_ds.audit.agreement import SOUND_KAPPA, is_sound
+from mgh_ds.audit.false_negatives import JUDGE, KAPPA
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.synthesis.merge import UNITS
@@ -20,19 +22,21 @@ DROPPABLE: dict[str, Callable[[dict[str, Any]], bool]] = {
     "false_negative": lambda row: any(row[f"false_negative_{level}"] for level in LEVELS),
     "misordered": lambda row: row["ordered"] is False,
 }
-DROP_AT_MOST = 0.2  # share of the records that may be dropped unless more is asked for
+DROP_AT_MOST = 0.2  # share of the records that may be dropped unless another is asked for
 
 
-def decisions_to_drop(folder: Path, names: Sequence[str], at_most: float = DROP_AT_MOST) -> dict[str, str]:
+def decisions_to_drop(folder: Path, names: Sequence[str], at_most: float | None = None) -> dict[str, str]:
     """The ids of the samples that any of these findings is about, with the first such finding. What an
     earlier merge dropped for one of them stays out: the audit after it has not seen it.
 
+    `at_most` is the share of the records that may be dropped; without it that is `DROP_AT_MOST`, and nothing
+    is dropped by the word of a judge that agrees too little with the labelled set.
     Raises MghError for a finding that does not exist, if there was no audit, for false negatives that no
-    judge spoke of, and if more than the share `at_most` of the records would be dropped.
+    judge, or no sound one, spoke of, and if more records would be dropped than may be.
     """
     if unknown := [name for name in names if name not in DROPPABLE]:
         raise MghError(f"cannot drop {unknown[0]!r}: there are {', '.join(DROPPABLE)}")
-    if not 0 <= at_most <= 1:
+    if at_most is not None and not 0 <= at_most <= 1:
         raise MghError(f"--drop-at-most is a share between 0 and 1 (found {at_most:g})")
     if not names:
         return {}
@@ -42,11 +46,8 @@ def decisions_to_drop(folder: Path, names: Sequence[str], at_most: float = DROP_
             f"{path} does not exist: the audit finds what to drop; run mgh-ds synth audit {folder}"
         )
     decisions = pq.ParquetFile(path)
-    if "false_negative" in names and JUDGE not in (decisions.schema_arrow.metadata or {}):
-        raise MghError(
-            f"{path} knows of no false negatives, since no judge was asked. Let a language model judge with "
-            f"mgh-ds synth judge {folder}, or give the audit a --cross-encoder; then audit again"
-        )
+    if "false_negative" in names:
+        _check_judge(path, decisions.schema_arrow.metadata or {}, folder, confirmed=at_most is not None)
     found = _dropped_before(folder / "merged" / UNITS, names)
     ids = set(found)
     for batch in decisions.iter_batches():
@@ -55,9 +56,37 @@ def decisions_to_drop(folder: Path, names: Sequence[str], at_most: float = DROP_
             reason = next((name for name in names if DROPPABLE[name](row)), None)
             if reason is not None:
                 found[row["id"]] = reason
-    if len(found) > at_most * len(ids):
-        raise _too_many(folder, found, len(ids), at_most)
+    most = DROP_AT_MOST if at_most is None else at_most
+    if len(found) > most * len(ids):
+        raise _too_many(folder, found, len(ids), most)
     return found
+
+
+def _check_judge(path: Path, metadata: Mapping[bytes, bytes], folder: Path, *, confirmed: bool) -> None:
+    """Raises MghError if nobody judged; and, unless `confirmed`, if the judge's word is no base for
+    decisions."""
+    if JUDGE not in metadata:
+        raise MghError(
+            f"{path} knows of no false negatives, since no judge was asked. Let a language model judge with "
+            f"mgh-ds synth judge {folder}, or give the audit a --cross-encoder; then audit again"
+        )
+    judge = metadata[JUDGE].decode()
+    if confirmed:
+        return
+    if KAPPA not in metadata:
+        raise MghError(
+            f"{path} does not say how far its judge, {judge}, agrees with labels given by hand: run mgh-ds "
+            f"synth audit {folder} again; to drop by its verdicts all the same, add --drop-at-most "
+            f"{DROP_AT_MOST:g}"
+        )
+    kappa = json.loads(metadata[KAPPA])
+    if not is_sound(kappa):
+        raise MghError(
+            f"the judge of {path}, {judge}, agrees too little with labels given by hand (Cohen's kappa "
+            f"{'undefined' if kappa is None else format(kappa, '.2f')}, below {SOUND_KAPPA}): its verdicts "
+            "are no base for decisions. Ask another judge and audit again; to drop by them all the same, add "
+            f"--drop-at-most {DROP_AT_MOST:g}"
+        )
 
 
 def _too_many(folder: Path, found: dict[str, str], records: int, at_most: float) -> MghError:

@@ -1,7 +1,7 @@
 """Has a language model judge negatives, keeps what it says, and reads it back for the audit.
 
     DIR/work/judge/NAME/*.journal    its answers as they came; NAME stands for model, prompt and sampling
-    DIR/judged/verdicts.parquet      a row a negative: the verdict and the judge's reason
+    DIR/judged/verdicts.parquet      a row a negative that was asked about: the verdict and the judge's reason
                judge.json            who it was, its agreement with the labelled set, its cost
 
 A restart asks for what is missing, and records that were made anew are judged anew. Answers that hold no
@@ -13,7 +13,7 @@ import itertools
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from mgh_ds.records.schema import Record
 from mgh_ds.synthesis.answers import Refused, Verdict, read_verdict
 from mgh_ds.synthesis.asking import ask
 from mgh_ds.synthesis.config import JudgeConfig
+from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines.opening import check_engine, open_engine
 from mgh_ds.synthesis.engines.port import Completion, Request
 from mgh_ds.synthesis.journal import Journal, read_journal
@@ -60,35 +61,34 @@ class Answers:
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     without_verdict: dict[str, str] = field(default_factory=dict)
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
+    counts: Counts = field(default_factory=Counts)
     last_words: str = ""  # of an answer without a verdict
 
     def add(self, completion: Completion) -> None:
         """Counts a call's end and reads its verdict, if it holds one."""
-        self.calls += 1
-        self.tokens_in += completion.tokens_in
-        self.tokens_out += completion.tokens_out
         try:
             verdict = read_verdict(completion.text, completion.finish_reason)
         except Refused as refused:
+            self.counts.add(completion, str(refused))
             if completion.unit_id not in self.verdicts:  # journals are read in no order of time
                 self.without_verdict[completion.unit_id] = str(refused)
             self.last_words = (completion.error or completion.text)[:200]
         else:
+            self.counts.add(completion, "")
             self.without_verdict.pop(completion.unit_id, None)
             self.verdicts[completion.unit_id] = verdict
 
     def cost(self) -> dict[str, Any]:
-        """The calls, their tokens (None where the engine does not say), and the questions still without a
-        verdict by reason."""
-        known = self.tokens_out > 0 or not self.verdicts
-        reasons = Counter(self.without_verdict.values())
+        """The calls, their tokens (None where the engine counted none), of how many answers it counted them,
+        and the questions still without a verdict by reason."""
+        reasons, counts = Counter(self.without_verdict.values()), self.counts
         return {
-            "calls": self.calls,
-            "tokens_in": self.tokens_in if known else None,
-            "tokens_out": self.tokens_out if known else None,
+            "calls": counts.units,
+            "tokens_in": counts.tokens_in if counts.counted_in or not counts.answered else None,
+            "tokens_out": counts.tokens_out if counts.counted_out or not counts.answered else None,
+            "answered": counts.answered,
+            "counted_in": counts.counted_in,
+            "counted_out": counts.counted_out,
             "without_verdict": dict(sorted(reasons.items())),
         }
 
@@ -106,9 +106,10 @@ def judge_negatives(
     """Asks about the negatives of these levels, of all `records` or of a sample, and replaces
     `folder`/judged; returns what its `judge.json` holds.
 
-    The labelled set comes first: a judge that gives no verdict on it is not asked further. What came back is
-    kept whatever happens, and the same call goes on with the rest. Raises MghError if another process judges
-    here, for what no retry of the engine can mend, and for a judge without verdicts.
+    What the same judge has said of other levels and records, in earlier calls, stays in it. The labelled set
+    comes first: a judge that gives no verdict on it is not asked further. What came back is kept whatever
+    happens, and the same call goes on with the rest. Raises MghError if another process judges here, for what
+    no retry of the engine can mend, and for a judge without verdicts.
     """
     check_engine(config.engine)
     judge = NegativeJudge(config)
@@ -125,7 +126,8 @@ def judge_negatives(
         agreed = _agreement(judge, labelled, answers)
         questions = (question for _, _, question in _questions(records, rows, levels))
         _ask_missing(judge, questions, answers, supervisor, work, progress)
-    return _write(folder, judge, agreed, _questions(records, rows, levels), answers)
+    asked = {question.id(judge.id) for _, _, question in _questions(records, rows, levels)}
+    return _write(folder, judge, agreed, _questions(records, range(len(records)), LEVELS), asked, answers)
 
 
 def read_judge(folder: Path) -> Judge | None:
@@ -250,21 +252,23 @@ def _write(
     judge: NegativeJudge,
     agreed: dict[str, Any],
     questions: Iterable[tuple[str, int, Question]],
+    asked: Set[str],
     answers: Answers,
 ) -> dict[str, Any]:
-    """Replaces `judged/` in one step. Raises MghError if no negative has a verdict."""
+    """Replaces `judged/` in one step, by all that this judge has answered of `questions`. Raises MghError if
+    none that was `asked` now has a verdict."""
     rows: list[dict[str, Any]] = []
     for record_id, level, question in questions:
         question_id = question.id(judge.id)
         row = {"question_id": question_id, "record_id": record_id, "level": level}
         if verdict := answers.verdicts.get(question_id):
             rows.append(row | asdict(verdict))
-        else:
-            rows.append(row | {"right_answer": None, "reason": answers.without_verdict[question_id]})
+        elif reason := answers.without_verdict.get(question_id):
+            rows.append(row | {"right_answer": None, "reason": reason})
     judged = [row["right_answer"] for row in rows if row["right_answer"] is not None]
-    if not judged:
+    if asked.isdisjoint(answers.verdicts):
         raise MghError(
-            f"{judge.config.engine.model} gave no verdict on any of {len(rows)} negatives; its last words: "
+            f"{judge.config.engine.model} gave no verdict on any of {len(asked)} negatives; its last words: "
             f"{answers.last_words!r}. Nothing was written; mend engine or sampling and run again"
         )
     engine = judge.config.engine

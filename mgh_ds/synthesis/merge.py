@@ -224,4 +224,4 @@ class _UnitsWriter:
 
 
 def _cost(row: dict[str, Any]) -> Completion:
-    return Completion(row["unit_id"], "", row["finish_reason"], row["tokens_in"], row["tokens_out"])
+    return Completion(row["unit_id"], row["text"], row["finish_reason"], row["tokens_in"], row["tokens_out"])

@@ -77,14 +77,13 @@ class WorkerProgress:
         counts, seconds = self.counts, max(time.monotonic() - self._began, 1e-9)
         refused = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.most_common(3))
         gained = progress_of(self.plan, self._stage, counts)
-        cost = counts.tokens_out / counts.accepted if counts.accepted else 0
-        tokens = (
-            f"{counts.tokens_in:,} in, {counts.tokens_out:,} out, {counts.tokens_out / seconds:,.0f} out/s, "
-            f"{cost:,.0f} out an accepted sample"
-        )
+        tokens = f"{counts.said_in} in, {counts.said_out} out"
+        if counts.out_per_accepted is not None:
+            rate = counts.tokens_out / seconds
+            tokens += f", {rate:,.0f} out/s, {counts.out_per_accepted:,.0f} out an accepted sample"
         text = (
             f"{self._stage}: {counts.accepted:,} accepted, {counts.units - counts.accepted:,} refused"
-            f"{f' ({refused})' if refused else ''}; tokens {tokens if counts.tokens_known else 'unknown'}"
+            f"{f' ({refused})' if refused else ''}; tokens {tokens}"
         )
         if gained and self._goal > self._reached:
             left = (self._goal - self._reached) / gained * seconds
@@ -103,12 +102,13 @@ class WorkerProgress:
         self._path.unlink(missing_ok=True)
 
     def as_json(self) -> dict[str, Any]:
-        seconds = max(time.monotonic() - self._began, 1e-9)
+        seconds, counts = max(time.monotonic() - self._began, 1e-9), self.counts
+        counted = counts.counted_out == counts.answered
         return {
             "worker": self.name,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "stage": self._stage,
             "shards": self._shards,
-            "tokens_out_per_s": round(self.counts.tokens_out / seconds, 1),
-            **self.counts.as_json(),
+            "tokens_out_per_s": round(counts.tokens_out / seconds, 1) if counted else None,
+            **counts.as_json(),
         }

@@ -110,11 +110,11 @@ def _rows(plan: SynthesisPlan, stage: SynthesisStage, status: StageStatus) -> di
         "accepted": f"{counts.accepted:,} of {counts.units:,} units",
         "of these in journals": f"{status.journalled:,} units",
         "refused": reasons or "none",
-        "tokens in": f"{counts.tokens_in:,}" if counts.tokens_known else "unknown",
-        "tokens out": f"{counts.tokens_out:,}" if counts.tokens_known else "unknown",
-        "tokens out an accepted": f"{counts.tokens_out / counts.accepted:,.0f}"
-        if counts.tokens_out and counts.accepted
-        else "",
+        "tokens in": counts.said_in,
+        "tokens out": counts.said_out,
+        "tokens out an accepted": ""
+        if counts.out_per_accepted is None
+        else f"{counts.out_per_accepted:,.0f}",
     }
 
 
@@ -171,7 +171,8 @@ class _JournalReader:
 
 def _worker_line(worker: dict[str, Any], age_s: float) -> str:
     state = "at work" if age_s < SILENT_S else f"silent for {age_s:,.0f} s"
+    rate = worker["tokens_out_per_s"]  # null: not all were counted
     return (
         f"worker {worker['worker']}: {state}, stage {worker['stage']}, {worker['accepted']:,} accepted, "
-        f"{worker['tokens_out_per_s']:,.0f} tokens/s"
+        f"{'unknown' if rate is None else format(rate, ',.0f')} tokens/s"
     )

@@ -7,7 +7,11 @@ patterns of `talk.yaml` are folded as texts are (`wording.py`): apostrophes, cas
 
     (a|b)   either           ( a)?  ( a)*  perhaps, perhaps several times
     ^       a sentence begins       $       it ends       …   up to 20 characters within it
+    @       the text begins         ¶       an end of a sentence
     [[CANNOT]]   the language's `cannot`
+    [[FIRST]]    the text begins, perhaps with the language's `sorry`
+
+What anybody may say within a text ("I can't write that.") counts only where a text begins with it.
 
 `cues` are words of which each pattern has one: a text without them is spared the search. Where words are not
 told apart by spaces, cues and patterns may stand within them. What is found and what is not is measured by
@@ -28,11 +32,13 @@ from mgh_ds.synthesis.wording import SENTENCE_ENDS, fold
 PACKAGED_TALK = Path(__file__).with_name("talk.yaml")
 UNSPACED = ("ja", "th", "zh")
 JOINED = (*UNSPACED, "ko")  # Korean has spaces, but endings are one with their words
-SIGN = re.compile(r"[()|?*^$… ]")
+SIGN = re.compile(r"[()|?*^$…@¶ ]")
 MEANING = {
     "(": "(?:",
     "^": f"(?<=[{SENTENCE_ENDS}] )",
     "$": f"(?= [{SENTENCE_ENDS}])",
+    "@": r"(?<=\A\| )",
+    "¶": f"[{SENTENCE_ENDS}]",
     "…": f"[^{SENTENCE_ENDS}]{{0,20}}?",
 }
 
@@ -75,8 +81,11 @@ def _by_cue() -> tuple[dict[str, list[Talk]], frozenset[str], list[Talk]]:
     return by_cue, frozenset(by_cue), [talk for talk in languages().values() if talk.joined]
 
 
-def _talk(language: str, cues: list[str], patterns: list[str], cannot: str = "") -> Talk:
-    either = "|".join(f"(?:{_expression(pattern.replace('[[CANNOT]]', cannot))})" for pattern in patterns)
+def _talk(language: str, cues: list[str], patterns: list[str], cannot: str = "", sorry: str = "") -> Talk:
+    marks = {"[[CANNOT]]": cannot, "[[FIRST]]": f"@(({sorry})( ¶)? ?)*"}
+    for mark, meaning in marks.items():
+        patterns = [pattern.replace(mark, meaning) for pattern in patterns]
+    either = "|".join(f"(?:{_expression(pattern)})" for pattern in patterns)
     bounded = either if language in UNSPACED else rf"(?<= )(?:{either})(?= )"
     return Talk(tuple(map(fold, cues)), language in JOINED, re.compile(bounded))
 

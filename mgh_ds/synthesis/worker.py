@@ -18,16 +18,16 @@ from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared
 from mgh_ds.synthesis.progress import WorkerProgress
 from mgh_ds.synthesis.shard_run import ShardRun
-from mgh_ds.synthesis.supervisor import EngineSupervisor, poll, quarantined
+from mgh_ds.synthesis.supervisor import EngineSupervisor, quarantined
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks, tasks_path
 from mgh_ds.synthesis.units import SynthesisStage, Task
 
 OPEN_SHARDS = 4
 POLL_S = 0.2
 WAIT_S = 0.5
-# How many units may be in flight together if the engine died of them once, and twice. After three times a
-# unit is given up.
-SUSPECTS_IN_FLIGHT = {1: 32, 2: 1}
+# How many units may be in flight together if the engine died of them once, and twice; or not at all, if it
+# may have died of a probe beside them. After three times a unit is given up.
+SUSPECTS_IN_FLIGHT = {0: 32, 1: 32, 2: 1}
 MAX_CRASHES = 3
 
 
@@ -116,8 +116,7 @@ class StageRun:
                 engine.submit([one.prepared.request for one in batch])
                 self._in_flight.update({one.prepared.unit.unit_id: one for one in batch})
                 self._submitted_at = time.monotonic()
-            completions = poll(
-                engine,
+            completions = self.supervisor.poll(
                 self._in_flight,
                 POLL_S,
                 submitted_at=self._submitted_at,
@@ -220,9 +219,11 @@ class StageRun:
     def _handle_death(self, died: EngineDied) -> None:
         """Everything in flight becomes suspect; what the engine died of three times is given up."""
         lost, self._in_flight = list(self._in_flight.values()), {}
+        blamed = not self.supervisor.may_die_of_probes
         for shard in list(self._open):
             mine = [one for one in lost if one.shard is shard]
-            shard.record_crash([one.prepared.unit.unit_id for one in mine])
+            if blamed:
+                shard.record_crash([one.prepared.unit.unit_id for one in mine])
             too_many = self._max_crashes()
             given_up = [one for one in mine if self._crashes(one) >= too_many]
             self._suspects += [one for one in mine if self._crashes(one) < too_many]

@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mgh_ds import Encoder
 from mgh_ds.audit.agreement import labelled_set
 from mgh_ds.audit.composition import Cost, cost_figures
 from mgh_ds.audit.cross_encoder import cross_encoder_judge
-from mgh_ds.audit.false_negatives import JUDGE, Verdicts, no_verdicts
+from mgh_ds.audit.false_negatives import JUDGE, KAPPA, Verdicts, no_verdicts
 from mgh_ds.audit.hardness import hardness
 from mgh_ds.audit.inputs import StoredRecords, graded_negatives
 from mgh_ds.audit.lengths import lengths
@@ -363,7 +364,7 @@ def test_what_a_judge_says_stands_under_its_name(planted: list[Record], tmp_path
     assert "Below 0.6 a judge is no base for decisions" in page
     assert "script" not in Tags(page).names
     table = pq.read_table(tmp_path / "audit" / "decisions.parquet")
-    assert table.schema.metadata[JUDGE] == b"a wise one"
+    assert (table.schema.metadata[JUDGE], table.schema.metadata[KAPPA]) == (b"a wise one", b"0.4")
     assert [table[f"false_negative_{level}"].null_count for level in (1, 2, 3, 4)] == [51, 0, 60, 20]
     assert table["false_negative_4"].to_pylist()[:40] == [row == 5 for row in range(40)]
 
@@ -430,6 +431,34 @@ def test_cost_is_counted_by_accepted_sample() -> None:
     assert found["acceptance"]["value"] == 0.8
     assert found["rejected"] == {"not_json": 15, "too_short": 5}
     assert (found["tokens_in_per_accepted"], found["tokens_out_per_accepted"]) == (100, 50)
+    unknown = cost_figures(replace(COST, tokens_in=0, tokens_out=0, answered=90))
+    assert [unknown[name] for name in ("tokens_in", "tokens_out", "tokens_out_per_accepted")] == [None] * 3
+    some = cost_figures(replace(COST, answered=90, counted_in=90, counted_out=45))
+    assert (some["tokens_in_per_accepted"], some["tokens_out_per_accepted"]) == (100, None)
     nothing = cost_figures(Cost(0, {}, 0, 0))
     assert nothing["acceptance"] is None
     assert nothing["tokens_in_per_accepted"] is None
+
+
+@pytest.mark.parametrize(
+    ("counted", "words"),
+    [
+        ((90, 90), ["8,000", "4,000", "100.0", "50.0"]),
+        ((90, 45), ["8,000", "at least 4,000 (45 of 90 answers counted)", "100.0", "unknown"]),
+        ((0, 0), ["unknown"] * 4),
+    ],
+)
+def test_tokens_are_shown_as_what_is_known_of_them(
+    counted: tuple[int, int], words: list[str], tmp_path: Path
+) -> None:
+    cost = replace(COST, answered=90, counted_in=counted[0], counted_out=counted[1])
+    audit(graded_records(12), cost, embed, "bag of words", tmp_path / "audit")
+    page = (tmp_path / "audit" / "audit.md").read_text()
+    names = ("tokens of prompts", "tokens of answers", "prompt tokens an accepted sample")
+    lines = [
+        f"| {name} | {said} |"
+        for name, said in zip((*names, "answer tokens an accepted sample"), words, strict=True)
+    ]
+    assert [line for line in page.splitlines() if "tokens" in line] == lines
+    shown = (tmp_path / "audit" / "audit.html").read_text()
+    assert [said for said in words if f'<td class="n">{said}</td>' not in shown] == []

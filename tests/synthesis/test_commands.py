@@ -21,7 +21,7 @@ import pytest
 
 from mgh_ds import cli
 from mgh_ds.audit.agreement import labelled_set
-from mgh_ds.audit.false_negatives import JUDGE
+from mgh_ds.audit.false_negatives import JUDGE, KAPPA
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation import judges
 from mgh_ds.records.store import Store
@@ -116,7 +116,11 @@ def test_partial_merges_what_is_there_of_an_unfinished_plan(
 
 
 def write_decisions(
-    plan: SynthesisPlan, false_negatives: Sequence[str] = (), judge: str = "", **near_duplicate_of: str
+    plan: SynthesisPlan,
+    false_negatives: Sequence[str] = (),
+    judge: str = "",
+    kappa: str = "0.6",
+    **near_duplicate_of: str,
 ) -> None:
     """An audit that found these near duplicates and false negatives, and nothing else."""
     ids = sorted(accepted(plan))
@@ -126,7 +130,8 @@ def write_decisions(
     }
     columns |= {"false_negative_3": [None] * len(ids), "ordered": [True] * len(ids)}
     columns["false_negative_4"] = [one in false_negatives for one in ids]
-    table = pa.table(columns).replace_schema_metadata({JUDGE: judge.encode()} if judge else None)
+    metadata = {JUDGE: judge.encode()} | ({KAPPA: kappa.encode()} if kappa else {})
+    table = pa.table(columns).replace_schema_metadata(metadata if judge else None)
     (plan.folder / "audit").mkdir(exist_ok=True)
     pq.write_table(table, plan.folder / "audit" / "decisions.parquet")
 
@@ -155,6 +160,31 @@ def test_false_negatives_are_dropped_by_a_judges_verdict_alone(finished: Synthes
     assert accepted(finished) == before
     write_decisions(finished, found, judge="a wise one")
     merge_command(finished.folder, ["false_negative"])
+    assert accepted(finished) == before - set(found)
+    merge_command(finished.folder)
+
+
+@pytest.mark.parametrize(
+    ("kappa", "said"),
+    [
+        ("0.59", r"kappa 0\.59, below 0\.6.*no base.*--drop-at-most 0\.2"),
+        ("null", r"kappa undefined, below 0\.6.*no base.*--drop-at-most 0\.2"),
+        ("", r"does not say how far its judge, a fool, agrees.*synth audit .* again.*--drop-at-most 0\.2"),
+    ],
+)
+def test_a_judge_that_agrees_too_little_drops_nothing_unless_the_user_says_so(
+    kappa: str, said: str, finished: SynthesisPlan
+) -> None:
+    merge_command(finished.folder)
+    before = accepted(finished)
+    found = sorted(before)[:5]
+    write_decisions(finished, found, "a fool", kappa, **{found[0]: found[1]})
+    with pytest.raises(MghError, match=said):
+        merge_command(finished.folder, ["false_negative", "near_duplicate"])
+    assert accepted(finished) == before
+    merge_command(finished.folder, ["near_duplicate"])
+    assert accepted(finished) == before - set(found[:1]), "other findings do not hang on a judge"
+    merge_command(finished.folder, ["false_negative"], drop_at_most=0.2)
     assert accepted(finished) == before - set(found)
     merge_command(finished.folder)
 
@@ -218,6 +248,18 @@ def test_a_judge_needs_a_merge_and_an_engine(finished: SynthesisPlan, tmp_path: 
     merge_command(finished.folder)
     with pytest.raises(SystemExit, match=r"engine is missing"):
         cli.main(["synth", "judge", str(finished.folder)])
+
+
+@pytest.mark.parametrize("sample", ["-5", "0"])
+def test_a_sample_of_nothing_is_refused_before_anything_is_said(
+    sample: str, finished: SynthesisPlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge_command(finished.folder)
+    capsys.readouterr()
+    engine = ["--engine.kind", "scripted", "--engine.model", "oracle"]
+    with pytest.raises(SystemExit, match=rf"at least one record \(found {sample}\)"):
+        cli.main(["synth", "judge", str(finished.folder), "--sample", sample, *engine])
+    assert capsys.readouterr().out == ""
 
 
 def test_nothing_is_dropped_without_an_audit(finished: SynthesisPlan) -> None:

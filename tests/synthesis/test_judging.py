@@ -95,6 +95,7 @@ def test_verdicts_agreement_and_cost_are_kept(tmp_path: Path, asked: list[str]) 
         "calls": calls,
         "tokens_in": 100 * calls,
         "tokens_out": 10 * calls,
+        **dict.fromkeys(("answered", "counted_in", "counted_out"), calls),
         "without_verdict": {},
     }
     found = verdicts(tmp_path)
@@ -110,11 +111,63 @@ def test_tokens_that_no_engine_counts_are_unknown(tmp_path: Path, monkeypatch: p
     assert (cost["tokens_in"], cost["tokens_out"]) == (None, None)
 
 
+def test_tokens_of_which_an_engine_counts_some_are_no_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: Request) -> Completion:
+        if candidate(request).startswith("record 0"):
+            return replace(verdict(request, True), tokens_out=0)
+        return verdict(request, candidate(request) in RIGHT)
+
+    answer_as(monkeypatch, answer)
+    cost = judge_negatives(tmp_path, RECORDS[:2], CONFIG)["cost"]
+    calls = len(LABELLED) + 8
+    assert (cost["answered"], cost["counted_in"], cost["counted_out"]) == (calls, calls, calls - 4)
+    assert (cost["tokens_in"], cost["tokens_out"]) == (100 * calls, 10 * (calls - 4))
+
+
 def test_levels_and_a_sample_bound_the_calls(tmp_path: Path, asked: list[str]) -> None:
     made = judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4], sample=3)
     assert made["judged"] == 3
     assert len(asked) == len(LABELLED) + 3
     assert verdicts(tmp_path).judged.sum(axis=0).tolist() == [0, 0, 0, 3]
+
+
+def test_verdicts_on_other_levels_and_records_stay(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4])
+    asked.clear()
+    made = judge_negatives(tmp_path, RECORDS, CONFIG, levels=[1, 2], sample=3)
+    assert len(asked) == 6
+    assert (made["judged"], made["negatives"], made["found"]) == (12, 12, 1)
+    assert verdicts(tmp_path).judged.sum(axis=0).tolist() == [3, 3, 0, 6]
+    before = (tmp_path / "judged" / "verdicts.parquet").read_bytes()
+
+    # A judge that is silent on all that it is asked now keeps what it said, and says so.
+    def silent(request: Request) -> Completion:
+        if candidate(request).startswith("record"):
+            return Completion(request.unit_id, "", "refused", 0, 0, error="no more")
+        return verdict(request, True)
+
+    answer_as(monkeypatch, silent)
+    with pytest.raises(MghError, match=r"oracle gave no verdict on any of 6 negatives.*no more"):
+        judge_negatives(tmp_path, RECORDS, CONFIG, levels=[3])
+    assert (tmp_path / "judged" / "verdicts.parquet").read_bytes() == before
+    # What is no record any more leaves no row.
+    judge_negatives(tmp_path, RECORDS[:2], CONFIG, levels=[4])
+    rows = pq.read_table(tmp_path / "judged" / "verdicts.parquet").to_pylist()
+    assert {row["record_id"] for row in rows} == {"r0", "r1"}
+
+
+def test_another_judges_verdicts_stand_for_themselves(tmp_path: Path, asked: list[str]) -> None:
+    judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4])
+    other = CONFIG.replace(engine=CONFIG.engine.replace(model="another"))
+    judge_negatives(tmp_path, RECORDS, other, levels=[1])
+    assert verdicts(tmp_path).judged.sum(axis=0).tolist() == [6, 0, 0, 0]
+    asked.clear()
+    judge_negatives(tmp_path, RECORDS, CONFIG, levels=[4])
+    assert (asked, verdicts(tmp_path).judged.sum(axis=0).tolist()) == ([], [0, 0, 0, 6])
 
 
 def test_a_run_that_was_broken_off_goes_on_with_the_rest(
@@ -239,6 +292,24 @@ def test_a_negative_that_kills_the_engine_is_given_up_alone(
     made = judge_negatives(tmp_path, RECORDS, CONFIG)
     assert made["judged"] == 23
     assert made["cost"]["without_verdict"] == {"finish:quarantined": 1}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_labelled_negative_that_kills_the_engine_ends_no_run(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one of the questions that the engine is tried with, too."""
+
+    def deadly(request: Request) -> Completion:
+        if candidate(request) == LABELLED[place].negative:
+            raise EngineDied("out of memory")
+        return verdict(request, candidate(request) in RIGHT)
+
+    answer_as(monkeypatch, deadly)
+    for _ in range(2):
+        made = judge_negatives(tmp_path, RECORDS, CONFIG)
+        assert (made["agreement"]["judged"], made["judged"]) == (len(LABELLED) - 1, 24)
+        assert made["cost"]["without_verdict"] == {"finish:quarantined": 1}
 
 
 def test_verdicts_belong_to_their_texts_and_their_judge(tmp_path: Path, asked: list[str]) -> None:

@@ -13,11 +13,14 @@ import pytest
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
-from mgh_ds.synthesis import commands
+from mgh_ds.synthesis import commands, status
+from mgh_ds.synthesis.counts import Counts
 from mgh_ds.synthesis.engines import endpoint, pace
 from mgh_ds.synthesis.merge import merge
 from mgh_ds.synthesis.plan import SynthesisPlan, open_plan
 from mgh_ds.synthesis.prepare import PROBES
+from mgh_ds.synthesis.progress import WorkerProgress
+from mgh_ds.synthesis.status import read_status
 from mgh_ds.synthesis.units import seed_of
 from mgh_ds.synthesis.worker import run
 from tests.synthesis.kill_worker import Silent
@@ -339,3 +342,34 @@ def test_tokens_that_nobody_counted_are_shown_as_unknown(
     commands.status_command(plan.folder)
     shown = capsys.readouterr().out
     assert re.search(r"tokens out .* unknown", shown)
+
+
+def test_tokens_of_which_some_are_counted_are_shown_as_a_bound(tmp_path: Path, frozen: Frozen) -> None:
+    def answer(number: int, body: Body) -> Answer:
+        return completion(
+            write(body), usage={"prompt_tokens": 3, "completion_tokens": 5} if number % 2 else None
+        )
+
+    with serving(answer) as server:
+        plan = work_with(server, frozen.copy(tmp_path / "plan"))
+    counts = merge(plan).counts
+    assert 0 < counts.counted_out < counts.answered == counts.units
+    assert counts == Counts.from_json(counts.as_json())
+    said = f"at least {5 * counts.counted_out:,} ({counts.counted_out} of {counts.units} answers counted)"
+    card = (plan.folder / "merged" / "README.md").read_text()
+    assert f"| tokens out | {said} |" in card
+    assert read_status(plan)["samples"].counts == counts
+    rows = status._rows(plan, "samples", read_status(plan)["samples"])
+    assert (rows["tokens out"], rows["tokens out an accepted"]) == (said, "")
+    shown = WorkerProgress(plan)
+    shown.count(counts)
+    assert f"{said} out" in shown.line()
+    assert shown.as_json()["tokens_out_per_s"] is None
+
+
+def test_counts_of_an_earlier_version_are_read() -> None:
+    earlier = {"units": 9, "accepted": 7, "accepted_tokens_in": 1, "accepted_tokens_out": 1, "reasons": {}}
+    known = Counts.from_json(earlier | {"tokens_in": 20, "tokens_out": 30})
+    assert (known.said_in, known.said_out) == ("20", "30")
+    unknown = Counts.from_json(earlier | {"tokens_in": 0, "tokens_out": 0})
+    assert (unknown.said_in, unknown.said_out) == ("unknown", "unknown")

@@ -1,5 +1,6 @@
 """The filter of talk on sentences in every language that synthesis draws: what it finds, exactly."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from mgh_ds.synthesis.talk import PACKAGED_TALK, is_talk, languages
 from mgh_ds.synthesis.wording import sentences
 
 SENTENCES = yaml.safe_load(Path(__file__).with_name("talk.yaml").read_text(encoding="utf-8"))
+PARTS = ("seen", "unseen", "openings")
 LANGUAGES = SlotTable.load(PACKAGED_SLOTS).slots["language"].values
 SAMPLE = Path("mgh_ds/records/sample")
 # What of `unseen` passes the filter though it is talk. Whoever mends these moves them to `seen`.
@@ -28,7 +30,8 @@ def written(part: str, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("part", "talk", "innocent", "recall"), [("seen", 84, 73, 84 / 84), ("unseen", 48, 41, 45 / 48)]
+    ("part", "talk", "innocent", "recall"),
+    [("seen", 84, 73, 84 / 84), ("unseen", 48, 41, 45 / 48), ("openings", 63, 34, 63 / 63)],
 )
 def test_precision_and_recall_are_what_they_are(part: str, talk: int, innocent: int, recall: float) -> None:
     found = [sentence for sentence in written(part, "talk") if is_talk(sentences(sentence))]
@@ -41,7 +44,7 @@ def test_precision_and_recall_are_what_they_are(part: str, talk: int, innocent: 
 
 def test_every_language_that_is_drawn_has_its_patterns_and_sentences() -> None:
     assert set(LANGUAGES) | {""} == languages().keys()
-    for part in ("seen", "unseen"):
+    for part in PARTS:
         assert set(LANGUAGES) == SENTENCES[part].keys()
 
 
@@ -57,7 +60,7 @@ def test_the_bundled_sample_is_innocent() -> None:
 
 
 def test_cues_spare_no_text_that_a_pattern_finds() -> None:
-    for part, kind in (("seen", "talk"), ("unseen", "talk"), ("seen", "innocent"), ("unseen", "innocent")):
+    for part, kind in itertools.product(PARTS, ("talk", "innocent")):
         for words in map(sentences, written(part, kind)):
             assert is_talk(words) == any(talk.pattern.search(words) for talk in languages().values())
 
@@ -67,6 +70,10 @@ def test_cues_spare_no_text_that_a_pattern_finds() -> None:
     [
         ("Oil the hinge. I cannot assist with that. Then close it.", True),
         ("I cannot assist with that hinge before noon.", False),
+        ("I can't write that.", True),
+        ("Sorry! I can't write that. Then close it.", True),
+        ("Oil the hinge. I can't write that. Then close it.", False),
+        ("Oil the hinge. Certainly! Here's the document.", False),
         ("This is a HARD  negative for the query.", True),
         ("Lorem ipsum, dolor sit amet", True),
         ("I CAN\u02bcT HELP WITH THAT", True),

@@ -240,8 +240,88 @@ def test_an_engine_that_never_starts_is_an_error(tmp_path: Path, monkeypatch: py
             raise EngineDied(f"no GPU within {timeout_s} s")
 
     monkeypatch.setattr(worker, "open_engine", lambda config, _log: Stillborn(config))
-    with pytest.raises(MghError, match=r"died 3 times before its first answer: no GPU within"):
+    with pytest.raises(MghError, match=r"died 4 times before its first answer: no GPU within"):
         work(small_plan(tmp_path / "plan").folder, ALL)
+
+
+class DyingOfPrompts(ScriptedEngine):
+    """Dies of prompts, whether a unit's or a probe's: `late` when everything else in flight is answered."""
+
+    guilty: set[str]
+    late = False
+    deaths = 0
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        super().submit(requests)
+        if not self.late:
+            self._die_of(self._waiting)
+
+    def poll(self, timeout_s: float) -> list[Completion]:
+        deadly = [one for one in self._waiting if str(one[2].messages) in self.guilty]
+        if deadly == self._waiting:
+            self._die_of(deadly)
+        self._waiting = [one for one in self._waiting if one not in deadly]
+        done = super().poll(timeout_s)
+        self._waiting += deadly
+        return done
+
+    def _die_of(self, waiting: Sequence[tuple[float, int, Request]]) -> None:
+        if any(str(request.messages) in self.guilty for _, _, request in waiting):
+            type(self).deaths += 1
+            raise EngineDied("it cannot stand a prompt")
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_prompt_of_the_probes_that_kills_the_engine_costs_its_unit_alone(
+    number: int, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(tmp_path / "plan", "--samples.budget.samples", "40", "--shards", "1")
+    work(plan.folder, [])
+    scope, tasks = open_tasks(plan)
+    preparer = Preparer(plan, "samples", tasks)
+    probe = preparer.probes[number]
+    monkeypatch.setattr(DyingOfPrompts, "guilty", {str(probe.messages)}, raising=False)
+    monkeypatch.setattr(DyingOfPrompts, "late", late)
+    monkeypatch.setattr(DyingOfPrompts, "deaths", 0)
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: DyingOfPrompts(config))
+    work(plan.folder, [0])
+    merge(plan)
+    [quarantined] = [row for row in units(plan) if row["finish_reason"] == "quarantined"]
+    unit = make_unit(scope, "samples", quarantined["task_id"], quarantined["index"])
+    assert preparer.prepare(unit).request.messages == probe.messages
+    assert DyingOfPrompts.deaths <= 4 + 2, "of its unit, and of the probes together and alone"
+
+
+class DyingOfAProbe(ScriptedEngine):
+    """Holds a probe back until units are in flight beside it, and dies then."""
+
+    deaths = 0
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        super().submit(requests)
+        if len(self._waiting) > len(requests):
+            type(self).deaths += 1
+            raise EngineDied("a probe killed it some time later")
+
+    def poll(self, timeout_s: float) -> list[Completion]:
+        held = [one for one in self._waiting if one[2].unit_id == f"{PROBE}-samples-1"]
+        self._waiting = [one for one in self._waiting if one not in held]
+        done = super().poll(timeout_s)
+        self._waiting += held
+        return done
+
+
+def test_no_unit_is_blamed_for_a_death_that_may_be_a_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(tmp_path / "plan", "--samples.budget.samples", "40", "--shards", "1")
+    work(plan.folder, [])
+    monkeypatch.setattr(worker, "open_engine", lambda config, _log: DyingOfAProbe(config))
+    blamed: list[str] = []
+    monkeypatch.setattr(ShardRun, "record_crash", lambda _shard, unit_ids: blamed.extend(unit_ids))
+    work(plan.folder, [0])
+    assert (DyingOfAProbe.deaths, blamed) == (1, [])
 
 
 def test_a_model_that_talks_nonsense_stops_early_and_loses_nothing(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class Completion:
     attempts: int = 1
     error: str = ""
 
+    @property
+    def answered(self) -> bool:
+        """Whether something was written, and so had tokens, whatever became of it."""
+        return bool(self.text) or self.finish_reason not in ("refused", "error", "quarantined")
+
 
 class EngineDied(Exception):
     """The engine is gone or hangs: it must be closed and opened again. What was in flight is lost."""
