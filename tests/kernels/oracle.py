@@ -39,6 +39,18 @@ def oracle(q, k, v, d_out, d_sums, visible):
     return out[..., :-1] * gate, d_wide[..., -1], d_q, d_k, d_v
 
 
+def eager_attention(q, k, v, d_out, d_sums, causal):
+    """One packed sequence by plain PyTorch in its own dtype, column sums and all."""
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
+    keys, values = (x.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(0, 1) for x in (k, v))
+    scores = q.transpose(0, 1) @ keys.mT * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+    weights = scores.softmax(-1)
+    out, sums = (weights @ values).transpose(0, 1), weights.sum(-2).T
+    return out, sums, *torch.autograd.grad((out, sums), (q, k, v), (d_out, d_sums))
+
+
 def run(backend, q, k, v, d_out, d_sums, **options):
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
     result = ata_attention(q, k, v, backend=backend, **options)

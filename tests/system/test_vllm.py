@@ -1,4 +1,6 @@
-"""vLLM itself with a tiny random model: answers keep the schema, and whatever goes wrong ends in order."""
+"""vLLM itself, with a tiny random model and SmolLM2: answers keep the schema, and all that goes wrong ends in
+order.
+"""
 
 import dataclasses
 import importlib.util
@@ -13,9 +15,11 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.tiny import make_tiny_model
+from mgh_ds.model.weights import SMOLLM2
 from mgh_ds.synthesis.config import EngineConfig, Sampling, VllmConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.vllm_process import VllmEngine
+from tests.system.smollm2 import needs_smollm2
 
 pytestmark = [
     pytest.mark.system,
@@ -121,6 +125,21 @@ def test_answers_keep_the_schema_and_a_bad_request_ends_alone(engine: VllmEngine
     engine.submit([dataclasses.replace(request("schema"), schema=refused)])
     with pytest.raises(MghError, match="refuses the JSON schema"):
         engine.poll(60.0)
+
+
+@needs_smollm2
+def test_a_real_model_keeps_the_schema_and_to_the_matter(config: EngineConfig, tmp_path: Path) -> None:
+    engine = VllmEngine(config.replace(model=SMOLLM2), tmp_path / "vllm.log")
+    try:
+        engine.submit([request(str(number), max_tokens=256) for number in range(16)])
+        finished = collect(engine, 16)
+    finally:
+        engine.close()
+    answers = [json.loads(one.text) for one in finished.values() if one.finish_reason == "stop"]
+    assert len(answers) >= 8
+    assert all(list(answer) == NAMES and all(answer.values()) for answer in answers)
+    # Random weights would hardly hit upon the word.
+    assert sum("boat" in " ".join(answer.values()).lower() for answer in answers) > len(answers) / 2
 
 
 def test_a_dead_engine_core_is_reported_and_close_leaves_nothing_behind(engine: VllmEngine) -> None:
