@@ -89,7 +89,8 @@ def eval_command(
         tasks: MTEB task names, such as STS17 SICK-R SciFact.
         output: the JSON file to write; the Markdown file has its name with the ending .md. Or a folder, which
             gets a JSON file a task and `results.md`; a task that it already holds is not scored again, unless
-            the model's files, the task's data or prompt or a library have changed.
+            the model's files, the task's data or prompt or a library have changed, or the file does not say
+            which they were.
         pooling: how token states become one vector; without it, as the model was saved (else ATA).
         column_transform: for ATA, what is applied to a head's column sums; without it, as saved.
         sink: for ATA, what is done about tokens that swallow the attention; without it, as saved.

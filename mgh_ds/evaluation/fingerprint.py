@@ -8,7 +8,8 @@ from typing import Any
 from mgh_ds.evaluation.prompts import Prompts
 from mgh_ds.records.schema import Record
 
-LIBRARIES = ("mgh-ds", "mteb", "torch", "transformers")
+LIBRARIES = ("mgh-ds", "mteb", "scikit-learn", "tokenizers", "torch", "transformers")
+"""scikit-learn fits what mteb's classification and clustering are scored by."""
 
 Fingerprint = dict[str, Any]
 """weights and settings of the encoder, data and prompts by task, versions by library."""

@@ -25,10 +25,10 @@ def check_asked(held: Mapping[Path, EvaluationResult], output: Path, asked: Mapp
 
 def stands(path: Path, result: EvaluationResult, expected: Fingerprint) -> bool:
     """Whether `result`, which `path` holds, is that of the `expected` fingerprint; a printed line says what
-    has changed where it is not. One of before there were fingerprints stands, and a line says that too."""
+    has changed where it is not. One without a fingerprint may be of anything, and does not stand either."""
     if not result.fingerprint:
-        print(f"{path} does not say what it was made of: it is kept as it is; remove it to score anew")
-        return True
+        print(f"{path} is scored anew, since it does not say what it was made of")
+        return False
     changed = [difference.key for difference in differences(result.fingerprint, expected)]
     if changed:
         print(f"{path} is scored anew, since it was made of another {', '.join(changed)}")

@@ -1,6 +1,8 @@
 """MTEB tasks by name, with data from the Hugging Face hub; one that is out of reach is noticed in seconds."""
 
 import contextlib
+import math
+import numbers
 import ssl
 import urllib.error
 import urllib.request
@@ -11,6 +13,7 @@ import huggingface_hub
 import mteb
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
+from mteb.abstasks.sts import AbsTaskSTS
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.local_tasks import LAYOUTS
@@ -46,8 +49,11 @@ def unreachable(names: Sequence[str], reason: object) -> MghError:
 
 
 def load_data(task: Any) -> None:
-    """Reads a task's data now, once for every time it is scored. Raises MghError if they are out of reach, or
-    cannot be read."""
+    """Reads a task's data now, once for every time it is scored.
+
+    Raises MghError if they are out of reach or cannot be read, and for STS without a correlation: a score
+    that is no finite number, or the same score in every row.
+    """
     try:
         with data_of(task):
             task.load_data()
@@ -56,6 +62,8 @@ def load_data(task: Any) -> None:
     except Exception as error:  # other people's code reads other people's data
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise MghError(f"the data of task {task.metadata.name} cannot be read: {reason}") from error
+    if isinstance(task, AbsTaskSTS):
+        _check_scores(task)
 
 
 @contextlib.contextmanager
@@ -65,6 +73,21 @@ def data_of(task: Any) -> Iterator[None]:
         yield
     except (ConnectionError, DatasetNotFoundError, HfHubHTTPError) as error:
         raise unreachable([task.metadata.name], error) from error
+
+
+def _check_scores(task: AbsTaskSTS) -> None:
+    data: Any = task.dataset
+    for subset in task.hf_subsets or data:
+        for split in task.eval_splits:
+            scores = list(data.get(subset, data)[split]["score"])  # as mteb looks for them
+            place = f"task {task.metadata.name}, subset {subset}, split {split}"
+            for row, score in enumerate(scores):
+                if not isinstance(score, numbers.Real) or not math.isfinite(score):
+                    raise MghError(f"{place}: the score of row {row} is {score!r}, which is no finite number")
+            if len(set(scores)) == 1:
+                raise MghError(
+                    f"{place}: every score is {scores[0]}, so that there is nothing to correlate with"
+                )
 
 
 def _hub_task(name: str, languages: Sequence[str]) -> Any:

@@ -130,8 +130,9 @@ def _run(task: Any, embeddings: Embeddings, prompts: Prompts) -> Any:
     """mteb's result of one task, the same whenever it is scored again."""
     import mteb
     from mteb.abstasks import AbsTaskRetrieval
+    from mteb.abstasks.sts import AbsTaskSTS
 
-    from mgh_ds.evaluation.hub_tasks import data_of
+    from mgh_ds.evaluation.hub_tasks import data_of, load_data
     from mgh_ds.evaluation.mteb_model import BlockSearch, EncoderModel
 
     model: Any = EncoderModel(embeddings, prompts)
@@ -139,6 +140,8 @@ def _run(task: Any, embeddings: Embeddings, prompts: Prompts) -> Any:
         model = BlockSearch(model)
     again = copy.copy(task)  # some tasks draw samples, from generators of their own
     again.rng_state, again.np_rng = copy.deepcopy((task.rng_state, task.np_rng))
+    if isinstance(again, AbsTaskSTS):
+        load_data(again)  # which looks at the scores, before anything is encoded
     with data_of(task):
         (scored,) = mteb.evaluate(
             model,

@@ -67,6 +67,13 @@ class EmbeddingModel(nn.Module):
         return output.last_hidden_state.view(*batch.input_ids.shape, -1), collector
 
 
+def cause_of_nan(model: EmbeddingModel) -> str:
+    """Why a model may return NaN or infinity, for an error's text: a weight that holds such, or precision."""
+    weights = model.named_parameters()
+    broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
+    return f"its weight {broken} holds such" if broken else "its precision does not suffice"
+
+
 def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
     """The model that `config` describes, on the CPU and in evaluation mode, and its tokenizer.
 

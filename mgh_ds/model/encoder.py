@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod, SinkTreatment
-from mgh_ds.model.embedder import EmbeddingModel, load_model
+from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import export
 from mgh_ds.model.settings import Settings, read_settings
 from mgh_ds.model.token_weights import POOLINGS
@@ -126,7 +126,7 @@ class Encoder:
 
     @property
     def use_instructions(self) -> bool:
-        """Whether an instruction is put before a text; else it is left out."""
+        """Whether an instruction is put before a text; else none may be asked for."""
         return self.tokenizer.use_instructions
 
     @property
@@ -145,12 +145,18 @@ class Encoder:
         `[len(texts), dim]`, of unit length.
 
         Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises
-        MghError for anything but a sequence of strings, and if an embedding holds NaN or infinity.
+        MghError for anything but a sequence of strings, for an instruction that the model would leave out,
+        and if an embedding holds NaN or infinity.
         """
         _check_texts(texts)
         if instruction is not None and not isinstance(instruction, str):
             raise MghError(
                 f"instruction is of type {type(instruction).__name__}; encode takes one string or None"
+            )
+        if instruction and not self.use_instructions:
+            raise MghError(
+                f"{self.name} was saved with use_instructions: false, so that it would leave out the "
+                f"instruction {instruction[:80]!r}: encode without one"
             )
         if not isinstance(batch_size, int) or batch_size < 1:
             raise MghError(f"batch_size must be a whole number of 1 or more, found {batch_size!r}")
@@ -172,10 +178,7 @@ class Encoder:
         return vectors
 
     def _cause_of_nan(self) -> str:
-        weights = self.model.named_parameters()
-        broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
-        cause = f"its weight {broken} holds such" if broken else "its precision does not suffice"
-        return f"{cause} (model {self.name}, in {self.model.backbone.dtype})"
+        return f"{cause_of_nan(self.model)} (model {self.name}, in {self.model.backbone.dtype})"
 
     def save(self, folder: str | Path) -> None:
         """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""

@@ -21,7 +21,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.model.backbone import check_length
 from mgh_ds.model.batches import PaddedBatch
 from mgh_ds.model.config import DType
-from mgh_ds.model.embedder import EmbeddingModel, load_model
+from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import write_model
 from mgh_ds.model.settings import read_settings
 from mgh_ds.model.tokens import Tokenizer
@@ -70,8 +70,17 @@ class AtaEmbedder(InputModule):
         return self.text_tokenizer.tokenize_after([prompt or ""] * len(inputs), inputs)._asdict()
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Adds the embeddings. Raises ValueError if one holds NaN or infinity, except while it trains: what
+        is to be done about such a step is the trainer's business."""
         batch = PaddedBatch(*(features[name] for name in PaddedBatch._fields))
-        features["sentence_embedding"] = self.model(batch)
+        vectors = self.model(batch)
+        if not self.training and not vectors.sum().isfinite():  # unit vectors cannot overflow a sum
+            lost = int((~vectors.isfinite().all(dim=1)).sum())
+            raise ValueError(
+                f"the model returned NaN or infinity for {lost} of {len(vectors)} texts: "
+                f"{cause_of_nan(self.model)} (in {self.model.backbone.dtype})"
+            )
+        features["sentence_embedding"] = vectors
         return features
 
     @classmethod

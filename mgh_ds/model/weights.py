@@ -2,9 +2,10 @@
 
 import importlib.util
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
 from mgh_ds.common import extras, files
@@ -25,8 +26,9 @@ SHORT = {name.split("/")[1]: name for name in (MINILM, SMOLLM2)}
 # The files that tokenizers keep their vocabulary in.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 
-# Weights as safetensors, and the small files that describe them; no pickles.
-WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+# The small files that describe the weights, and these as safetensors; no pickles.
+DESCRIPTIONS = ["*.json", "*.txt", "*.model"]
+WANTED = ["*.safetensors", *DESCRIPTIONS]
 
 
 def resolve_model(name_or_path: str) -> Path:
@@ -139,10 +141,12 @@ def _check_sha256(weights: Path, name: str, wanted: str, requirement: str) -> No
 
 
 def _downloaded(name: str) -> Path:
+    missing = None
     try:
         folder = Path(snapshot_download(name, allow_patterns=WANTED, etag_timeout=5))
     except IncompleteSnapshotError as error:
         folder = Path(error.snapshot_path)
+        missing = _missing_description(name, folder)
     except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
         advice = "Check the name, or give a folder"
         if name == MINILM:
@@ -153,8 +157,22 @@ def _downloaded(name: str) -> Path:
             f"no model {name!r}: it is neither a folder nor in the Hugging Face cache, and the hub did not "
             f"provide it ({type(error).__name__}). {advice}."
         ) from error
-    if missing := missing_file(folder):  # without the hub a part that is in the cache comes back as it is
+    # Without the hub a part that is in the cache comes back as it is.
+    if missing := missing_file(folder) or missing:
         raise MghError(
             f"{folder} holds only a part of {name}: {missing} is missing, and the hub did not provide it"
         )
     return folder
+
+
+def _missing_description(name: str, folder: Path) -> str | None:
+    """A small file of the model's that the hub has and the snapshot `folder` lacks. The model may load
+    without it, and be another: shorter texts, other pooling, no prompt. Only the hub's listing, which a
+    download leaves in the cache, can tell that from a model that never had one."""
+    listed = get_cached_repo_tree(name, revision=folder.name, cache_dir=folder.parents[2])
+    described = [
+        file.path
+        for file in listed
+        if "/" not in file.path and any(fnmatch(file.path, pattern) for pattern in DESCRIPTIONS)
+    ]
+    return next((path for path in sorted(described) if not (folder / path).exists()), None)

@@ -47,6 +47,15 @@ def parse_record(row: Row) -> list[Record]:
 
 def parse_rows(rows: Iterable[Row], parse: Parse, report: ErrorReport) -> Iterator[Record]:
     """Parses rows one by one and settles each in the report. An id that occurred before is refused."""
+    for _, records in parsed_rows(rows, parse, report):
+        report.accepted += 1
+        yield from records
+
+
+def parsed_rows(
+    rows: Iterable[Row], parse: Parse, report: ErrorReport
+) -> Iterator[tuple[Row, Sequence[Record]]]:
+    """The rows that `parse_rows` would accept, with their records. The caller settles them in the report."""
     seen: set[bytes] = set()
     for row in rows:
         try:
@@ -58,8 +67,7 @@ def parse_rows(rows: Iterable[Row], parse: Parse, report: ErrorReport) -> Iterat
             report.refuse(row, refused)
         else:
             seen |= digests
-            report.accepted += 1
-            yield from records
+            yield row, records
 
 
 def read_all(_: str) -> bool:

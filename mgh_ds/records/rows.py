@@ -33,6 +33,10 @@ class Row:
     values: dict[str, Any] = field(default_factory=dict)
     typed: bool = True
 
+    def place(self, beside: "Row") -> str:
+        """Where the row stands, for a reader who knows where `beside` does."""
+        return f"line {self.line}" if self.file == beside.file else f"{self.file}, line {self.line}"
+
 
 @dataclass(frozen=True, slots=True)
 class RowError:
@@ -67,6 +71,11 @@ class RowRefused(Exception):
         if len(problems) > 1:
             reason += f"; {len(problems) - 1} more wrong in this row"
         return cls(path or "row", first["type"], reason)
+
+
+def contradiction(reason: str) -> RowRefused:
+    """The refusal of a row which says another thing than others do of the same texts."""
+    return RowRefused("row", "contradiction", reason)
 
 
 class ErrorReport:

@@ -1,5 +1,6 @@
 """Without a hub: local and held-out tasks never ask for it, hub tasks say so at once."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from datasets import Dataset, DatasetDict
 
 from mgh_ds import Encoder
 from mgh_ds.common.errors import MghError
@@ -93,3 +95,28 @@ def test_data_that_their_own_code_cannot_read_are_said_in_a_line() -> None:
 
     with pytest.raises(MghError, match=r"the data of task NFCorpus cannot be read: KeyError: 'no\\ncolumn'"):
         hub.load_data(Task())
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([1.0, 2.0, math.nan], "the score of row 2 is nan, which is no finite number"),
+        ([1.0, math.inf, 3.0], "the score of row 1 is inf, which is no finite number"),
+        ([None, 2.0, 3.0], "the score of row 0 is None, which is no finite number"),
+        ([2.5, 2.5, 2.5], "every score is 2.5, so that there is nothing to correlate with"),
+    ],
+)
+def test_scores_that_are_none_are_named_before_anything_is_encoded(
+    minilm: Encoder, monkeypatch: pytest.MonkeyPatch, scores: list[float | None], message: str
+) -> None:
+    rows = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "score": scores}
+    rows |= {"lang": ["en-en"] * 3}  # which mteb takes away from STS17
+    published = DatasetDict(test=Dataset.from_dict(rows))
+    monkeypatch.setattr("mteb.abstasks.abstask.load_dataset", lambda **_: published)
+    monkeypatch.setattr(minilm, "encode", lambda *_, **__: pytest.fail("a text is encoded"))
+    for name, subset in (("STS17", "en-en"), ("STSBenchmark", "default")):
+        tasks = hub.described_tasks([name])
+        with pytest.raises(MghError, match=f"^task {name}, subset {subset}, split test: {message}"):
+            evaluate(minilm, tasks, label="t", progress=False)
+        with pytest.raises(MghError, match=message):
+            hub.load_data(tasks[0])

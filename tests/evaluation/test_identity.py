@@ -118,7 +118,7 @@ def test_other_options_are_refused_by_name(
     assert content(tmp_path / "results", "STS17") == before
 
 
-def test_a_result_of_before_there_were_fingerprints_is_kept_and_said_to_be_one(
+def test_a_result_of_before_there_were_fingerprints_is_scored_anew(
     model: Path, score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = score(model)
@@ -129,12 +129,21 @@ def test_a_result_of_before_there_were_fingerprints_is_kept_and_said_to_be_one(
         old["tasks"][name] = {"metric": "cosine_spearman", "score": 0.5}
         path.write_text(json.dumps(old))
     capsys.readouterr()
-    assert score(model) == dict.fromkeys(first, 0.5)
-    assert printed(capsys).count("does not say what it was made of: it is kept as it is") == 2
-    with pytest.raises(MghError, match="holds results with column_transform"):
-        score(model, column_transform="log1p")
-    old["settings"]["max_length"] = 7
-    path.write_text(json.dumps(old))
+    with pytest.raises(MghError, match="holds results with pooling ata, asked for was mean: name another"):
+        score(model, pooling="mean")
+    assert content(tmp_path / "results", "STS17")["tasks"]["STS17"]["score"] == 0.5
+    assert score(model) == first
+    assert printed(capsys).count("is scored anew, since it does not say what it was made of") == 2
+    assert score(model) == first
+    assert "anew" not in printed(capsys)
+
+
+def test_results_under_other_settings_are_not_put_together(model: Path, score: Score, tmp_path: Path) -> None:
+    score(model)
+    path = tmp_path / "results" / "SICK-R.json"
+    changed = json.loads(path.read_text())
+    changed["settings"]["max_length"] = 7
+    path.write_text(json.dumps(changed))
     with pytest.raises(MghError, match="do not belong together: settings is"):
         score(model)
 
@@ -156,7 +165,7 @@ def test_what_a_result_says_of_itself(model: Path, score: Score, tmp_path: Path)
     assert made_of["settings"]["max_length"] == 128
     assert made_of["data"]["SICK-R"]["revision"].startswith("sha256:")
     assert made_of["prompts"]["SICK-R"] == found["tasks"]["SICK-R"]["prompts"]
-    assert {"mteb", "torch"} <= made_of["versions"].keys()
+    assert {"mteb", "scikit-learn", "tokenizers", "torch"} <= made_of["versions"].keys()
     paths = [tmp_path / "results" / f"{name}.json" for name in ("STS17", "SICK-R")]
     assert joined({path: EvaluationResult.read(path) for path in paths}).fingerprint["weights"]
 

@@ -230,7 +230,21 @@ def test_a_model_that_reads_no_instructions_reads_none_there_either(folders, tmp
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
     with pytest.warns(UserWarning, match="reads no instructions: 'Instruct: Find it"):
         told = theirs.encode(TEXTS, prompt="Instruct: Find it.\nQuery: ")
-    assert np.array_equal(told, ours.encode(TEXTS, instruction="Find it."))
+    assert np.array_equal(told, ours.encode(TEXTS))
+    with pytest.raises(MghError, match=r"use_instructions: false.* leave out the instruction 'Find it\.'"):
+        ours.encode(TEXTS, instruction="Find it.")
+
+
+def test_nan_is_an_error_there_too(folders, tmp_path):
+    Encoder.from_pretrained(folders["mistral"], device="cpu").save(tmp_path / "out")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
+    broken = "backbone.layers.1.mlp.up_proj.weight"
+    with torch.no_grad():
+        theirs[0].model.get_parameter(broken)[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=rf"NaN or infinity for 2 of 2 texts: its weight {broken} .*float32"):
+        theirs.encode(["a", "bb"])
+    features = theirs.tokenize(["a"])
+    assert theirs.train()(features)["sentence_embedding"].isnan().all()  # a trainer may skip such a step
 
 
 def test_a_default_prompt_that_was_set_there_is_ours_too(exported, tmp_path):

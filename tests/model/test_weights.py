@@ -88,6 +88,29 @@ def test_a_download_that_broke_off_is_no_model(hub_cache, held, missing):
     assert resolve_model("some/model") == snapshot
 
 
+def test_a_file_that_the_hub_listed_is_missed(hub_cache):
+    """Without its own files a model of sentence-transformers loads, and is another."""
+    commit, listed = "0" * 40, ["sentence_bert_config.json", "onnx/config.json", "consolidated.safetensors"]
+    held = ["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json"]
+    snapshot = hub_cache / "models--some--model" / "snapshots" / commit
+    (snapshot / "1_Pooling").mkdir(parents=True)
+    for name in held:
+        (snapshot / name).write_text(json.dumps(POOLED if name == "modules.json" else {}))
+    for name, content in {
+        "refs/main": commit,
+        f"trees/{commit}.json": json.dumps(
+            {"format_version": 1, "files": {name: {"size": 2, "blob_id": "0"} for name in held + listed}}
+        ),
+    }.items():
+        path = hub_cache / "models--some--model" / name
+        path.parent.mkdir()
+        path.write_text(content)
+    with pytest.raises(MghError, match=r"only a part of some/model: sentence_bert_config\.json is missing"):
+        resolve_model("some/model")
+    (snapshot / "sentence_bert_config.json").write_text("{}")
+    assert resolve_model("some/model") == snapshot  # what else is listed is nothing that is read
+
+
 @pytest.mark.usefixtures("hub_cache")
 @pytest.mark.parametrize("name", ["nobody/has-such-a-model", "not a name at all", "runs/no-such-run/export"])
 def test_a_name_that_nobody_knows_is_refused(name):

@@ -473,3 +473,59 @@ def test_two_scores_of_one_pair_contradict_each_other(tmp_path: Path):
     found, _, rejected = converted(write_jsonl(tmp_path / "sts.jsonl", rows), "sts")
     assert [(record.positive, negatives_of(record)) for record in found] == [("c", [("d", 2)])]
     assert sorted(refusals(rejected)) == [(1, "row"), (3, "row")]
+
+
+def test_two_scores_of_one_pair_contradict_each_other_in_either_order(tmp_path: Path):
+    rows = [
+        *(sts("a", "b", 5), sts("b", "a", 0), sts("a", "b", 0)),
+        *(sts("a", "c", 4.5), sts("c", "a", 4.5)),
+        *(sts("d", "e", 5), sts("e", "d", 5), sts("d", "e", 4)),
+    ]
+    found, _, rejected = converted(write_jsonl(tmp_path / "sts.jsonl", rows), "sts")
+    assert {(record.query, record.positive) for record in found} == {("a", "c"), ("c", "a")}
+    assert sorted(line for line, _ in refusals(rejected)) == [1, 2, 3, 6, 7, 8]
+    reasons = {refusal["line"]: refusal["reason"] for refusal in rejected}
+    assert reasons[2] == "line 1 has the same two texts as 5.0: neither counts"
+    assert reasons[7] == "line 8 has the same two texts as 4.0: neither counts"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_positive_that_another_row_has_as_a_negative_is_refused_there_too(tmp_path: Path, order: int):
+    rows = [
+        {"query": "q", "pos": ["p0"], "neg": ["n0", "n1"]},
+        {"query": "q", "pos": ["p1", "n1"], "neg": ["n2"]},
+        {"query": "q", "pos": ["p2"], "neg": ["n2"]},
+        {"query": "q", "pos": ["n1"], "neg": ["n3"], "prompt": "Find another"},
+        {"query": "other", "pos": ["n1"], "neg": ["p0"]},
+    ][::order]
+    path = write_jsonl(tmp_path / "mined.jsonl", rows)
+    found, summary, rejected = converted(path, "flagembedding", instruction=ASK)
+    kept = [("q", "p2"), ("q", "n1"), ("other", "n1")]
+    assert [(record.query, record.positive) for record in found] == kept[::order]
+    assert summary.report.reasons == {("row", "contradiction"): 2}
+    negative, positive = (1, 2) if order == 1 else (5, 4)
+    reasons = {refusal["line"]: refusal["reason"] for refusal in rejected}
+    assert reasons.keys() == {negative, positive}
+    assert f"line {positive} has as a positive of the same query what is a negative here" in reasons[negative]
+    assert f"line {negative} has as a negative of the same query what is a positive here" in reasons[positive]
+    with pytest.raises(MghError, match=r"field 'row': line \d has as a \w+ of the same query"):
+        convert(path, tmp_path / "stopped", "flagembedding", Settings(instruction=ASK), on_error="stop")
+    assert not (tmp_path / "stopped").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "keys"),
+    [
+        ("llm2vec", ("query", "positive", "negative")),
+        ("sentence-transformers", ("anchor", "positive", "negative_1")),
+    ],
+)
+def test_triples_in_two_files_may_contradict_each_other(tmp_path: Path, format: str, keys: tuple[str, ...]):
+    folder = tmp_path / "triples"
+    folder.mkdir()
+    for name, triples in {"a": [("a", "p", "n")], "b": [("a", "n", "m"), ("b", "p", "n")]}.items():
+        write_jsonl(folder / f"{name}.jsonl", [dict(zip(keys, each, strict=True)) for each in triples])
+    found, _, rejected = converted(folder, format, instruction=ASK)
+    assert [record.query for record in found] == ["b"]
+    assert [(Path(r["file"]).name, r["line"]) for r in rejected] == [("a.jsonl", 1), ("b.jsonl", 1)]
+    assert [Path(r["reason"].split(",")[0]).name for r in rejected] == ["b.jsonl", "a.jsonl"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mgh_ds.records.convert.settings import ForeignRow, Settings, make_record, parse_as
-from mgh_ds.records.reader import parse_rows
+from mgh_ds.records.convert.verdicts import parse_consistent_rows
 from mgh_ds.records.rows import ErrorReport, Row
 from mgh_ds.records.schema import Id, Record, Text
 
@@ -47,4 +47,4 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
             for number, positive in enumerate(given.pos)
         ]
 
-    return parse_rows(rows, parse, report)
+    return parse_consistent_rows(rows, parse, report)

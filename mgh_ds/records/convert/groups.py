@@ -1,20 +1,15 @@
-"""Groups the pairs of a file by their first text, wherever in the file they stand, in bounded memory.
-
-The pairs wait in a temporary SQLite database, which SQLite keeps on disk (in TMPDIR) and removes by itself.
-"""
+"""Groups the pairs of a file by their first text, wherever in the file they stand, in bounded memory: they
+wait in a temporary database."""
 
 import hashlib
 import itertools
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from pydantic import ValidationError
 
-from mgh_ds.common.errors import MghError
-from mgh_ds.records.rows import ErrorReport, Row, RowRefused
+from mgh_ds.records.convert.scratch import ScratchDatabase
+from mgh_ds.records.rows import ErrorReport, Row, RowRefused, contradiction
 from mgh_ds.records.schema import Record
 
 
@@ -28,34 +23,22 @@ class Pair:
     verdict: str | float
 
 
-class PairGroups:
+class PairGroups(ScratchDatabase):
     """Pairs in groups of one first text.
 
     Groups come in the order of a hash of that text, so neighbours are unrelated; within a group the pairs are
-    sorted by their second text. So nothing depends on the order of the file.
+    sorted by their second text. So nothing depends on the order of the file. Of `symmetric` pairs the two
+    texts may change places: what one row says of them must be what the other says.
     """
 
-    def __init__(self) -> None:
-        self._database = sqlite3.connect("")  # an empty name is SQLite's for a temporary file of its own
-        self._database.executescript(
+    def __init__(self, *, symmetric: bool = False) -> None:
+        self._symmetric = symmetric
+        super().__init__(
             """
-            PRAGMA journal_mode = OFF;
             CREATE TABLE pairs (key BLOB, file TEXT, line INT, raw BLOB, first TEXT, second TEXT, verdict);
             CREATE TABLE seen (digest BLOB PRIMARY KEY, pair INT, verdict) WITHOUT ROWID;
             """
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._database.close()
-        if isinstance(error, sqlite3.OperationalError):
-            raise MghError(
-                f"Grouping failed in the temporary folder: {error}. Set TMPDIR to a folder with more space."
-            ) from error
 
     def read(self, rows: Iterable[Row], parse: Callable[[Row], Pair], report: ErrorReport) -> None:
         """Takes in all rows. What `parse` refuses, or what was there before, is refused at once, and so are
@@ -87,32 +70,37 @@ class PairGroups:
 
     def _add(self, pair: Pair, report: ErrorReport) -> None:
         row, digest = pair.row, _digest(pair.first, pair.second)
-        known = self._database.execute("SELECT pair, verdict FROM seen WHERE digest = ?", [digest]).fetchone()
-        if known:
-            number, verdict = known
-            if number is None:
-                raise _contradiction("Earlier rows contradict each other about the same two texts")
-            if verdict == pair.verdict:
-                raise RowRefused("row", "duplicate_pair", "The same two texts occur in an earlier row")
-            self._withdraw(number, digest, pair, report)
+        swapped = _digest(pair.second, pair.first) if self._symmetric else digest
+        known = self._database.execute(
+            "SELECT pair, digest, verdict FROM seen WHERE digest IN (?, ?)", [digest, swapped]
+        ).fetchall()
+        if any(number is None for number, _, _ in known):
+            raise contradiction("Earlier rows contradict each other about the same two texts")
+        if any(verdict != pair.verdict for _, _, verdict in known):
+            self._withdraw({found: number for number, found, _ in known}, pair, report)
             return
+        if any(found == digest for _, found, _ in known):
+            raise RowRefused("row", "duplicate_pair", "The same two texts occur in an earlier row")
         number = self._database.execute(
             "INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)",
             [_digest(pair.first), row.file, row.line, row.raw, pair.first, pair.second, pair.verdict],
         ).lastrowid
         self._database.execute("INSERT INTO seen VALUES (?, ?, ?)", [digest, number, pair.verdict])
 
-    def _withdraw(self, number: int, digest: bytes, pair: Pair, report: ErrorReport) -> None:
-        """Refuses `pair` and the one it contradicts, which was taken in as `number`."""
-        file, line, raw, verdict = self._database.execute(
-            "SELECT file, line, raw, verdict FROM pairs WHERE rowid = ?", [number]
-        ).fetchone()
-        self._database.execute("DELETE FROM pairs WHERE rowid = ?", [number])
-        self._database.execute("UPDATE seen SET pair = NULL WHERE digest = ?", [digest])
-        earlier, later = Row(file, line, raw), pair.row
-        for row, other, said in ((later, earlier, verdict), (earlier, later, pair.verdict)):
-            where = f"line {other.line}" if later.file == earlier.file else f"{other.file}, line {other.line}"
-            report.refuse(row, _contradiction(f"{where} has the same two texts as {said!r}: neither counts"))
+    def _withdraw(self, known: dict[bytes, int], pair: Pair, report: ErrorReport) -> None:
+        """Refuses `pair` and those that it contradicts: by digest, the numbers that they were taken in as."""
+        earlier = []
+        for digest, number in known.items():
+            file, line, raw, verdict = self._database.execute(
+                "SELECT file, line, raw, verdict FROM pairs WHERE rowid = ?", [number]
+            ).fetchone()
+            earlier.append((Row(file, line, raw), verdict))
+            self._database.execute("DELETE FROM pairs WHERE rowid = ?", [number])
+            self._database.execute("UPDATE seen SET pair = NULL WHERE digest = ?", [digest])
+        later = (pair.row, pair.verdict)
+        for (row, _), (other, said) in [(later, earlier[0]), *((one, later) for one in earlier)]:
+            where = other.place(beside=row)
+            report.refuse(row, contradiction(f"{where} has the same two texts as {said!r}: neither counts"))
 
 
 def settle(group: Sequence[Pair], make: Callable[[], list[Record]], report: ErrorReport) -> list[Record]:
@@ -129,10 +117,6 @@ def settle(group: Sequence[Pair], make: Callable[[], list[Record]], report: Erro
     for pair in group:
         report.refuse(pair.row, refused)
     return []
-
-
-def _contradiction(reason: str) -> RowRefused:
-    return RowRefused("row", "contradiction", reason)
 
 
 def _digest(*texts: str) -> bytes:

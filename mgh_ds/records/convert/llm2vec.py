@@ -9,7 +9,7 @@ the others get the instruction of the settings, or of the registry for their dat
 from collections.abc import Iterable, Iterator
 
 from mgh_ds.records.convert.settings import ForeignRow, Settings, make_record, parse_as
-from mgh_ds.records.reader import parse_rows
+from mgh_ds.records.convert.verdicts import parse_consistent_rows
 from mgh_ds.records.rows import ErrorReport, Row
 from mgh_ds.records.schema import Id, Record, Text
 
@@ -42,7 +42,7 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
         )
         return [record]
 
-    return parse_rows(rows, parse, report)
+    return parse_consistent_rows(rows, parse, report)
 
 
 def _take_apart(text: str) -> tuple[str | None, str]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mgh_ds.records.convert.settings import ForeignRow, Settings, checked_text, make_record
-from mgh_ds.records.reader import parse_rows
+from mgh_ds.records.convert.verdicts import parse_consistent_rows
 from mgh_ds.records.rows import ErrorReport, Row
 from mgh_ds.records.schema import Id, Record, Text
 
@@ -44,4 +44,4 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
         )
         return [record]
 
-    return parse_rows(rows, parse, report)
+    return parse_consistent_rows(rows, parse, report)

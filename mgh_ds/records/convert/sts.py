@@ -5,7 +5,8 @@ pair of score 4 or more (the STS guidelines call 4 "mostly equivalent") makes a 
 positive; the sentences with lower scores are its negatives. [0, 4) is cut into as many bands of one width as
 there are levels: with four, [3, 4) is level 4 and [0, 1) level 1.
 
-A sentence1 whose best pair stays below 4 has no positive: its rows are refused.
+A sentence1 whose best pair stays below 4 has no positive: its rows are refused. So are rows that give the
+same two sentences different scores, in whichever order they name them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,7 +39,7 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
         given = parse_as(StsRow, row, report)
         return Pair(row, given.sentence1, given.sentence2, given.score)
 
-    with PairGroups() as groups:
+    with PairGroups(symmetric=True) as groups:
         groups.read(rows, parse, report)
         scale = 5.0 if groups.highest_verdict() <= 1 else 1.0
         for group in groups:
