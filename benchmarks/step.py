@@ -13,10 +13,10 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from mgh_ds.model.pooling import Pooling
 METHODS: tuple[PoolingMethod, PoolingMethod] = ("ata", "mean")
 TARGET_PERCENT = 1.0
 TEMPERATURE = 0.02
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,11 @@ def measure(sizes: Sizes, device: torch.device, *, rounds: int = 15, warm_up: in
     }
     adapters = [weight for weight in backbone.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(adapters, lr=1e-5, fused=device.type == "cuda")
-    steps = {method: _step(model, batch, optimizer) for method, model in models.items()}
+    steps = {method: training_step(model, batch, optimizer) for method, model in models.items()}
     for _ in range(warm_up):
         for step in steps.values():
             step()
-    times = _take_turns(steps, device, rounds)
+    times = take_turns(steps, device, rounds)
     peaks = {method: _peak_mib(step, device) for method, step in steps.items()}
     return _rows(times, peaks, batch, attention_of(models["ata"], batch))
 
@@ -161,7 +163,9 @@ def attention_of(model: EmbeddingModel, batch: PackedBatch) -> str:
     return ", ".join(sorted({layer.backend for layer in collector.by_layer.values()}))
 
 
-def _step(model: EmbeddingModel, batch: PackedBatch, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+def training_step(
+    model: EmbeddingModel, batch: PackedBatch, optimizer: torch.optim.Optimizer
+) -> Callable[[], None]:
     """A whole training step: forward, loss, backward, update."""
 
     def step() -> None:
@@ -175,18 +179,18 @@ def _step(model: EmbeddingModel, batch: PackedBatch, optimizer: torch.optim.Opti
     return step
 
 
-def _take_turns(
-    steps: dict[PoolingMethod, Callable[[], None]], device: torch.device, rounds: int
-) -> dict[PoolingMethod, list[float]]:
-    """Milliseconds of each step in each round."""
-    times: dict[PoolingMethod, list[float]] = {method: [] for method in steps}
+def take_turns(
+    steps: Mapping[Name, Callable[[], None]], device: torch.device, rounds: int
+) -> dict[Name, list[float]]:
+    """Milliseconds of each step in each round; every other round goes backwards."""
+    times: dict[Name, list[float]] = {name: [] for name in steps}
     for i in tqdm(range(rounds), unit="round"):
-        for method in METHODS if i % 2 == 0 else METHODS[::-1]:
+        for name in list(steps)[:: 1 if i % 2 == 0 else -1]:
             _wait(device)
             started = time.perf_counter()
-            steps[method]()
+            steps[name]()
             _wait(device)
-            times[method].append(1e3 * (time.perf_counter() - started))
+            times[name].append(1e3 * (time.perf_counter() - started))
     return times
 
 

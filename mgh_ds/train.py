@@ -63,9 +63,10 @@ def run(arguments: Sequence[str]) -> ExitCode:
     config = load_config(RunConfig, arguments)
     check_extras(config)
 
-    from mgh_ds.distributed.group import on_main, process_group
+    from mgh_ds.distributed.group import device, on_main, process_group
     from mgh_ds.distributed.signals import StopRequest
     from mgh_ds.distributed.watchdog import Watchdog
+    from mgh_ds.model.precision import settle
     from mgh_ds.scoring import Scoring
     from mgh_ds.training.engine import engine_settings
     from mgh_ds.training.run_folder import RunFolder
@@ -74,6 +75,9 @@ def run(arguments: Sequence[str]) -> ExitCode:
     engine_settings(config.model, config.training)  # what is wrong there is said before a model is loaded
     folder = RunFolder(config.path)
     with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
+        # Rank 0 decides for all, and the run's folder and checkpoints remember it.
+        dtype = on_main(lambda: settle(config.model.dtype, device()))
+        config = config.replace(model=config.model.replace(dtype=dtype))
         trainer = Trainer(config, folder, Scoring(config))
         if not trainer.train(stop):
             return ExitCode.STOPPED

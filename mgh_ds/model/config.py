@@ -15,6 +15,7 @@ else:  # mypy cannot read the names out of a table
 ColumnTransform = Literal["identity", "log1p", "sqrt", "softmax", "visible_mean"]
 SinkTreatment = Literal["keep", "first", "clip"]
 DType = Literal["float32", "bfloat16", "float16"]
+DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 
 INSTRUCTION_TEMPLATE = "Instruct: {instruction}\nQuery: {text}"
 
@@ -93,8 +94,9 @@ class ModelConfig(Settings):
     BERT are bidirectional in any case."""
     max_length: int = Field(default=512, gt=0)
     """Longest input in tokens, instruction and special tokens included."""
-    dtype: DType = "float32"
-    """Precision of the backbone's weights."""
+    dtype: DTypeChoice = "float32"
+    """Precision of the backbone's weights. auto: bfloat16 where the device has units for it (GPUs from Ampere
+    on, CPUs with AMX or AVX-512 BF16), float32 elsewhere; the run's own config.yaml says which."""
     instruction_template: str = INSTRUCTION_TEMPLATE
     """How an instruction and a text are joined; must end with `{text}`."""
     use_instructions: bool = True

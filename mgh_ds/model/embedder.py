@@ -13,6 +13,7 @@ from mgh_ds.model.backbone import check_length, first_position, load_backbone, l
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import DType, LoraConfig, ModelConfig
 from mgh_ds.model.pooling import Pooling
+from mgh_ds.model.precision import default_device, settle
 from mgh_ds.model.settings import Settings
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
@@ -90,7 +91,7 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
     model, tokenizer = load_model(
         resolve_model(config.name_or_path),
         settings,
-        config.dtype,
+        settle(config.dtype, default_device()),
         padding_free=config.padding_free,
         num_layers=config.num_layers,
     )

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
-from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod, SinkTreatment
+from mgh_ds.model.config import ColumnTransform, DTypeChoice, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import export
+from mgh_ds.model.precision import default_device, settle
 from mgh_ds.model.settings import Settings, read_settings
 from mgh_ds.model.token_weights import POOLINGS
 from mgh_ds.model.tokens import Tokenizer
@@ -57,7 +58,7 @@ class Encoder:
         include_instruction: bool | None = None,
         bidirectional: bool | None = None,
         max_length: int | None = None,
-        dtype: DType = "float32",
+        dtype: DTypeChoice = "float32",
         device: str | torch.device | None = None,
         instruction_template: str | None = None,
         padding_free: bool = True,
@@ -73,8 +74,8 @@ class Encoder:
         Raises MghError if the model cannot be found, is of an unknown type, holds what mgh-ds does not apply,
         or does not fit the options.
         """
-        if dtype not in get_args(DType):
-            raise MghError(f"dtype must be one of {', '.join(get_args(DType))}, found {dtype!r}")
+        if dtype not in get_args(DTypeChoice):
+            raise MghError(f"dtype must be one of {', '.join(get_args(DTypeChoice))}, found {dtype!r}")
         if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
             raise MghError(f"max_length must be a whole number of 1 or more, found {max_length!r}")
         folder = resolve_model(str(name_or_path))
@@ -97,12 +98,13 @@ class Encoder:
         )
         if clip_multiple is not None and settings.pooling.sink != "clip":
             raise MghError(f"clip_multiple is for sink clip, but sink is {settings.pooling.sink}")
-        model, tokenizer = load_model(folder, settings, dtype, padding_free=padding_free)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
+            device = torch.device(device or default_device())
+            chosen = settle(dtype, device)
+            model, tokenizer = load_model(folder, settings, chosen, padding_free=padding_free)
             return cls(model.to(device), tokenizer, str(name_or_path))
         except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
-            raise MghError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+            raise MghError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
 
     @property
     def dim(self) -> int:

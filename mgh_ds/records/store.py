@@ -344,7 +344,7 @@ def is_store(path: Path) -> bool:
 
 def open_or_convert(path: str | Path, cache_folder: Path) -> Store:
     """The store at `path`; an MGH JSONL file is converted first, into a folder of `cache_folder`.
-    `sample:train` and `sample:held_out` name the files that ship in the package.
+    `sample:train` and `mgh:held_out`, say, name files that ship in the package.
 
     That folder is named by the file's content: a changed file gets a new store, an unchanged one is converted
     once. Let one process convert before others ask.

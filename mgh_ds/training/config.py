@@ -25,7 +25,7 @@ class DataConfig(Settings):
 
     train: list[str]
     """Stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
-    `sample:train` and `sample:held_out` name the bundled records."""
+    `sample:train`, `sample:held_out`, `mgh:train` and `mgh:held_out` name the bundled records."""
     held_out: str | None = None
     """The same kind of path; scored before and after training, and in between where `evaluation.every` says.
     null: no records are scored."""

@@ -32,7 +32,8 @@ def test_a_step_trains_the_adapters_alone():
     model = step.EmbeddingModel(backbone, step.Pooling(step.PoolingConfig(method="ata"))).train()
     before = {name: weight.detach().clone() for name, weight in backbone.named_parameters()}
     adapters = [weight for weight in backbone.parameters() if weight.requires_grad]
-    update = step._step(model, step.make_batch(step.TINY, CPU), torch.optim.AdamW(adapters, lr=1e-2))
+    optimizer = torch.optim.AdamW(adapters, lr=1e-2)
+    update = step.training_step(model, step.make_batch(step.TINY, CPU), optimizer)
     update()
     changed = {name for name, weight in backbone.named_parameters() if not torch.equal(weight, before[name])}
     assert changed

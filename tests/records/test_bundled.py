@@ -9,27 +9,31 @@ from mgh_ds.records import bundled
 from mgh_ds.records.store import open_or_convert
 
 
-@pytest.mark.parametrize(("name", "records"), [("train", 360), ("held_out", 108)])
-def test_the_sample_is_found_from_any_folder(
+@pytest.mark.parametrize(("name", "records"), [("sample:train", 360), ("mgh:held_out", 132)])
+def test_bundled_records_are_found_from_any_folder(
     name: str, records: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = open_or_convert(f"sample:{name}", tmp_path / "cache")
+    store = open_or_convert(name, tmp_path / "cache")
     assert len(store) == records
-    by_path = open_or_convert(bundled.FOLDER / f"{name}.jsonl", tmp_path / "cache")
+    by_path = open_or_convert(bundled.HERE / (name.replace(":", "/") + ".jsonl"), tmp_path / "cache")
     assert by_path.path == store.path, "a name and its file are the same store"
 
 
 def test_other_paths_stay_as_they_are() -> None:
     assert bundled.resolve("data/nli") == Path("data/nli")
     assert bundled.resolve(Path("sample/train.jsonl")) == Path("sample/train.jsonl")
+    assert bundled.resolve("mgh") == Path("mgh")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("trian", "did you mean `sample:train`?"), ("xyz", "sample:xyz. Known: sample:held_out")],
+    [
+        ("sample:trian", "did you mean `sample:train`? Known: sample:held_out, sample:train"),
+        ("mgh:xyz", "called mgh:xyz. Known: mgh:held_out, mgh:train"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(MghError, match="Known: sample:held_out, sample:train") as refused:
-        open_or_convert(f"sample:{name}", tmp_path)
+    with pytest.raises(MghError, match="no bundled records") as refused:
+        open_or_convert(name, tmp_path)
     assert said in str(refused.value)

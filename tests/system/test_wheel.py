@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mgh_ds.distributed.group import free_port
 from tests.evaluation.conftest import PAIRS, write_jsonl
@@ -146,11 +147,15 @@ def test_a_run_is_scored_reported_and_exported(run: Run, trained: Path, user: Pa
 
 
 def test_a_grid_is_trained_and_scored(run: Run, user: Path) -> None:
-    tiny = ["--model.name_or_path", "tiny-random/bert", "--data.train", "[sample:train]", *SMALL]
+    model = ["--model.name_or_path", "tiny-random/bert", "--model.dtype", "auto"]
+    tiny = [*model, "--data.train", "[sample:train]", *SMALL]
     grid = ["--seeds", "1", "--tasks", "STS17", "--data-dir", data_dir(user), "--output", "grid"]
     said = run("mgh-ds", "ablate", "ablation-random", *grid, *tiny)
     assert "| random | 6 | 1 |" in said
-    assert (user / "grid" / "ablation-random-ata-0" / "export" / "model.safetensors").is_file()
+    trained = user / "grid" / "ablation-random-ata-0"
+    assert (trained / "export" / "model.safetensors").is_file()
+    settled = yaml.safe_load((trained / "config.yaml").read_text())["model"]["dtype"]
+    assert settled in ("bfloat16", "float32"), "what auto chose is on record"
 
 
 def test_records_are_written_by_the_scripted_engine(run: Run, user: Path) -> None:
