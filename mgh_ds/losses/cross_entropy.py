@@ -57,7 +57,10 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return None if gradient is None else gradient * of_total.to(gradient.dtype), None, None
+        if gradient is None:
+            return None, None, None
+        # The factor is small and exact to float32, which in half precision would be off for all states alike.
+        return (gradient.to(of_total.dtype) * of_total).to(gradient.dtype), None, None
 
 
 def _chunk(

@@ -41,8 +41,12 @@ class EmbeddingModel(nn.Module):
         """Length of an embedding."""
         return self.backbone.config.hidden_size
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """Embeddings `[S, dim]`, fp32, of unit length. Raises MghError for a batch without texts."""
+    def forward(self, batch: TokenBatch, places: Tensor | None = None) -> Tensor:
+        """Embeddings `[S, dim]`, fp32, of unit length; or with `places`, int64 `[p]`, which count tokens
+        through the batch's rows, the states `[p, dim]` of these tokens, in the backbone's precision. Raises
+        MghError for a batch without texts."""
+        if places is not None:
+            return self._run(batch, None).flatten(0, -2)[places]
         hidden, collector = self.states(batch)
         return nn.functional.normalize(self.pooling(hidden, batch, collector), dim=-1)
 
@@ -54,17 +58,20 @@ class EmbeddingModel(nn.Module):
     def states(self, batch: TokenBatch) -> tuple[Tensor, ColumnSumCollector | None]:
         """Token states `[B, N, dim]` or `[T, dim]` of the last layer and, for ATA, the column sums of its
         layers. Raises MghError for attention dropout and reentrant activation checkpointing."""
-        if batch.texts == 0:
-            raise MghError("the batch holds no texts: call the model with one at least")
         collector = None
         if self.pooling.reads_attention:
             collector = ColumnSumCollector(self.layers, batch.token_mask)
+        return self._run(batch, collector), collector
+
+    def _run(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
+        if batch.texts == 0:
+            raise MghError("the batch holds no texts: call the model with one at least")
         inputs = batch.backbone_inputs(first_position(self.backbone.config))
         try:
             output = self.backbone(**inputs, use_cache=False, column_sums=collector)
         except UnsupportedAttention as error:
             raise MghError(str(error)) from error
-        return output.last_hidden_state.view(*batch.input_ids.shape, -1), collector
+        return output.last_hidden_state.view(*batch.input_ids.shape, -1)
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:

@@ -15,6 +15,7 @@ from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.evaluations import best_step, evaluation_lines, label_of
+from mgh_ds.training.objectives import MntpSettings
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable, weight_shapes
 from mgh_ds.training.tensor_file import open_file
@@ -121,7 +122,7 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling,",
         f"trained by mgh-ds for {choice.step} of {training.steps} steps ({choice.words})",
         f"with global batches of {training.global_batch} records,",
-        f"curriculum {_curriculum(config)}, loss {_loss(config)}.",
+        f"{_objective(config)}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
@@ -135,6 +136,16 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         *_score_lines(RunFolder(run), choice.step, training.steps),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _objective(config: RunConfig) -> str:
+    objective = config.training.objective
+    if isinstance(objective, MntpSettings):
+        return (
+            f"by masked next-token prediction of {100 * objective.mask_share:g} % of the tokens: adapted to "
+            "attention in both directions, and meant to be trained on for embeddings"
+        )
+    return f"curriculum {_curriculum(config)}, loss {_loss(config)}"
 
 
 def _curriculum(config: RunConfig) -> str:

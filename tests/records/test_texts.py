@@ -53,7 +53,7 @@ def test_rows_records_and_stores(tmp_path: Path) -> None:
     for source in (path, tmp_path / "store"):
         found = texts(open_texts(source, tmp_path / "cache", parts=["positive", "negatives"]))
         expected = [[each.positive, *(negative.text for negative in each.negatives)] for each in records]
-        assert found == sum(expected, [])
+        assert found == [text for some in expected for text in some]
         assert len(open_texts(source, tmp_path / "cache", parts=["query"])) == 2
     assert len(open_texts("sample:held_out", tmp_path / "cache")) > 108
 
