@@ -1,5 +1,6 @@
 """The trainable model: backbone, adapters and pooling in one module."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.model.adapters import Adapter, merge
 from mgh_ds.model.backbone import check_length, first_position, load_backbone, longest_input
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import DType, LoraConfig, ModelConfig
@@ -74,12 +76,18 @@ class EmbeddingModel(nn.Module):
         return output.last_hidden_state.view(*batch.input_ids.shape, -1)
 
 
-def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
+def build_model(
+    config: ModelConfig, seed: int = 0, adapters: Sequence[Adapter] = ()
+) -> tuple[EmbeddingModel, Tokenizer]:
     """The model that `config` describes, on the CPU and in evaluation mode, and its tokenizer.
 
-    With `config.lora` only the adapters are trainable; their first weights depend on `seed` alone. Raises
-    MghError for a model that cannot be found or is of an unknown type, and for adapters that do not fit it.
+    `adapters` are those that `config.adapters` names, read by whoever knows runs; they are merged into the
+    backbone. With `config.lora` only new ones are trainable; their first weights depend on `seed` alone.
+    Raises MghError for a model that cannot be found or is of an unknown type, and for adapters that do not
+    fit it.
     """
+    if [adapter.name for adapter in adapters] != config.adapters:
+        raise ValueError(f"model.adapters are {config.adapters}, but others were given to be merged")
     settings = Settings(
         pooling=config.pooling,
         bidirectional=config.bidirectional,
@@ -94,6 +102,8 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
         padding_free=config.padding_free,
         num_layers=config.num_layers,
     )
+    for adapter in adapters:
+        merge(model.backbone, adapter)
     if config.activation_checkpointing:
         # The reentrant kind loses the gradient through the column sums.
         model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -29,11 +29,12 @@ from mgh_ds.distributed.group import (
 )
 from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.distributed.sums import Sums
-from mgh_ds.model.embedder import build_model
-from mgh_ds.model.fingerprint import Fingerprint, fingerprint
+from mgh_ds.model.config import ModelConfig
+from mgh_ds.model.fingerprint import Fingerprint
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
+from mgh_ds.training.adapters import base_fingerprint, build_run_model
 from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
@@ -79,14 +80,14 @@ class Trainer:
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
         self.evaluations = Evaluations(config, folder, self.held_out, scorer)
-        self.backbone = backbone_of_all(config.model.name_or_path)
+        self.backbone = backbone_of_all(config.model)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
             if is_main() and (words := checkpoint.lacks_backbone(*self.checkpoint)):
                 print(words)
             self.evaluations.check(self.checkpoint[1]["step"])
         self.objective = make_objective(config)
-        self.model, self.tokenizer = build_model(config.model, seed=config.seed)
+        self.model, self.tokenizer = build_run_model(config.model, seed=config.seed)
         # The prefetching thread is at work with the other, which is not made for two.
         self.own_tokenizer = copy.deepcopy(self.tokenizer)
         self.engine = make_engine(self.model, config.model, training)
@@ -289,6 +290,7 @@ class Trainer:
             del config[name]
         for name in FREE_TRAINING_KEYS:
             del config["training"][name]
+        del config["model"]["adapters"]  # their weights stand in the backbone's fingerprint
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
         return {
@@ -370,14 +372,14 @@ def _opened(open_data: Callable[..., Store], *arguments: Any) -> Store:
     return Store.open(on_main(prepare))
 
 
-def backbone_of_all(name_or_path: str) -> Fingerprint:
-    """The backbone's fingerprint. Raises MghError on every rank if another machine than rank 0's would load
-    other files under the same name."""
-    first, *others = on_each_machine(lambda: fingerprint(name_or_path))
+def backbone_of_all(config: ModelConfig) -> Fingerprint:
+    """The fingerprint of the backbone with its adapters. Raises MghError on every rank if another machine
+    than rank 0's would load other files under the same name."""
+    first, *others = on_each_machine(lambda: base_fingerprint(config))
     for other in others:
         if found := differences(first, other):
             raise MghError(
-                f"model.name_or_path {name_or_path} is not the same on all machines; differing: "
+                f"model.name_or_path {config.name_or_path} is not the same on all machines; differing: "
                 f"{'; '.join(map(str, found))}"
             )
     return first
