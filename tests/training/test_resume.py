@@ -339,7 +339,7 @@ def test_another_backbone_under_the_same_name_is_refused(
 
     make_tiny_model("mistral", tmp_path / "other", seed=2)
     shutil.copy(tmp_path / "other" / "model.safetensors", weights)
-    monkeypatch.setattr(trainer, "build_model", stop)  # a start that is not refused comes to here
+    monkeypatch.setattr(trainer, "build_run_model", stop)  # a start that is not refused comes to here
     monkeypatch.setattr(RunFolder, "hold", lambda _: None)  # errors keep what failed, and so its lock, alive
     with pytest.raises(MghError) as refused:
         trainer.Trainer(config, RunFolder(config.path))
