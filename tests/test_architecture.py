@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "common": set(),
     "records": set(),
     "audit": {"records"},
-    "synthesis": {"records", "audit"},
+    "synthesis": {"records", "audit", "model"},
     "curriculum": {"records"},
     "model": {"records"},
     "distributed": set(),

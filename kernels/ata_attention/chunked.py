@@ -7,6 +7,10 @@ simply computes the block again. All arithmetic is in fp32 (fp64 for fp64 input)
     dP_ij = dout_i·v_j + dc_j     D_i = Σ_j P_ij dP_ij           dS_ij = P_ij (dP_ij − D_i)
     dq_i = scale·Σ_j dS_ij k_j    dk_j = scale·Σ_i dS_ij q_i     dv_j = Σ_i P_ij dout_i
 
+With a soft cap (Gemma 2, arXiv 2408.00118, section 2) S is the capped score, and its slope meets dS:
+
+    S_ij = cap·tanh(scale·q_i·k_j / cap)          dS_ij = P_ij (dP_ij − D_i) (1 − (S_ij / cap)²)
+
 The rows of P sum to one, so a constant added to `dc` changes nothing in exact arithmetic; `dc` is centred
 first, which keeps `dP − D` small in floating point.
 
@@ -34,14 +38,28 @@ LIMITED_ROWS = 128
 HIDDEN = -1e30
 
 
+class Scores(NamedTuple):
+    """How a pair's score comes about: `scale·q·k`, then the soft cap if there is one, then who sees whom."""
+
+    scale: float
+    softcap: float | None
+    visibility: Visibility
+
+
 def padded(
-    q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_padding_mask: Tensor | None,
+    scale: float,
+    visibility: Visibility,
+    softcap: float | None = None,
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
     # Worth checking where that does not wait for the device.
     if key_padding_mask is not None and not key_padding_mask.is_cuda and bool(key_padding_mask.all()):
         key_padding_mask = None
-    return _ChunkedAttention.apply(q, k, v, key_padding_mask, scale, visibility)
+    return _ChunkedAttention.apply(q, k, v, key_padding_mask, Scores(scale, softcap, visibility))
 
 
 def packed(
@@ -52,12 +70,13 @@ def packed(
     _max_seqlen: int | None,
     scale: float,
     visibility: Visibility,
+    softcap: float | None = None,
 ) -> Result:
     """Arguments and results as in `ata_attention`, packed layout: one sequence after another."""
     lengths = cu_seqlens.diff().tolist() or [0]
     # Split, not sliced: its backward joins the parts once instead of padding each of them to the full length.
     sequences = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)), strict=True)
-    parts = [padded(q, k, v, None, scale, visibility) for q, k, v in sequences]
+    parts = [padded(q, k, v, None, scale, visibility, softcap) for q, k, v in sequences]
     out, lse, column_sums = (
         torch.cat([x[0].transpose(0, 1) for x in kind]) for kind in zip(*parts, strict=True)
     )
@@ -68,19 +87,17 @@ class _ChunkedAttention(torch.autograd.Function):
     """Rows of padded queries are computed like any other from q = 0 and left out of every sum and result."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, scale: float, visibility: Visibility
-    ) -> Result:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, kind: Scores) -> Result:
         token_UN = None if tokens is None else tokens.repeat_interleave(k.shape[1], dim=0)
         q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
         dtype = torch.promote_types(q.dtype, torch.float32)
         out_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
         lse_UGN = torch.empty(q_UGND.shape[:3], dtype=dtype, device=q.device)
         sums_UGN = torch.zeros_like(lse_UGN)
-        for block in _blocks(q_UGND.shape, visibility, q.device):
+        for block in _blocks(q_UGND.shape, kind.visibility, q.device):
             u, rows, keys = block
             queries = _rows(q_UGND, token_UN, block)
-            scores = _scores(queries, k_UND, token_UN, scale, visibility, block)
+            scores = _scores(queries, k_UND, token_UN, kind, block)
             weights = scores.softmax(-1)
             # S = lse + log P for every pair; at the row's maximum P is not small and its logarithm accurate.
             lse_UGN[u, :, rows] = scores.amax(-1) - weights.amax(-1).log()
@@ -91,7 +108,7 @@ class _ChunkedAttention(torch.autograd.Function):
             out.masked_fill_(~tokens[:, None, :, None], 0.0)
             lse.masked_fill_(~tokens[:, None], float("inf"))
         ctx.save_for_backward(q, k, v, tokens, token_UN, sums)
-        ctx.scale, ctx.visibility, ctx.device_type = scale, visibility, q.device.type
+        ctx.kind, ctx.device_type = kind, q.device.type
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)
         return out, lse, sums
@@ -102,15 +119,16 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if d_out is None and d_sums is None:
-            return (None,) * 6
+            return (None,) * 5
         # The backward pass may have been started under autocast.
         with torch.autocast(ctx.device_type, enabled=False):
-            return *_gradients(ctx, d_out, d_sums), None, None, None
+            return *_gradients(ctx, d_out, d_sums), None, None
 
 
 def _gradients(ctx: Any, d_out: Tensor | None, d_sums: Tensor | None) -> Result:
     """Those of q, k and v; at least one of the arguments is there."""
     q, k, v, tokens, token_UN, sums = ctx.saved_tensors
+    kind: Scores = ctx.kind
     d_out = torch.zeros_like(q) if d_out is None else d_out
     q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
     dtype = sums.dtype
@@ -118,21 +136,24 @@ def _gradients(ctx: Any, d_out: Tensor | None, d_sums: Tensor | None) -> Result:
     dout_UGND = d_out.reshape(q_UGND.shape)
     dq_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
     dk_UND, dv_UND = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (k_UND, v_UND))
-    for block in _blocks(q_UGND.shape, ctx.visibility, q.device):
+    for block in _blocks(q_UGND.shape, kind.visibility, q.device):
         u, rows, keys = block
         queries, d_rows = _rows(q_UGND, token_UN, block), _rows(dout_UGND, token_UN, block)
-        weights = _scores(queries, k_UND, token_UN, ctx.scale, ctx.visibility, block).softmax(-1)
+        scores = _scores(queries, k_UND, token_UN, kind, block)
+        weights = scores.softmax(-1)
         dv_UND[u, keys] += _outer(weights, d_rows)
         d_weights = _matmul(d_rows, v_UND[u, keys].to(dtype).mT)
         if dc_UGN is not None:
             d_weights += dc_UGN[u, :, None, keys]
         # dS from dP and P in one fused pass: the kernel that autograd itself runs for softmax.
         d_scores = torch._softmax_backward_data(d_weights, weights, -1, dtype)
-        dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(ctx.scale)
+        if kind.softcap is not None:
+            d_scores *= _slope(scores, kind.softcap)
+        dq_UGND[u, :, rows] = _matmul(d_scores, k_UND[u, keys].to(dtype)).mul_(kind.scale)
         dk_UND[u, keys] += _outer(d_scores, queries)
     if tokens is not None:
         dq_UGND.view(q.shape).masked_fill_(~tokens[:, None, :, None], 0.0)
-    d_k = dk_UND.mul_(ctx.scale).to(k.dtype).view(k.shape)
+    d_k = dk_UND.mul_(kind.scale).to(k.dtype).view(k.shape)
     return dq_UGND.view(q.shape), d_k, dv_UND.to(v.dtype).view(v.shape)
 
 
@@ -176,20 +197,26 @@ def _scores(
     queries: Tensor,
     k_UND: Tensor,
     token_UN: Tensor | None,
-    scale: float,
-    visibility: Visibility,
+    kind: Scores,
     block: _Block,
 ) -> Tensor:
     """S of a block, `[u, G, rows, keys]`, hidden where the query does not see the key."""
     u, rows, keys = block
-    scores = _matmul(queries * scale, k_UND[u, keys].to(queries.dtype).mT)
+    scores = _matmul(queries * kind.scale, k_UND[u, keys].to(queries.dtype).mT)
+    if kind.softcap is not None:
+        scores.div_(kind.softcap).tanh_().mul_(kind.softcap)
     if token_UN is not None:
         bias = torch.zeros(token_UN[u, keys].shape, dtype=scores.dtype, device=scores.device)
         scores += bias.masked_fill_(~token_UN[u, keys], HIDDEN)[:, None, None]
-    for edge in visibility.edges(rows, keys):
-        hidden = ~visibility.mask(rows, edge, scores.device)
+    for edge in kind.visibility.edges(rows, keys):
+        hidden = ~kind.visibility.mask(rows, edge, scores.device)
         scores[..., edge.start - keys.start : edge.stop - keys.start].masked_fill_(hidden, HIDDEN)
     return scores
+
+
+def _slope(scores: Tensor, softcap: float) -> Tensor:
+    """`1 − (S / cap)²`, the derivative of a capped score; 0 for hidden ones, whose square overflows."""
+    return scores.div(softcap).square_().neg_().add_(1.0).clamp_min_(0.0)
 
 
 def _column_sums(weights: Tensor, token_UN: Tensor | None, block: _Block) -> Tensor:

@@ -35,6 +35,7 @@ def ata_attention(
     *,
     causal: bool = False,
     scale: float | None = None,
+    softcap: float | None = None,
     window: int | Window | None = None,
     key_padding_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
@@ -54,11 +55,12 @@ def ata_attention(
       sequences have a faster path. On a GPU the values of both are trusted: checking them would wait for
       the device.
 
-    Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `window = (left,
-    right)` query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys after
-    `i`. `backend` is "triton" (kernels for NVIDIA GPUs of compute capability 8.0 or more: bf16, fp16, fp32,
-    head dimensions up to 256), "chunked" (any device, O(n) memory), "reference" (the whole matrix), or
-    "auto": triton where it can, else chunked, with a warning if that is on a GPU.
+    Query head `h` uses key head `h // (Hq / Hkv)`. `scale` defaults to `D ** -0.5`. With `softcap` a
+    score `s` becomes `softcap * tanh(s / softcap)`, as in Gemma 2, before keys are hidden. With `window =
+    (left, right)` query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys
+    after `i`. `backend` is "triton" (kernels for NVIDIA GPUs of compute capability 8.0 or more: bf16, fp16,
+    fp32, head dimensions up to 256, no soft cap), "chunked" (any device, O(n) memory), "reference" (the whole
+    matrix), or "auto": triton where it can, else chunked, with a warning if that is on a GPU.
 
     Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
     fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each
@@ -69,6 +71,8 @@ def ata_attention(
     """
     _check_tensors(q, k, v, layout="[B, H, N, D] (padded)" if cu_seqlens is None else "[T, H, D] (packed)")
     _check_window(window)
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap!r}; expected a number above 0, or None for no cap")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     visibility = Visibility.of(causal, window)
     if cu_seqlens is None:
@@ -83,14 +87,15 @@ def ata_attention(
                 "key_padding_mask and cu_seqlens belong to two different layouts: pass one of them"
             )
         _check_lengths(cu_seqlens, max_seqlen, q)
-    chosen = _chosen(backend, q.device, q.dtype, _unfit(q, scale))
+    chosen = _chosen(backend, q.device, q.dtype, _unfit(q, scale, softcap))
     run = _module(chosen)
+    cap = {} if softcap is None else {"softcap": softcap}  # the Triton kernels have no such argument
     # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
     with torch.autocast(q.device.type, enabled=False):
         if cu_seqlens is None:
-            out, lse, column_sums = run.padded(q, k, v, key_padding_mask, scale, visibility)
+            out, lse, column_sums = run.padded(q, k, v, key_padding_mask, scale, visibility, **cap)
         else:
-            out, lse, column_sums = run.packed(q, k, v, cu_seqlens, max_seqlen, scale, visibility)
+            out, lse, column_sums = run.packed(q, k, v, cu_seqlens, max_seqlen, scale, visibility, **cap)
     return AtaOutput(out, lse, column_sums, chosen)
 
 
@@ -114,8 +119,10 @@ def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: s
 _chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _unfit(q: Tensor, scale: float) -> str | None:
-    """What the Triton kernels cannot take about sizes, which in a compiled graph may be symbols."""
+def _unfit(q: Tensor, scale: float, softcap: float | None) -> str | None:
+    """What the Triton kernels cannot take, whatever the device; sizes may be symbols in a compiled graph."""
+    if softcap is not None:
+        return "the Triton kernels do not cap scores"
     if q.shape[-1] > LARGEST_HEAD_DIM:
         return f"the head dimension is above {LARGEST_HEAD_DIM}, the Triton kernels' largest"
     if not SCALES[0] < scale < SCALES[1]:

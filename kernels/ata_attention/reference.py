@@ -13,14 +13,20 @@ Result = tuple[Tensor, Tensor, Tensor]
 
 
 def padded(
-    q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_padding_mask: Tensor | None,
+    scale: float,
+    visibility: Visibility,
+    softcap: float | None = None,
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
     everything = slice(0, q.shape[2])
     visible = visibility.mask(everything, everything, q.device)[None, None]
     if key_padding_mask is not None:
         visible = visible & key_padding_mask[:, None, None, :] & key_padding_mask[:, None, :, None]
-    return _attention(q, k, v, visible, scale)
+    return _attention(q, k, v, visible, scale, softcap)
 
 
 def packed(
@@ -31,6 +37,7 @@ def packed(
     _max_seqlen: int | None,
     scale: float,
     visibility: Visibility,
+    softcap: float | None = None,
 ) -> Result:
     """Arguments and results as in `ata_attention`, packed layout: a block-diagonal matrix of all tokens."""
     everything = slice(0, q.shape[0])
@@ -38,20 +45,25 @@ def packed(
     sequence = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
     visible = visibility.mask(everything, everything, q.device) & (sequence[:, None] == sequence)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out, lse, column_sums = _attention(q, k, v, visible[None, None], scale)
+    out, lse, column_sums = _attention(q, k, v, visible[None, None], scale, softcap)
     return out[0].transpose(0, 1), lse[0].T, column_sums[0].T
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Result:
-    """`S = scale·q·kᵀ`, `P = softmax(S)`, `out = P·v`, `column_sums = Σ_i P_ij`; a row that sees nothing has
-    `P = 0`.
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, softcap: float | None
+) -> Result:
+    """`S = scale·q·kᵀ`, or `softcap·tanh(scale·q·kᵀ / softcap)`; `P = softmax(S)`, `out = P·v`,
+    `column_sums = Σ_i P_ij`; a row that sees nothing has `P = 0`.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
     keys, values = (x.to(dtype).repeat_interleave(group, dim=1) for x in (k, v))
     empty = ~visible.any(-1, keepdim=True)
     # An empty row is computed as if it saw everything and zeroed afterwards: no NaN, in its gradient either.
-    scores = (q.to(dtype) @ keys.mT * scale).masked_fill(~(visible | empty), float("-inf"))
+    scores = q.to(dtype) @ keys.mT * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~(visible | empty), float("-inf"))
     lse = torch.logsumexp(scores, dim=-1, keepdim=True)
     probabilities = torch.exp(scores - lse).masked_fill(empty, 0.0)
     lse = lse.masked_fill(empty, float("inf")).squeeze(-1)

@@ -8,7 +8,8 @@
     collector.by_layer[5].column_sums  # [B, Hq, N], with gradient
 
 A layer that the collector asks for runs `ata_attention` and leaves its column sums there. Every other layer
-runs PyTorch's `scaled_dot_product_attention` if the batch is padded, and `packed_attention` if it is packed.
+runs PyTorch's `scaled_dot_product_attention` if the batch is padded, and `packed_attention` if it is packed;
+but a layer whose scores are capped (Gemma 2) always runs `ata_attention`, since neither of them can cap.
 A collector belongs to one forward call, which passes it as the keyword `column_sums` through the model to its
 attention; so nothing is global, and wrappers such as PEFT or DeepSpeed need not know.
 """
@@ -90,6 +91,7 @@ def attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' contract: query `[B, Hq, N, D]`, key and value `[B, Hkv, N, D]`, result `[B, N, Hq, D]`.
@@ -105,39 +107,34 @@ def attention_forward(
     if collector is not None and layer not in collector.layers:
         collector = None
     packed = kwargs.get("cu_seq_lens_q") is not None
-    if collector is None and not packed:
+    if collector is None and not packed and softcap is None:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if dropout:
         raise UnsupportedAttention(
             f"the backbone asks for attention dropout {dropout}; column sums are defined without it, and "
-            "packed batches are attended without it: set the backbone's attention dropout to 0"
+            "packed batches and capped scores know none: set the backbone's attention dropout to 0"
         )
     # The keyword says what the model's masks were made for. `module.is_causal` is for models that pass none:
     # it stays True on a decoder that was made bidirectional.
     causal = bool(kwargs.get("is_causal", module.is_causal))
-    window = _window(sliding_window, causal)
+    window = _window(sliding_window, causal, natively_bidirectional=not module.is_causal)
     options: dict[str, Any] = {"causal": causal, "scale": scaling, "window": window}
     if packed:
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         options |= {"cu_seqlens": kwargs["cu_seq_lens_q"], "max_seqlen": kwargs["max_length_q"]}
-    if collector is None:
+    if collector is None and softcap is None:
         return packed_attention(query, key, value, **options)[None], None
-    if collector.with_gradient and not torch.is_grad_enabled():
+    if collector is not None and collector.with_gradient and not torch.is_grad_enabled():
         raise UnsupportedAttention(
             "reentrant activation checkpointing loses the gradient through the column sums; use "
             'gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})'
         )
     if not packed:
-        if collector.attention_mask is None:
-            raise ValueError(
-                "the batch is padded, and its collector does not know where: pass the model's "
-                "attention_mask to ColumnSumCollector too, all ones if there is no padding"
-            )
-        options["key_padding_mask"] = collector.attention_mask.bool()
-    result = ata_attention(query, key, value, **options)
+        options["key_padding_mask"] = _tokens(collector, attention_mask)
+    result = ata_attention(query, key, value, softcap=softcap, **options)
     # Checkpointing comes by again in the backward pass, when the first run's tensor is already in use.
-    if layer not in collector.by_layer:
+    if collector is not None and layer not in collector.by_layer:
         collector.by_layer[layer] = LayerColumnSums(result.column_sums, causal, window, result.backend)
     return result.out[None] if packed else result.out.transpose(1, 2).contiguous(), None
 
@@ -150,8 +147,25 @@ def make_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor
     return sdpa_mask(attention_mask=attention_mask, **options)
 
 
-def _window(sliding_window: int | None, causal: bool) -> Window | None:
-    """As in transformers' masks: a causal window counts the query itself, a bidirectional one does not."""
+def _tokens(collector: ColumnSumCollector | None, mask: Tensor | None) -> Tensor | None:
+    """Which places of a padded batch hold a token, bool `[B, N]`; None if all do. `mask` is what `make_mask`
+    gave, bool `[B, 1, N, N]`: on its diagonal, since every token sees itself and nobody sees padding."""
+    if collector is None:
+        return None if mask is None else mask[:, 0].diagonal(dim1=1, dim2=2)
+    if collector.attention_mask is None:
+        raise ValueError(
+            "the batch is padded, and its collector does not know where: pass the model's "
+            "attention_mask to ColumnSumCollector too, all ones if there is no padding"
+        )
+    return collector.attention_mask.bool()
+
+
+def _window(sliding_window: int | None, causal: bool, *, natively_bidirectional: bool) -> Window | None:
+    """As in transformers' masks: a window counts the query itself, but that of a decoder which was turned
+    bidirectional does not."""
     if sliding_window is None:
         return None
-    return (sliding_window - 1, 0) if causal else (sliding_window, sliding_window)
+    if causal:
+        return sliding_window - 1, 0
+    side = sliding_window - 1 if natively_bidirectional else sliding_window
+    return side, side

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mgh_ds.audit.agreement import agreement, labelled_set
-from mgh_ds.audit.false_negatives import EXAMPLES, Judge, Verdicts, no_verdicts
-from mgh_ds.audit.inputs import Bools, Float32s, Int64s, Progress, graded_negatives
+from mgh_ds.audit.false_negatives import Judge, Verdicts, no_verdicts
+from mgh_ds.audit.inputs import EXAMPLES, Bools, Float32s, Int64s, Progress, graded_negatives
+from mgh_ds.audit.statistics import clearest
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.protocols import ScorePairs
 from mgh_ds.records.levels import LEVELS
@@ -81,14 +82,11 @@ def _scores(score_pairs: ScorePairs, pairs: list[tuple[str, str]]) -> Float32s:
 
 def _clearest(rows: Int64s, found: Relevance, suspected: Bools) -> dict[tuple[int, int], str]:
     """The suspects that clear the positive's score by most, with both scores."""
-    excess = np.where(suspected, found.negative - found.positive[:, None], -np.inf)
-    chosen = np.argsort(-excess, axis=None, kind="stable")[:EXAMPLES]
-    places = np.column_stack(np.unravel_index(chosen, excess.shape)).tolist()
+    places = clearest(found.negative - found.positive[:, None], suspected, EXAMPLES)
     return {
         (
             int(rows[at]),
             level,
         ): f"scores {found.negative[at, level]:.2f}, the positive {found.positive[at]:.2f}"
         for at, level in places
-        if suspected[at, level]
     }

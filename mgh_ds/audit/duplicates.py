@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from datasketch import MinHash
 
-from mgh_ds.audit.inputs import Int64s, Progress, excerpt, with_progress
+from mgh_ds.audit.inputs import EXAMPLES, Int64s, Progress, excerpt, with_progress
 from mgh_ds.audit.words import normalised
 from mgh_ds.records.schema import Record
 
@@ -23,7 +23,6 @@ NGRAM = 3
 THRESHOLD = 0.7  # Jaccard similarity of word 3-grams from which two records are near duplicates
 # Two records of similarity 0.7 share a band with probability 1 − (1 − 0.7⁴)²⁴ = 0.9986.
 BANDS, ROWS = 24, 4
-EXAMPLES = 6
 
 UInt64s = npt.NDArray[np.uint64]
 Similar = Callable[[int, int], bool]

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mgh_ds.audit.inputs import Bools, Int64s, Progress, example_of
+from mgh_ds.audit.inputs import EXAMPLES, Bools, Int64s, Progress, example_of
 from mgh_ds.audit.statistics import shares_by_level
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Record
 
-EXAMPLES = 6
 # Who judged, in the metadata of `decisions.parquet`; not there if nobody did.
 JUDGE = b"mgh_ds.judge"
 

@@ -12,6 +12,7 @@ from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store
 
 EXCERPT_CHARS = 300
+EXAMPLES = 6  # that a check shows
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]

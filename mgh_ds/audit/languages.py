@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
-from mgh_ds.audit.inputs import Bools, Float32s, Progress, excerpt, with_progress
+from mgh_ds.audit.inputs import EXAMPLES, Bools, Float32s, Progress, excerpt, with_progress
 from mgh_ds.records.schema import Record
 
 SURE = 0.9  # probability from which a finding counts
 MIN_CHARS = 40  # shorter texts are too little to tell a language by
-EXAMPLES = 6
 MOST_PAIRS = 20
 
 # Written languages that an identifier cannot keep apart, or that have two codes, count as one.

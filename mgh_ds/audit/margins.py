@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mgh_ds.audit.inputs import Bools, example_of
+from mgh_ds.audit.inputs import EXAMPLES, Bools, example_of
 from mgh_ds.audit.similarity import Similarities
-from mgh_ds.audit.statistics import shares_by_level
+from mgh_ds.audit.statistics import clearest, shares_by_level
 from mgh_ds.records.schema import Record
-
-EXAMPLES = 6
 
 
 def above_positive(found: Similarities) -> Bools:
@@ -26,19 +24,16 @@ def above_positive(found: Similarities) -> Bools:
 def margins(records: Sequence[Record], found: Similarities) -> dict[str, Any]:
     """The share of negatives above the positive by level, and those that are farthest above, to read."""
     above = above_positive(found)
-    return {**shares_by_level(above, np.ones_like(above)), "examples": _examples(records, found)}
+    return {**shares_by_level(above, np.ones_like(above)), "examples": _examples(records, found, above)}
 
 
-def _examples(records: Sequence[Record], found: Similarities) -> list[dict[str, Any]]:
+def _examples(records: Sequence[Record], found: Similarities, above: Bools) -> list[dict[str, Any]]:
     excess = found.to_query - found.query_positive[:, None]
-    chosen = np.argsort(-excess, axis=None, kind="stable")[:EXAMPLES]
-    places = np.column_stack(np.unravel_index(chosen, excess.shape)).tolist()
     return [
         example_of(records[int(found.rows[at])], level)
         | {
             "score_positive": round(float(found.query_positive[at]), 4),
             "score_negative": round(float(found.to_query[at, level]), 4),
         }
-        for at, level in places
-        if excess[at, level] >= 0
+        for at, level in clearest(excess, above, EXAMPLES)
     ]

@@ -3,6 +3,7 @@
 from typing import Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from mgh_ds.audit.inputs import Bools, Floats
 from mgh_ds.common import intervals
@@ -58,6 +59,14 @@ def shares_by_level(hits: Bools, counted: Bools) -> dict[str, Any]:
         if reason is None
     }
     return {"too_few": None if by_level else too_few(max(totals)), "by_level": by_level}
+
+
+def clearest(excess: npt.NDArray[np.floating[Any]], found: Bools, most: int) -> list[tuple[int, int]]:
+    """The places (row, level) of what was found, those with the largest excess first, both [n, levels]; at
+    most so many."""
+    order = np.argsort(-np.where(found, excess, -np.inf), axis=None, kind="stable")[:most]
+    places = np.column_stack(np.unravel_index(order, excess.shape)).tolist()
+    return [(row, level) for row, level in places if found[row, level]]
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:

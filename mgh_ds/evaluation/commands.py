@@ -7,7 +7,7 @@ from typing import get_args
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.results import EvaluationResult, joined
-from mgh_ds.model.config import ColumnTransform, PoolingMethod
+from mgh_ds.model.config import ColumnTransform, PoolingMethod, SinkTreatment
 
 # Only light imports here: the command line reads this module even to print its help.
 
@@ -39,6 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for ata; default: as saved, else identity",
     )
     parser.add_argument(
+        "--sink",
+        choices=get_args(SinkTreatment),
+        help="for ata, what is done about tokens that swallow the attention; default: as saved, else keep",
+    )
+    parser.add_argument(
+        "--clip-multiple",
+        type=float,
+        help="for --sink clip, times the mean weight; default: as saved, else 2",
+    )
+    parser.add_argument(
         "--causal",
         action="store_true",
         help="let a decoder's tokens see only what precedes them; default: as saved, else not",
@@ -62,6 +72,8 @@ def eval_command(
     output: Path,
     pooling: PoolingMethod | None = None,
     column_transform: ColumnTransform | None = None,
+    sink: SinkTreatment | None = None,
+    clip_multiple: float | None = None,
     causal: bool = False,
     data_dir: Path | None = None,
     languages: list[str] | None = None,
@@ -80,6 +92,8 @@ def eval_command(
             the model's files, the task's data or prompt or a library have changed.
         pooling: how token states become one vector; without it, as the model was saved (else ATA).
         column_transform: for ATA, what is applied to a head's column sums; without it, as saved.
+        sink: for ATA, what is done about tokens that swallow the attention; without it, as saved.
+        clip_multiple: for `sink` clip, the largest weight, times the mean of a text; without it, as saved.
         causal: let a decoder's tokens see only what precedes them; without it, as saved, else the whole text.
         data_dir: a folder with one folder a task (docs/evaluation.md); without it, data come from the hub.
         languages: ISO 639-3 codes; hub tasks keep the subsets wholly in these languages. Without it, eng.
@@ -122,8 +136,11 @@ def eval_command(
         "max_length": max_length,
         "languages": None if languages == DEFAULT_LANGUAGES else languages,
     }
-    check_asked(held, output, {"label": model, **options, "instructions": instructions})
-    origin = {"weights": fingerprint(model), "settings": options}
+    sinks = {"sink": sink, "clip_multiple": clip_multiple}
+    check_asked(held, output, {"label": model, **options, **sinks, "instructions": instructions})
+    # Results of before there were these options name none of them, and stand where none is given.
+    given = {name: value for name, value in sinks.items() if value is not None}
+    origin = {"weights": fingerprint(model), "settings": options | given}
     if instructions:
         require_instructions(model, read_settings(resolve_model(model)).use_instructions)
     with contained_mteb():
@@ -141,6 +158,8 @@ def eval_command(
                 model,
                 pooling,
                 column_transform=column_transform,
+                sink=sink,
+                clip_multiple=clip_multiple,
                 bidirectional=False if causal else None,
                 max_length=max_length,
                 device=device,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mgh_ds.common.errors import MghError
+from mgh_ds.model.encoder import require_finite
 
 # Texts go to the encoder in groups of so many batches or a little more, so that a progress bar moves.
 BATCHES_A_CALL = 4
@@ -76,7 +76,7 @@ class Embeddings:
         self.bar.reset(total=len(missing))
         for instruction, texts in self._calls(missing):
             vectors = self.encoder.encode(texts, instruction=instruction, batch_size=self.batch_size)
-            _check_finite(texts, vectors)
+            require_finite(texts, vectors, lambda: "the model's weights or its precision are at fault")
             known.update(zip((Input(instruction, text) for text in texts), vectors, strict=True))
             self.bar.update(len(texts))
         return np.stack([known[item] for item in inputs])
@@ -90,13 +90,3 @@ class Embeddings:
             texts = [item.text for item in group]
             for start in range(0, len(texts), size):
                 yield instruction, texts[start : start + size]
-
-
-def _check_finite(texts: list[str], vectors: NDArray[np.float32]) -> None:
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        text = texts[int(np.argmin(finite))]
-        raise MghError(
-            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, "
-            f"the first being {text[:80]!r}: the model's weights or its precision are at fault"
-        )

@@ -59,9 +59,16 @@ class EvaluationResult:
         """Reads what `write` wrote. Raises MghError for a missing or broken file, or one of another kind."""
         content = files.read_json(path)
         try:
-            return cls(**content)
+            result = cls(**content)
         except TypeError as error:
             raise MghError(f"{path} is not an evaluation result: {error}") from None
+        if result.fingerprint and not _is_fingerprint(result.fingerprint):
+            raise MghError(f"{path} is not an evaluation result: its fingerprint names no settings")
+        return result
+
+
+def _is_fingerprint(found: object) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("settings"), dict)
 
 
 def joined(results: dict[Path, EvaluationResult]) -> EvaluationResult:

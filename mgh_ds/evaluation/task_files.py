@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from datasets import Dataset, DatasetDict
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.records.json_rows import read_lines
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.streams import open_utf8
@@ -151,8 +152,7 @@ def _problem(value: Any, kind: type) -> str | None:
     if isinstance(value, bool) or not isinstance(value, expected):
         return "is missing or of the wrong type"
     if isinstance(value, str):
-        broken = any("\ud800" <= character <= "\udfff" for character in value)
-        return "has a lone surrogate, half of a character, in it" if broken else None
+        return "has a lone surrogate, half of a character, in it" if has_lone_surrogate(value) else None
     if kind is float and not abs(value) <= sys.float_info.max:
         return "is not a finite number"
     if kind is int and abs(value) > LARGEST_INT:

@@ -70,12 +70,17 @@ class PaddedBatch(NamedTuple):
         """int64, per text: its number of tokens."""
         return self.attention_mask.sum(1)
 
+    @property
+    def first_pooled(self) -> Tensor:
+        """Bool, per token: True at the first of its text that may be pooled."""
+        return self.pooling_mask & (self.pooling_mask.cumsum(1) == 1)
+
     def spread(self, values: Tensor) -> Tensor:
-        """A value per text `[S]`, brought to each of its tokens."""
-        return values[:, None].expand(self.input_ids.shape)
+        """Values per text `[S, …]`, brought to each of its tokens."""
+        return values[:, None].expand(*self.input_ids.shape, *values.shape[1:])
 
     def total(self, weights: Tensor) -> Tensor:
-        """A value per token, 0 at padding, added up per text: `[S]`."""
+        """Values per token, 0 at padding, added up per text: `[S, …]`."""
         return weights.sum(1)
 
     def weighted_sum(self, weights: Tensor, states: Tensor) -> Tensor:
@@ -152,13 +157,20 @@ class PackedBatch(NamedTuple):
         """int32, per text: its number of tokens."""
         return self.cu_seqlens.diff()
 
+    @property
+    def first_pooled(self) -> Tensor:
+        """Bool, per token: True at the first of its text that may be pooled."""
+        counts = torch.nn.functional.pad(self.pooling_mask.cumsum(0), (1, 0))
+        before = counts[self.cu_seqlens[:-1].long()]  # pooled tokens of the texts before
+        return self.pooling_mask & (counts[1:] == self.spread(before) + 1)
+
     def spread(self, values: Tensor) -> Tensor:
-        """A value per text `[S]`, brought to each of its tokens."""
+        """Values per text `[S, …]`, brought to each of its tokens."""
         # With the size of the result given, nothing waits for the GPU.
-        return values.repeat_interleave(self.lengths, output_size=self.tokens)
+        return values.repeat_interleave(self.lengths, dim=0, output_size=self.tokens)
 
     def total(self, weights: Tensor) -> Tensor:
-        """A value per token, added up per text: `[S]`; 0 for a text without tokens."""
+        """Values per token, added up per text: `[S, …]`; 0 for a text without tokens."""
         return self._sums(weights)
 
     def weighted_sum(self, weights: Tensor, states: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     PoolingMethod = str
 else:  # mypy cannot read the names out of a table
     PoolingMethod = Literal[tuple(POOLINGS)]
-ColumnTransform = Literal["identity", "log1p", "visible_mean"]
+ColumnTransform = Literal["identity", "log1p", "sqrt", "softmax", "visible_mean"]
+SinkTreatment = Literal["keep", "first", "clip"]
 DType = Literal["float32", "bfloat16", "float16"]
 
 INSTRUCTION_TEMPLATE = "Instruct: {instruction}\nQuery: {text}"
@@ -26,8 +27,15 @@ class PoolingConfig(Settings):
     or weighted_mean (the weight grows with the position, as in SGPT)."""
     column_transform: ColumnTransform = "identity"
     """For ata, what is applied to each head's column sums before the heads are added: identity (the plain
-    sums), log1p (tames a first token that swallows the attention), or visible_mean (divides by the number of
-    queries that can see the token, which matters where attention is causal)."""
+    sums), log1p or sqrt (tame a token that swallows the attention), softmax (of the share of the head's
+    attention: no token weighs more than e times another), or visible_mean (divides by the number of queries
+    that can see the token, which matters where attention is causal)."""
+    sink: SinkTreatment = "keep"
+    """For ata, what is done before the weights are normalised about a token that swallows the attention
+    whatever it means: keep (nothing), first (the first pooled token gets the mean of the text's other pooled
+    tokens), or clip (no weight exceeds `clip_multiple` times the mean of the text's pooled tokens)."""
+    clip_multiple: float = Field(default=2.0, ge=1)
+    """For `sink: clip`, the largest weight, as a multiple of the mean of the text's pooled tokens."""
     layers: list[int] = Field(default=[-1], min_length=1)
     """For ata, the layers whose attention counts, added up before the weights are normalised. Negative ones
     count from the end: [-1] is the last layer, the paper's choice."""
@@ -71,8 +79,9 @@ class ModelConfig(Settings):
     """The backbone and what is put around it."""
 
     name_or_path: str
-    """A folder, a Hugging Face name, or `tiny-random/<family>` (bert, roberta, llama, mistral, qwen2, qwen3):
-    a very small model with random weights, made on the spot."""
+    """A folder, a GGUF file, a Hugging Face name, or `tiny-random/<family>` (bert, distilbert, electra,
+    gemma2, gemma3_text, llama, mistral, modernbert, phi3, qwen2, qwen3, roberta, smollm3): a very small model
+    with random weights, made on the spot."""
     adapters: list[str] = Field(default=[])
     """Folders of earlier runs whose adapters are merged into the backbone before new ones are put on, in this
     order; such as that of `mntp`. Each was trained on this backbone with those before it."""

@@ -4,7 +4,7 @@ encoder = Encoder.from_pretrained("runs/demo/export")
 vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod
+from mgh_ds.common.surrogates import has_lone_surrogate
+from mgh_ds.model.config import ColumnTransform, DType, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, load_model
 from mgh_ds.model.export import export
 from mgh_ds.model.settings import Settings, read_settings
@@ -49,6 +50,8 @@ class Encoder:
         pooling: PoolingMethod | None = None,
         *,
         column_transform: ColumnTransform | None = None,
+        sink: SinkTreatment | None = None,
+        clip_multiple: float | None = None,
         layers: list[int] | None = None,
         include_bos: bool | None = None,
         include_instruction: bool | None = None,
@@ -59,7 +62,8 @@ class Encoder:
         instruction_template: str | None = None,
         padding_free: bool = True,
     ) -> "Encoder":
-        """Loads a Hugging Face model (by name or folder), or what `export` or sentence-transformers wrote.
+        """Loads a Hugging Face model (by name, folder or GGUF file), or what `export` or
+        sentence-transformers wrote.
 
         An option left out is as such a folder says. For other models: ATA pooling with the last layer's plain
         column sums, BOS pooled and instructions not, decoders made bidirectional, and the length that the
@@ -75,17 +79,24 @@ class Encoder:
             raise MghError(f"max_length must be a whole number of 1 or more, found {max_length!r}")
         folder = resolve_model(str(name_or_path))
         saved = read_settings(folder)
-        _check_void(saved, name_or_path, pooling, column_transform=column_transform, layers=layers)
+        of_ata = {
+            "column_transform": column_transform,
+            "sink": sink,
+            "clip_multiple": clip_multiple,
+            "layers": layers,
+        }
+        _check_void(saved, name_or_path, pooling, of_ata)
         settings = saved.changed(
             method=pooling,
-            column_transform=column_transform,
-            layers=layers,
+            **of_ata,
             include_bos=include_bos,
             include_instruction=include_instruction,
             bidirectional=bidirectional,
             max_length=max_length,
             instruction_template=instruction_template,
         )
+        if clip_multiple is not None and settings.pooling.sink != "clip":
+            raise MghError(f"clip_multiple is for sink clip, but sink is {settings.pooling.sink}")
         model, tokenizer = load_model(folder, settings, dtype, padding_free=padding_free)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -154,24 +165,17 @@ class Encoder:
                     chosen = longest_first[start : start + batch_size]
                     tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
                     vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
-                    self._check_finite([texts[i] for i in chosen], vectors[chosen])
+                    require_finite([texts[i] for i in chosen], vectors[chosen], self._cause_of_nan)
                     bar.update(len(chosen))
         finally:
             self.model.train(was_training)
         return vectors
 
-    def _check_finite(self, texts: list[str], vectors: NDArray[np.float32]) -> None:
-        finite = np.isfinite(vectors).all(axis=1)
-        if finite.all():
-            return
+    def _cause_of_nan(self) -> str:
         weights = self.model.named_parameters()
         broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
         cause = f"its weight {broken} holds such" if broken else "its precision does not suffice"
-        raise MghError(
-            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, the "
-            f"first being {texts[int(np.argmin(finite))][:80]!r}: {cause} (model {self.name}, in "
-            f"{self.model.backbone.dtype})"
-        )
+        return f"{cause} (model {self.name}, in {self.model.backbone.dtype})"
 
     def save(self, folder: str | Path) -> None:
         """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
@@ -183,14 +187,29 @@ class Encoder:
         )
 
 
-def _check_void(settings: Settings, name: object, pooling: str | None, **options: object) -> None:
-    """Refuses options of ATA for a model whose folder asks for another pooling, where no other is given."""
-    given = [option for option, value in options.items() if value is not None]
-    if given and pooling is None and not POOLINGS[settings.pooling.method].reads_attention:
+def require_finite(texts: Sequence[str], vectors: NDArray[np.float32], cause: Callable[[], str]) -> None:
+    """Raises MghError, which ends in `cause`, if the vector of a text, a row of `vectors`, holds NaN or
+    infinity."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
         raise MghError(
-            f"{given[0]} is for ATA pooling, but {name} was saved with {settings.pooling.method}: "
-            "ask for pooling ata as well"
+            f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, the "
+            f"first being {texts[int(np.argmin(finite))][:80]!r}: {cause()}"
         )
+
+
+def _check_void(saved: Settings, name: object, pooling: str | None, options: Mapping[str, object]) -> None:
+    """Refuses options of ATA for another pooling, be it asked for or the one that the folder asks for."""
+    given = [option for option, value in options.items() if value is not None]
+    method = pooling or saved.pooling.method
+    if not given or method not in POOLINGS or POOLINGS[method].reads_attention:
+        return
+    if pooling is not None:
+        raise MghError(f"{given[0]} is for ATA pooling, but asked for is {pooling}: leave it out")
+    raise MghError(
+        f"{given[0]} is for ATA pooling, but {name} was saved with {saved.pooling.method}: "
+        "ask for pooling ata as well"
+    )
 
 
 def _check_texts(texts: Sequence[str]) -> None:
@@ -203,5 +222,5 @@ def _check_texts(texts: Sequence[str]) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise MghError(f"text {i} is of type {type(text).__name__}; encode takes strings")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if has_lone_surrogate(text):
             raise MghError(f"text {i} holds half of a surrogate pair, which no tokenizer can read")

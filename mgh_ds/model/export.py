@@ -13,12 +13,9 @@ from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
-from mgh_ds.model.sentence_transformers_folder import DESCRIPTION, MODULES
+from mgh_ds.model.sentence_transformers_folder import DESCRIPTION, MODULE, MODULES
 from mgh_ds.model.settings import write_settings
 from mgh_ds.model.tokens import Tokenizer
-
-# The class that sentence-transformers loads for the folder.
-MODULE = "mgh_ds.model.sentence_transformers_module.AtaEmbedder"
 
 
 def export(

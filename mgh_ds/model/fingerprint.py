@@ -5,10 +5,12 @@ from pathlib import Path
 
 from mgh_ds.common import files
 from mgh_ds.common.checksums import checksum
+from mgh_ds.model import gguf_folder
 from mgh_ds.model.weights import TINY, resolve_model, weight_files
 
 Fingerprint = dict[str, str]
-"""File → its SHA-256; or "recipe" → how the model is made."""
+"""File → its SHA-256; or "recipe" → how the model is made, and "gguf" → the SHA-256 of the file it is made
+of."""
 
 # Beside the weights, what tokens, architecture and settings come from. Cards and licences bear on no vector.
 DESCRIPTIONS = (
@@ -34,7 +36,8 @@ OF_A_MODULE = ("*.json", "*.safetensors", "*.bin")
 
 def fingerprint(name_or_path: str) -> Fingerprint:
     """The fingerprint of the model that `resolve_model` finds. A `tiny-random/<family>` is known by its
-    recipe: the files that it is written to depend on the libraries' versions, its vectors do not.
+    recipe, and a GGUF file by its own SHA-256: the files that these are written to depend on the libraries'
+    versions, their vectors do not.
 
     Raises MghError if there is no such model.
     """
@@ -43,6 +46,8 @@ def fingerprint(name_or_path: str) -> Fingerprint:
         from mgh_ds.model.tiny import VERSION
 
         return {"recipe": f"{name_or_path}, version {VERSION}"}
+    if (origin := gguf_folder.origin(folder)) is not None:
+        return {"gguf": origin["sha256"], "recipe": f"dequantised, version {origin['version']}"}
     return {name: checksum(folder / name) for name in [*_weights(folder), *_descriptions(folder)]}
 
 

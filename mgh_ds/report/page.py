@@ -54,7 +54,7 @@ def render(run: Run) -> str:
     tasks, levels = comparison.task_rows(run), comparison.level_rows(run)
     texts, cap = token_weights.heat_maps(run)
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             run=run,
@@ -151,7 +151,8 @@ def times(ratio: float) -> str:
     return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of this room, with its filters."""
     environment = page_environment(Path(__file__).parent, autoescape=True)
     environment.filters |= {
         "change": change,

@@ -1,13 +1,25 @@
 """The heat map of token weights: each token's pooling weight relative to uniform, before and after."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from mgh_ds.report.data import Run, WeightedText
+from mgh_ds.report.data import Run
 
 WORD_START = ("Ġ", "▁")  # byte-level BPE and SentencePiece mark the beginning of a word
 CONTINUATION = "##"  # WordPiece marks the rest of one
 CAPS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+class Weighted(Protocol):
+    """A text's tokens, and a pooling weight for each of them, summing to 1."""
+
+    @property
+    def tokens(self) -> list[str]: ...
+
+    @property
+    def weights(self) -> list[float]: ...
 
 
 @dataclass(frozen=True)
@@ -42,29 +54,33 @@ class TextHeat:
 
 
 def heat_maps(run: Run) -> tuple[list[TextHeat], float]:
-    """The texts of token_weights.json in order, on one common scale, and that scale's cap.
-
-    The colours are logarithmic and reach full strength at `cap` × uniform (and at 1/cap): the smallest
-    power of two that holds 95 % of all tokens, so that one outlier does not wash the others out.
-    """
-    everywhere = sorted(
-        abs(math.log(ratio)) for text in run.weighted_texts for ratio in ratios(text) if ratio > 0
-    )
-    reach = math.exp(everywhere[int(0.95 * (len(everywhere) - 1))]) if everywhere else 1.0
-    cap = next((cap for cap in CAPS if cap >= reach), CAPS[-1])
-    maps = {(text.text, text.label): _heat_map(text, cap) for text in run.weighted_texts}
+    """The texts of token_weights.json in order, on one common scale, and that scale's cap."""
+    cap = common_cap(run.weighted_texts)
+    maps = {(text.text, text.label): heat_map(text, cap) for text in run.weighted_texts}
     texts = dict.fromkeys(text.text for text in run.weighted_texts)
     return [TextHeat(text, maps.get((text, "before")), maps.get((text, "after"))) for text in texts], cap
 
 
-def ratios(text: WeightedText) -> list[float]:
+def common_cap(texts: Iterable[Weighted]) -> float:
+    """Where one scale for all these texts ends.
+
+    The colours are logarithmic and reach full strength at `cap` × uniform (and at 1/cap): the smallest
+    power of two that holds 95 % of all tokens, so that one outlier does not wash the others out.
+    """
+    everywhere = sorted(abs(math.log(ratio)) for text in texts for ratio in ratios(text) if ratio > 0)
+    reach = math.exp(everywhere[int(0.95 * (len(everywhere) - 1))]) if everywhere else 1.0
+    return next((cap for cap in CAPS if cap >= reach), CAPS[-1])
+
+
+def ratios(text: Weighted) -> list[float]:
     """Each token's weight × the number of tokens that have one: tokens masked out of pooling (weight 0),
     such as an instruction's, do not count, for uniform pooling would leave them out too."""
     weighted = sum(weight > 0 for weight in text.weights)
     return [weight * weighted for weight in text.weights]
 
 
-def _heat_map(text: WeightedText, cap: float) -> HeatMap:
+def heat_map(text: Weighted, cap: float) -> HeatMap:
+    """The text on a scale that ends at `cap`."""
     marked = any(token.startswith(WORD_START) for token in text.tokens)
     shown = zip(text.tokens, ratios(text), strict=True)
     tokens = [_token(token, ratio, cap, marked) for token, ratio in shown]

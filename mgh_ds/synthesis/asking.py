@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mgh_ds.synthesis.config import EngineConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
-from mgh_ds.synthesis.supervisor import EngineSupervisor
+from mgh_ds.synthesis.supervisor import EngineSupervisor, poll, quarantined
 from mgh_ds.synthesis.worker import MAX_CRASHES, POLL_S, SUSPECTS_IN_FLIGHT
 
 
@@ -45,15 +45,12 @@ def ask(
             if batch:
                 engine.submit(batch)
                 submitted = time.monotonic()
-            came = [one for one in engine.poll(POLL_S) if one.unit_id in in_flight]
-            quiet = time.monotonic() - max(engine.last_progress, submitted)
-            if not came and quiet > config.watchdog_s:
-                raise EngineDied(f"no sign of life for {quiet:.0f} s")
+            came = poll(engine, in_flight, POLL_S, submitted_at=submitted, watchdog_s=config.watchdog_s)
         except EngineDied as died:
             deaths.update(in_flight.keys())
             suspects |= in_flight
             supervisor.record_death(died)
-            came = [_quarantined(one, died) for one in in_flight if deaths[one] >= MAX_CRASHES]
+            came = [quarantined(one, deaths[one], died) for one in in_flight if deaths[one] >= MAX_CRASHES]
             in_flight = {}
         else:
             if came:
@@ -70,7 +67,3 @@ def _fewest_deaths(suspects: dict[str, Request], deaths: Counter[str]) -> list[R
     least = min(deaths[unit_id] for unit_id in suspects)
     chosen = [unit_id for unit_id in suspects if deaths[unit_id] == least][: SUSPECTS_IN_FLIGHT[least]]
     return [suspects.pop(unit_id) for unit_id in chosen]
-
-
-def _quarantined(unit_id: str, died: EngineDied) -> Completion:
-    return Completion(unit_id, "", "quarantined", 0, 0, attempts=MAX_CRASHES, error=str(died)[:500])

@@ -171,7 +171,8 @@ class EngineConfig(Settings):
     kind: EngineKind
     """Which engine: pseudo-text by a script, a server that speaks OpenAI's protocol, or vLLM."""
     model: str
-    """A Hugging Face name or a folder; for an endpoint, the name under which the server offers it."""
+    """A Hugging Face name, a folder or a GGUF file; for an endpoint, the name under which the server offers
+    it."""
     revision: str | None = None
     """A commit of the model; null: the newest."""
     chat_template_kwargs: dict[str, Any] = Field(default={})

@@ -73,7 +73,8 @@ class Answers:
         try:
             verdict = read_verdict(completion.text, completion.finish_reason)
         except Refused as refused:
-            self.without_verdict[completion.unit_id] = str(refused)
+            if completion.unit_id not in self.verdicts:  # journals are read in no order of time
+                self.without_verdict[completion.unit_id] = str(refused)
             self.last_words = (completion.error or completion.text)[:200]
         else:
             self.without_verdict.pop(completion.unit_id, None)

@@ -74,6 +74,7 @@ class ShardRun:
         self.counts = Counts()  # of the parts
         self._barren_rounds = self._barren_units = 0  # at the beginning, before anything counted
         self._came = 0  # units finished since this shard was opened
+        self._accepted = self._uncounted = 0  # accepted since then; those that nobody counted the tokens of
         self._said = ""  # an engine's last word on why it gave no answer
         self.crashes: Counter[str] = Counter()
         self.done = self.short = False
@@ -127,10 +128,14 @@ class ShardRun:
                 [{"engine": engine} | {name: getattr(one, name) for name in COMPLETION} for one in some]
             )
             for completion in some:
-                came.add(completion, self._settle(chunk, completion, engine))
+                reason = self._settle(chunk, completion, engine)
+                came.add(completion, reason)
+                self._uncounted += not reason and self._is_uncounted(completion)
                 self._said = completion.error or self._said
             self._close_if_complete(chunk)
         self._came += came.units
+        self._accepted += came.accepted
+        self._refuse_uncounted()
         self._refuse_nonsense()
         self.sync_if_due()
         if not self._chunks and not self._left_in_round:
@@ -216,6 +221,27 @@ class ShardRun:
         )
         return replace(completion, text=text, error=error, attempts=completion.attempts + died)
 
+    def _is_uncounted(self, completion: Completion) -> bool:
+        """Whether the budget counts tokens of this answer that the engine did not."""
+        budget = self.plan.config.samples.budget
+        if self.stage == "tasks" or budget.tokens is None:
+            return False
+        return not completion.tokens_out or (budget.count_prompt and not completion.tokens_in)
+
+    def _refuse_uncounted(self) -> None:
+        """Raises MghError if more than a tenth of what was accepted was not counted: the budget would be
+        overshot by as much."""
+        if self._accepted >= LEAST_BEFORE_GIVING_UP and self._uncounted > self._accepted / 10:
+            self.sync()
+            raise self._uncountable(self._uncounted, self._accepted)
+
+    def _uncountable(self, uncounted: int, accepted: int) -> MghError:
+        return MghError(
+            f"the engine does not say of {uncounted} of {accepted} accepted answers of stage {self.stage}, "
+            f"shard {self.number}, how many tokens they have, and samples.budget.tokens counts them: let the "
+            "server report usage and run again, or make a plan with samples.budget.samples"
+        )
+
     def _refuse_nonsense(self) -> None:
         """Raises MghError if nothing that came so far counts towards the goal. What was mended meanwhile
         shows in a few answers, so a restart asks for some before it gives up again."""
@@ -226,12 +252,9 @@ class ShardRun:
         if self._came < LEAST_BEFORE_GIVING_UP or found.units < most:
             return
         self.sync()
-        where = f"of the first {found.units} answers of stage {self.stage}, shard {self.number}"
         if found.accepted:
-            raise MghError(
-                f"the engine says of none {where} how many tokens it has, and samples.budget.tokens counts "
-                "them: let the server report usage and run again, or make a plan with samples.budget.samples"
-            )
+            raise self._uncountable(found.accepted, found.accepted)
+        where = f"of the first {found.units} answers of stage {self.stage}, shard {self.number}"
         common = ", ".join(f"{reason} ({count})" for reason, count in found.reasons.most_common(4))
         said = f"; the last with: {self._said}" if self._said else ""
         raise MghError(

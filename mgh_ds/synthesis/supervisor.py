@@ -2,10 +2,10 @@
 dies."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.synthesis.engines.port import Engine, EngineDied, Request
+from mgh_ds.synthesis.engines.port import Completion, Engine, EngineDied, Request
 
 MAX_FAILED_STARTS = 3
 MAX_DEATHS_WITHOUT_ANSWER = 10
@@ -73,3 +73,20 @@ class EngineSupervisor:
                 if not waiting:
                     raise MghError(f"the engine refuses its first {len(probes)} prompts: {completion.error}")
         raise EngineDied(f"no answer to a first prompt within {self._start_s:g} s")
+
+
+def poll(
+    engine: Engine, in_flight: Container[str], timeout_s: float, *, submitted_at: float, watchdog_s: float
+) -> list[Completion]:
+    """What the engine has finished of the units in flight: probes may be answered late. Raises EngineDied if
+    it gave no sign of life for longer than `watchdog_s`, by the monotonic clock that `submitted_at` is of."""
+    came = [one for one in engine.poll(timeout_s) if one.unit_id in in_flight]
+    quiet = time.monotonic() - max(engine.last_progress, submitted_at)
+    if not came and quiet > watchdog_s:
+        raise EngineDied(f"no sign of life for {quiet:.0f} s")
+    return came
+
+
+def quarantined(unit_id: str, deaths: int, died: EngineDied) -> Completion:
+    """The end of a unit that the engine died of too often."""
+    return Completion(unit_id, "", "quarantined", 0, 0, attempts=deaths, error=str(died)[:500])

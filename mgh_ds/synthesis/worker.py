@@ -18,7 +18,7 @@ from mgh_ds.synthesis.plan import SynthesisPlan
 from mgh_ds.synthesis.prepare import Prepared
 from mgh_ds.synthesis.progress import WorkerProgress
 from mgh_ds.synthesis.shard_run import ShardRun
-from mgh_ds.synthesis.supervisor import EngineSupervisor
+from mgh_ds.synthesis.supervisor import EngineSupervisor, poll, quarantined
 from mgh_ds.synthesis.tasks import freeze_tasks, open_tasks, tasks_path
 from mgh_ds.synthesis.units import SynthesisStage, Task
 
@@ -116,11 +116,13 @@ class StageRun:
                 engine.submit([one.prepared.request for one in batch])
                 self._in_flight.update({one.prepared.unit.unit_id: one for one in batch})
                 self._submitted_at = time.monotonic()
-            # Probes may be answered late.
-            completions = [one for one in engine.poll(POLL_S) if one.unit_id in self._in_flight]
-            quiet = time.monotonic() - max(engine.last_progress, self._submitted_at)
-            if not completions and quiet > self.plan.config.engine.watchdog_s:
-                raise EngineDied(f"no sign of life for {quiet:.0f} s")
+            completions = poll(
+                engine,
+                self._in_flight,
+                POLL_S,
+                submitted_at=self._submitted_at,
+                watchdog_s=self.plan.config.engine.watchdog_s,
+            )
         except EngineDied as died:
             self._in_flight.update({one.prepared.unit.unit_id: one for one in batch})
             self._handle_death(died)
@@ -225,20 +227,10 @@ class StageRun:
             given_up = [one for one in mine if self._crashes(one) >= too_many]
             self._suspects += [one for one in mine if self._crashes(one) < too_many]
             if given_up:
-                completions = [_quarantined(one, self._crashes(one), died) for one in given_up]
+                completions = [
+                    quarantined(one.prepared.unit.unit_id, self._crashes(one), died) for one in given_up
+                ]
                 self.progress.count(shard.finish(completions, "none"))
                 self._close_if_done(shard)
         self.progress.log(f"the engine died with {len(lost)} units in flight ({died}); starting it again")
         self.supervisor.record_death(died)
-
-
-def _quarantined(one: InFlight, deaths: int, died: EngineDied) -> Completion:
-    return Completion(
-        unit_id=one.prepared.unit.unit_id,
-        text="",
-        finish_reason="quarantined",
-        tokens_in=0,
-        tokens_out=0,
-        attempts=deaths,
-        error=str(died)[:500],
-    )

@@ -139,6 +139,15 @@ def test_a_result_of_before_there_were_fingerprints_is_kept_and_said_to_be_one(
         score(model)
 
 
+@pytest.mark.parametrize("made_of", [[1], "x", {"weights": {}}, {"settings": None}])
+def test_a_fingerprint_that_is_none_is_refused(tmp_path: Path, made_of: Any) -> None:
+    path = tmp_path / "STS17.json"
+    said = {"label": "t", "model": "t", "pooling": "ata", "tasks": {}, "fingerprint": made_of}
+    path.write_text(json.dumps(said))
+    with pytest.raises(MghError, match=r"STS17\.json is not an evaluation result: its fingerprint"):
+        EvaluationResult.read(path)
+
+
 def test_what_a_result_says_of_itself(model: Path, score: Score, tmp_path: Path) -> None:
     score(model, instructions=True, max_length=128)
     found = content(tmp_path / "results", "SICK-R")

@@ -66,20 +66,21 @@ def test_values_and_gradients_are_the_oracles(backend, shape, causal, window, da
     causal=st.booleans(),
     window=windows,
     group=st.integers(1, 3),
+    softcap=st.none() | st.just(0.7),
 )
-def test_packed_is_padded_without_the_padding(backend, lengths, causal, window, group):
+def test_packed_is_padded_without_the_padding(backend, lengths, causal, window, group, softcap):
     """Also with sequences of length 0 and 1."""
     longest = max(lengths)
     tokens = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
     q, k, v, d_out, d_sums = tensors(len(lengths), 2, group, longest, 4)
-    padded = run("reference", q, k, v, d_out, d_sums, causal=causal, window=window, key_padding_mask=tokens)
+    options = {"causal": causal, "window": window, "softcap": softcap}
+    padded = run("reference", q, k, v, d_out, d_sums, key_padding_mask=tokens, **options)
     pack = lambda x: x.transpose(1, 2)[tokens]  # noqa: E731
     cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     packed = run(
         backend,
         *map(pack, (q, k, v, d_out, d_sums)),
-        causal=causal,
-        window=window,
+        **options,
         cu_seqlens=cu_seqlens,
         max_seqlen=longest,
     )
@@ -134,7 +135,9 @@ def test_a_constant_added_to_the_column_gradient_changes_no_gradient():
         torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": (2, 1)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"window": (2, 1)}, {"softcap": 0.7, "causal": True}], ids=str
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradcheck(backend, options):
     q, k, v, *_ = tensors(2, 1, 2, 5, 3)
@@ -144,6 +147,18 @@ def test_gradcheck(backend, options):
         return ata_attention(q, k, v, key_padding_mask=tokens, backend=backend, **options)[:3:2]
 
     assert torch.autograd.gradcheck(both, [x.requires_grad_() for x in (q, k, v)])
+
+
+def test_a_capped_score_is_bounded_and_a_wide_cap_changes_nothing():
+    """fp32, where the square of a hidden key's score overflows: its gradient is 0 and not NaN."""
+    inputs = tensors(2, 2, 2, 11, 4, dtype=torch.float32)
+    plain, wide, narrow = (run("chunked", *inputs, causal=True, softcap=cap) for cap in (None, 1e4, 0.01))
+    for ours, theirs in zip(wide, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+    assert all(x.isfinite().all() for x in narrow)
+    # Scores within 0.01 of each other: attention is all but even over the keys that are seen.
+    even = (1 / torch.arange(1.0, 12.0)).flip(0).cumsum(0).flip(0)
+    torch.testing.assert_close(narrow[1], even.expand_as(narrow[1]), atol=0, rtol=0.03)
 
 
 @pytest.mark.parametrize("used", ["out", "column_sums"])
@@ -271,6 +286,8 @@ def _inputs(**changes):
             r"expected torch.bool \(2, 5\)",
         ),
         ({"window": -1}, ValueError, "window is -1"),
+        ({"softcap": 0.0}, ValueError, "softcap is 0.0; expected a number above 0"),
+        ({"softcap": 1.0, "backend": "triton"}, NotImplementedError, "Triton kernels do not cap scores"),
         ({"window": 1.5}, ValueError, "window is 1.5"),
         ({name: torch.zeros(2, 2, 5, 0) for name in "qkv"}, ValueError, "head dimension must be 1"),
         ({"window": (1, 2, 3)}, ValueError, r"window is \(1, 2, 3\)"),

@@ -12,8 +12,9 @@ from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import MINILM, resolve_model
 
-DECODERS = ["mistral", "llama", "qwen2", "qwen3"]
-FAMILIES = ["minilm", "roberta", *DECODERS]
+DECODERS = ["mistral", "llama", "qwen2", "qwen3", "phi3", "smollm3", "gemma2", "gemma3_text"]
+ENCODERS = ["roberta", "distilbert", "electra", "modernbert"]
+FAMILIES = ["minilm", *ENCODERS, *DECODERS]
 
 TEXTS = [
     "The harbour master keeps a list.",
@@ -32,7 +33,7 @@ def one_thread():
 def folders(tmp_path_factory) -> dict[str, Path]:
     """Family → the folder of a model of that family."""
     root = tmp_path_factory.mktemp("backbones")
-    tiny = ["bert", "roberta", *DECODERS]
+    tiny = ["bert", *ENCODERS, *DECODERS]
     for family in tiny:
         make_tiny_model(family, root / family)
     return {"minilm": resolve_model(MINILM)} | {family: root / family for family in tiny}

@@ -2,6 +2,8 @@
 flows back through them.
 """
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,8 @@ from tests.model.conftest import DECODERS, FAMILIES, TEXTS
 
 # What fp32 leaves after six layers: about 1e-6 of states of size 1, and ten times that for a safety margin.
 ROUNDING = 1e-5
+# Of each family: the matrix that makes the queries.
+QUERIES = tuple(f"{name}.weight" for name in ("q_proj", "query", "q_lin", "qkv_proj", "Wqkv"))
 
 
 def first_state_moves(model, tokenizer) -> bool:
@@ -150,8 +154,10 @@ def test_the_gradient_through_the_column_sums_is_eager_autograds(family, checkpo
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-3 * scale + 1e-7, rtol=0)
     # The part that flows through the weights is not lost in that tolerance.
     detached = gradients(reference, hidden, sums.detach(), batch.pooling_mask, target)
-    last_query = [name for name in expected if name.endswith(("q_proj.weight", "query.weight"))][-1]
-    assert (expected[last_query] - detached[last_query]).abs().max() > 0.05 * expected[last_query].abs().max()
+    last = [name for name in expected if name.endswith(QUERIES)][-1]
+    rows = slice(0, model.dim)  # of the queries, where one matrix makes keys and values too
+    moved = expected[last][rows] - detached[last][rows]
+    assert moved.abs().max() > 0.05 * expected[last][rows].abs().max()
 
 
 def gradients(model, hidden, sums, pooling_mask, target) -> dict[str, torch.Tensor]:
@@ -237,3 +243,25 @@ def test_attention_dropout_is_refused(load):
         layer.self_attn.attention_dropout = 0.1
     with pytest.raises(MghError, match=r"dropout 0\.1"):
         model.train()(tokenizer.tokenize(TEXTS))
+
+
+@torch.no_grad()
+def test_a_gemma_that_its_authors_made_bidirectional_keeps_its_masks(folders, tmp_path):
+    """EmbeddingGemma's way: a key of its own, and a window that counts otherwise."""
+    config = AutoConfig.from_pretrained(folders["gemma3_text"])
+    config.use_bidirectional_attention, config.sliding_window = True, 4  # 3 tokens on each side
+    folder = shutil.copytree(folders["gemma3_text"], tmp_path / "gemma")
+    config.save_pretrained(folder)
+    reference = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    model, tokenizer = load_model(folder, Settings(), padding_free=False)
+    batch = tokenizer.tokenize(TEXTS)
+    expected, sums = eager(reference, batch)
+    hidden, collector = model.states(batch)
+    [collected] = collector.by_layer.values()
+    assert collected.window == (3, 3)
+    torch.testing.assert_close(collected.column_sums, sums, atol=1e-4, rtol=1e-4)
+    at = batch.attention_mask
+    torch.testing.assert_close(hidden[at], expected[at], atol=1e-4, rtol=1e-4)
+    export(model, tokenizer, tmp_path / "saved", card="")
+    plain = AutoModel.from_pretrained(tmp_path / "saved", attn_implementation="eager").eval()
+    torch.testing.assert_close(eager(plain, batch)[0][at], expected[at], atol=1e-4, rtol=1e-4)

@@ -9,6 +9,8 @@ import pytest
 import sentence_transformers
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ModelConfig, PoolingConfig
@@ -16,7 +18,7 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.export import export
 from mgh_ds.model.sentence_transformers_module import AtaEmbedder
-from tests.model.conftest import TEXTS
+from tests.model.conftest import FAMILIES, TEXTS
 
 # From version 6 on, sentence-transformers imports classes of other packages only where it is told to.
 OPTIONS = {} if int(sentence_transformers.__version__.split(".")[0]) < 6 else {"trust_remote_code": True}
@@ -37,6 +39,20 @@ def trained(request, folders):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=generator)
     return model, tokenizer
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("minilm", "mistral", "qwen3")])
+def test_sentence_transformers_loads_every_family(family, folders, tmp_path):
+    config = ModelConfig(name_or_path=str(folders[family]), max_length=64, padding_free=False)
+    model, tokenizer = build_model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += torch.linspace(-0.05, 0.05, parameter.numel()).view_as(parameter)
+    vectors = Encoder(model, tokenizer).encode(TEXTS)
+    export(model, tokenizer, tmp_path / "out", card="")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
+    assert (vectors * theirs.encode(TEXTS)).sum(1).min() >= 0.99999
 
 
 def test_ours_and_sentence_transformers_load_the_same_encoder(trained, tmp_path):
@@ -85,6 +101,32 @@ def test_sentence_transformers_can_save_it_again(trained, tmp_path):
     assert np.array_equal(theirs.encode(TEXTS), again.encode(TEXTS))
     ours = Encoder.from_pretrained(tmp_path / "again", device="cpu", padding_free=False)  # as theirs
     assert np.array_equal(ours.encode(TEXTS), again.encode(TEXTS))
+
+
+@pytest.mark.parametrize("module", [Dense(64, 16), Normalize()])
+def test_what_sentence_transformers_puts_behind_it_is_honoured_or_refused(folders, tmp_path, module):
+    """Unit vectors of unit length are the same."""
+    encoder = Encoder.from_pretrained(folders["bert"], device="cpu")
+    encoder.save(tmp_path / "out")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
+    theirs.append(module)
+    theirs.save(str(tmp_path / "again"))
+    if isinstance(module, Normalize):
+        again = Encoder.from_pretrained(tmp_path / "again", device="cpu")
+        assert np.array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    else:
+        with pytest.raises(
+            MghError, match=r"modules\.json: module 1 is 1_Dense \(Dense\), which mgh-ds does"
+        ):
+            Encoder.from_pretrained(tmp_path / "again")
+
+
+def test_a_transformer_of_theirs_in_its_place_is_refused(folders, tmp_path):
+    Encoder.from_pretrained(folders["bert"], device="cpu").save(tmp_path / "out")
+    modules = [Transformer(str(tmp_path / "out")), Pooling(64, pooling_mode="cls")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "out"), create_model_card=False)
+    with pytest.raises(MghError, match=r"module 0 is Transformer \(Transformer\), which mgh-ds does"):
+        Encoder.from_pretrained(tmp_path / "out")
 
 
 def test_the_folder_holds_no_pickles_and_nothing_of_ours_in_the_config(trained, tmp_path):

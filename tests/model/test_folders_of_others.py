@@ -125,6 +125,8 @@ def test_options_outweigh_the_folder(saved):
     assert (encoder.pooling, encoder.max_length) == ("ata", 12)
     with pytest.raises(MghError, match=r"layers is for ATA pooling, but .* was saved with cls"):
         Encoder.from_pretrained(saved, layers=[0])
+    with pytest.raises(MghError, match="column_transform is for ATA pooling, but asked for is mean"):
+        Encoder.from_pretrained(saved, pooling="mean", column_transform="log1p")
 
 
 DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}

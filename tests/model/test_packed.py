@@ -27,7 +27,11 @@ from tests.model.conftest import FAMILIES, TEXTS
 
 ROUNDING = 1e-5
 POOLINGS = [
-    *({"method": "ata", "column_transform": name} for name in ("identity", "log1p", "visible_mean")),
+    *(
+        {"method": "ata", "column_transform": name}
+        for name in ("identity", "log1p", "sqrt", "softmax", "visible_mean")
+    ),
+    *({"method": "ata", "sink": name} for name in ("first", "clip")),
     *({"method": name} for name in ("mean", "weighted_mean", "cls", "last")),
 ]
 
@@ -152,7 +156,7 @@ def test_positions_begin_anew_at_each_text(family, load):
     assert seen[0]["position_ids"].tolist() == [expected]
 
 
-@pytest.mark.parametrize("family", ["minilm", "roberta"])
+@pytest.mark.parametrize("family", ["minilm", "roberta", "distilbert", "electra"])
 @torch.no_grad()
 def test_a_pack_may_be_longer_than_the_positions(family, load):
     model, tokenizer = load(family, padding_free=True)
@@ -173,11 +177,12 @@ def windowed(folders, tmp_path, family, bidirectional, **changes):
 
 
 MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+WINDOWED = [("mistral", {}), ("phi3", {}), ("qwen2", MIXED), ("qwen3", MIXED), ("smollm3", MIXED)]
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("method", ["ata", "mean"])
-@pytest.mark.parametrize(("family", "changes"), [("mistral", {}), ("qwen2", MIXED), ("qwen3", MIXED)])
+@pytest.mark.parametrize(("family", "changes"), WINDOWED)
 @torch.no_grad()
 def test_sliding_windows_are_honoured_layer_by_layer(
     family, changes, method, bidirectional, folders, load, tmp_path
@@ -193,6 +198,17 @@ def test_sliding_windows_are_honoured_layer_by_layer(
     near(model(packed), model(padded))
     without, _ = load(family, bidirectional=bidirectional, method=method)
     assert (without(packed) - model(packed)).abs().max() > 1e-3, "the window is too wide to prove anything"
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("family", ["modernbert", "gemma2", "gemma3_text"])
+@torch.no_grad()
+def test_a_familys_own_windows_reach_the_column_sums(family, bidirectional, load):
+    model, tokenizer = load(family, bidirectional=bidirectional, padding_free=True, layers=[0, 1, 2])
+    _, collector = model.states(tokenizer.tokenize(TEXTS))
+    limited = (4, 4) if bidirectional or family == "modernbert" else (3, 0)
+    windows = [None, limited, limited] if family == "modernbert" else [limited, None, limited]
+    assert [collector.by_layer[layer].window for layer in range(3)] == windows
 
 
 class Largest(TorchDispatchMode):
@@ -211,12 +227,12 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("family", ["bert", "mistral", "qwen3"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gemma2", "mistral", "qwen3"])
 @torch.no_grad()
 def test_no_mask_is_made(family, bidirectional, folders, tmp_path):
     """The layers get None, sliding windows or not, and nothing of T × T is made on the way."""
-    if family == "bert":
-        model, tokenizer = load_model(folders[family], Settings())
+    if family in ("bert", "modernbert", "gemma2"):  # without windows, and with their own
+        model, tokenizer = load_model(folders[family], Settings(bidirectional=bidirectional))
     else:
         model, tokenizer = windowed(
             folders, tmp_path, family, bidirectional, **MIXED if family == "qwen3" else {}

@@ -174,14 +174,15 @@ def test_a_text_of_nan_spoils_no_other():
 @given(
     data=st.data(),
     method=st.sampled_from(["ata", "mean", "last", "cls", "weighted_mean"]),
-    transform=st.sampled_from(["identity", "log1p", "visible_mean"]),
+    transform=st.sampled_from(["identity", "log1p", "sqrt", "softmax", "visible_mean"]),
+    sink=st.sampled_from(["keep", "first", "clip"]),
 )
-def test_weights_are_a_distribution_over_tokens_and_the_layout_does_not_matter(data, method, transform):
+def test_weights_are_a_distribution_over_tokens_and_the_layout_does_not_matter(data, method, transform, sink):
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     rows = [([0] * n, data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) for n in lengths]
     sums = [torch.rand(2, n) for n in lengths]
     causal = data.draw(st.booleans())
-    pooling = Pooling(PoolingConfig(method=method, column_transform=transform))
+    pooling = Pooling(PoolingConfig(method=method, column_transform=transform, sink=sink))
     side = data.draw(st.sampled_from(["left", "right"]))
     found = []
     for batch in (PaddedBatch.of(rows, 0, side), PackedBatch.of(rows)):

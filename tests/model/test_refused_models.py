@@ -38,23 +38,42 @@ def copy(folders, tmp_path) -> Copy:
 
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "rope_theta": 10000.0}
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("family", "config"),
     [
-        {"rope_parameters": DYNAMIC, "max_position_embeddings": 32},
-        {
-            "rope_parameters": LONG | {"original_max_position_embeddings": 32},
-            "max_position_embeddings": 128,
-        },
+        ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 32}),
+        (
+            "llama",
+            {
+                "rope_parameters": LONG | {"original_max_position_embeddings": 32},
+                "max_position_embeddings": 128,
+            },
+        ),
+        (
+            "phi3",
+            {
+                "rope_parameters": LONG | {"partial_rotary_factor": 1.0},
+                "original_max_position_embeddings": 32,
+                "max_position_embeddings": 128,
+            },
+        ),
+        (
+            "modernbert",
+            {
+                "rope_parameters": {"full_attention": DYNAMIC, "sliding_attention": PLAIN},
+                "max_position_embeddings": 32,
+            },
+        ),
     ],
-    ids=["dynamic", "longrope"],
+    ids=["dynamic", "longrope", "phi3", "of one kind of layer"],
 )
-def test_a_vector_does_not_change_with_its_neighbours(copy, config):
+def test_a_vector_does_not_change_with_its_neighbours(copy, family, config):
     """Adaptive RoPE does so beyond a length, which is then the longest."""
-    folder = copy("llama", config)
+    folder = copy(family, config)
     encoder = Encoder.from_pretrained(folder, device="cpu")
     assert encoder.max_length == 32
     alone, beside = encoder.encode(["a harbour"]), encoder.encode(["a harbour", "a b " * 60])
@@ -73,10 +92,26 @@ def test_an_unknown_or_incomplete_rope_is_refused(copy, rope):
     ("family", "config", "message"),
     [
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "type 'full_attention'"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": PLAIN, "sliding_attention": PLAIN | {"rope_type": "su"}}},
+            r"gemma3_text.config\.json.*su",
+        ),
+        ("mistral", {"model_type": "mpnet"}, "'mpnet' model, .* a bias by relative position"),
+        ("gemma3_text", {"model_type": "gemma3"}, "reads images too; take a text model"),
+        ("gemma2", {"use_bidirectional_attention": True}, "which a gemma2's masks do not obey"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "which a gemma3_text's layers do not obey"),
+        (
+            "smollm3",
+            {"layer_types": ["sliding_attention"] * 3, "sliding_window": 4},
+            "names sliding_attention, but use_sliding_window is false",
+        ),
         ("bert", {"position_embedding_type": "relative_key"}, "is 'relative_key', not absolute"),
         ("roberta", {"pad_token_id": None}, "names no pad_token_id"),
         ("bert", {"hidden_act": "nope"}, "describes no bert model: 'nope'"),
         ("bert", {"num_attention_heads": 5}, "describes no bert model: The hidden size"),
+        ("llama", {"pad_token_id": 100_000}, "describes no llama model: Padding_idx must be within"),
+        ("bert", {"auto_map": {"AutoModel": "modeling.Bert"}}, "auto_map says that code in the folder makes"),
         ("bert", {"vocab_size": 100}, r"word_embeddings\.weight is missing or misshapen"),
         ("mistral", {"hidden_size": "wide"}, "no usable mistral configuration: [^\n]*$"),
     ],
@@ -144,6 +179,23 @@ def test_the_usual_heads_may_stay(copy, prefix):
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "heads"),
+    [
+        ("distilbert", ["vocab_transform.weight", "vocab_layer_norm.bias", "pre_classifier.weight"]),
+        ("electra", ["discriminator_predictions.dense.weight", "generator_lm_head.bias"]),
+        ("modernbert", ["head.dense.weight", "decoder.bias"]),
+    ],
+)
+def test_a_familys_own_heads_may_stay_and_no_others(copy, family, heads):
+    folder = copy(family, weights={name: torch.zeros(4) for name in heads})
+    load_backbone(folder)
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {"adapter.weight": torch.zeros(4)}, path, metadata={"format": "pt"})
+    with pytest.raises(MghError, match=r"1 weights .* the first being adapter"):
+        load_backbone(folder)
+
+
 def test_the_heads_of_decoders_may_stay(copy):
     names = ["lm_head.weight", "score.weight", "layers.0.self_attn.rotary_emb.inv_freq"]
     load_backbone(copy("llama", weights={name: torch.zeros(4) for name in names}))
@@ -156,4 +208,15 @@ def test_a_token_without_a_row_is_refused(copy, added):
     tokenizer.add_special_tokens(added)
     tokenizer.save_pretrained(folder)
     with pytest.raises(MghError, match=r"1 tokens .* no row in the embedding table of .*'<(query|padding)>'"):
+        Encoder.from_pretrained(folder)
+
+
+def test_a_token_around_a_text_without_a_row_is_refused(copy):
+    """One that the vocabulary does not have."""
+    folder = copy("bert")
+    path = folder / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [99_999]
+    path.write_text(json.dumps(described))
+    with pytest.raises(MghError, match=r"1 tokens have no row in the embedding table of .* number 99999"):
         Encoder.from_pretrained(folder)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ata_attention import ata_attention, transformers
 
-from mgh_ds.model.config import LoraConfig, ModelConfig
+from mgh_ds.model.config import LoraConfig, ModelConfig, PoolingConfig
 from mgh_ds.model.embedder import build_model
 
 pytestmark = pytest.mark.usefixtures("quick_interpreter")
@@ -13,11 +13,12 @@ TEXTS = ["A short text.", "Which of the two texts is the longer one, this or tha
 
 
 @pytest.mark.parametrize("padding_free", [True, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("family", ["mistral", "bert"])
-def test_embeddings_and_gradients_are_the_portable_backends(family, padding_free, monkeypatch):
+@pytest.mark.parametrize(("family", "sink"), [("mistral", "keep"), ("bert", "keep"), ("bert", "clip")])
+def test_embeddings_and_gradients_are_the_portable_backends(family, sink, padding_free, monkeypatch):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = ModelConfig(
         name_or_path=f"tiny-random/{family}",
+        pooling=PoolingConfig(sink=sink, clip_multiple=1.2),
         lora=LoraConfig(dropout=0.0),
         padding_free=padding_free,
         max_length=64,

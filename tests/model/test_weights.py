@@ -6,17 +6,19 @@ import functools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.group import barrier, process_group, rank
-from mgh_ds.model import tiny, weights
+from mgh_ds.model import gguf_folder, tiny, weights
 from mgh_ds.model.embedder import load_model
 from mgh_ds.model.settings import Settings
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.model.weights import MINILM, resolve_model
+from tests.model.gguf_files import write_gguf
 from tests.ranks import run_ranks
 
 SHARDS = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
@@ -150,6 +152,28 @@ def load_what_rank_1_makes(cache):
 def test_the_rank_that_comes_first_makes_the_model_for_all(tmp_path):
     """transformers' own `save_pretrained` would write nothing there."""
     run_ranks(2, load_what_rank_1_makes, str(tmp_path))
+
+
+def resolve_and_count(path, cache, made):
+    os.environ["XDG_CACHE_HOME"] = cache
+    convert = gguf_folder._convert
+
+    def counted(*arguments):
+        with Path(made).open("a") as file:
+            file.write("made\n")
+        convert(*arguments)
+
+    gguf_folder._convert = counted
+    print(resolve_model(path))
+
+
+def test_two_processes_dequantise_a_gguf_file_once(tmp_path, folders):
+    path, made = write_gguf(folders["llama"], tmp_path / "model.gguf"), tmp_path / "made"
+    outputs = run_ranks(2, resolve_and_count, str(path), str(tmp_path / "cache"), str(made))
+    assert made.read_text() == "made\n"
+    (folder,) = [entry for entry in (tmp_path / "cache/mgh-ds/gguf").iterdir() if entry.is_dir()]
+    assert all(output.splitlines()[-1] == str(folder) for output in outputs)
+    load_model(folder, Settings())
 
 
 def test_an_unknown_tiny_family_is_refused(tmp_path, monkeypatch):

@@ -151,9 +151,13 @@ def test_progress_of_a_packed_file_adds_up_to_its_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "cause"),
     [
-        ("a.jsonl.gz", gzip.compress(lines(PAIRS).encode())[:-12], "damaged or cut short"),
-        ("a.jsonl.gz", gzip.compress(lines(PAIRS).encode())[:-8] + bytes(8), "damaged or cut short: CRC"),
-        ("a.jsonl.gz", gzip.compress(b"(\xb5/\xfd"), "compressed by zstd"),
+        ("a.jsonl.gz", gzip.compress(lines(PAIRS).encode(), mtime=0)[:-12], "damaged or cut short"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(lines(PAIRS).encode(), mtime=0)[:-8] + bytes(8),
+            "damaged or cut short: CRC",
+        ),
+        ("a.jsonl.gz", gzip.compress(b"(\xb5/\xfd", mtime=0), "compressed by zstd"),
         ("a.jsonl", b"BZh91AY", "compressed by bzip2"),
         ("a.jsonl", b"\xfd7zXZ\0", "compressed by xz"),
         ("a.csv", b"PK\x03\x04", "a spreadsheet"),

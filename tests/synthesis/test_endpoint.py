@@ -300,6 +300,21 @@ def test_the_first_and_the_last_prompt_may_be_at_fault(fault: str, seed: int) ->
     assert words in ends[seed].error
 
 
+def test_what_is_asked_again_is_answered_however_it_ends() -> None:
+    """A filter that strikes by chance strikes what was good before, too."""
+
+    def answer(_: int, body: dict[str, Any]) -> Answer:
+        if body["seed"] == 2:
+            return 500, "it makes me ill", {}
+        again = sum(one["seed"] == body["seed"] for one in server.bodies) > 1
+        return completion("", "content_filter") if again else completion()
+
+    with serving(answer) as server:
+        ends = run(server, count=4, max_in_flight=1)
+    assert [end.finish_reason for end in ends] == ["stop", "stop", "error", "stop"]
+    assert "it makes me ill" in ends[2].error
+
+
 def test_what_refuses_everything_from_some_time_on_costs_no_unit(key: str) -> None:
     ends: list[Completion] = []
     with (
@@ -441,3 +456,19 @@ def test_a_key_whose_variable_is_not_set_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("MGH_TEST_KEY", raising=False)
     with pytest.raises(MghError, match="MGH_TEST_KEY"):
         check_endpoint(EndpointConfig(api_key_env="MGH_TEST_KEY"))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://127.0.0.1:abc/v1", "http://[::1/v1"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(MghError, match=r"engine\.endpoint\.base_url is not a URL"):
+        check_endpoint(EndpointConfig(base_url=url))
+
+
+@pytest.mark.parametrize("value", ["sk-ключ", "sk-a\nb", " "])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MGH_TEST_KEY", value)
+    with pytest.raises(MghError, match="MGH_TEST_KEY is blank or has characters") as error:
+        check_endpoint(EndpointConfig(api_key_env="MGH_TEST_KEY"))
+    assert "sk-" not in str(error.value)

@@ -18,7 +18,7 @@ from mgh_ds.synthesis.config import EngineConfig, JudgeConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.scripted import ScriptedEngine
 from mgh_ds.synthesis.judge import NegativeJudge, Question
-from mgh_ds.synthesis.judging import judge_negatives, read_judge
+from mgh_ds.synthesis.judging import Answers, judge_negatives, read_judge
 
 LABELLED = labelled_set()
 RIGHT = {one.negative for one in LABELLED if one.false_negative} | {"record 2, level 4"}
@@ -183,6 +183,16 @@ def test_bad_answers_never_end_a_run_and_are_asked_for_again(
     assert sorted(asked) == sorted(bad)
     assert (made["judged"], made["cost"]["without_verdict"]) == (24, {})
     assert made["cost"]["calls"] == len(LABELLED) + 24 + 4, "bad answers cost calls too"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_old_answer_without_a_verdict_does_not_outlive_a_verdict(order: int) -> None:
+    request = NegativeJudge(CONFIG).request(Question.labelled(LABELLED[0]))
+    answers = Answers()
+    for one in [Completion(request.unit_id, "Sure!", "stop", 1, 1), verdict(request, True)][::order]:
+        answers.add(one)  # journals have names drawn by lot, and are read in their order
+    assert answers.cost()["without_verdict"] == {}
+    assert answers.verdicts[request.unit_id].right_answer
 
 
 def test_a_judge_without_a_verdict_is_not_asked_further(

@@ -309,6 +309,26 @@ def test_a_budget_in_tokens_needs_a_server_that_counts(tmp_path: Path) -> None:
     assert sum(row["tokens_out"] for row in rows) >= 200
 
 
+@pytest.mark.parametrize("count_prompt", ["false", "true"])
+def test_a_budget_in_tokens_needs_a_server_that_counts_nearly_all(count_prompt: str, tmp_path: Path) -> None:
+    """Else it is overshot in silence: twice, if every other answer has no count; by all that is written, if
+    prompts alone have one."""
+    plan = endpoint_plan(
+        tmp_path / "plan", 48, "--samples.budget.samples", "null", "--samples.budget.tokens", "2000",
+        "--samples.budget.count_prompt", count_prompt,
+    )  # fmt: skip
+
+    def answer(number: int, body: Body) -> Answer:
+        every_other = None if number % 2 else {"prompt_tokens": 7, "completion_tokens": 5}
+        return completion(write(body), usage={"prompt_tokens": 7} if count_prompt == "true" else every_other)
+
+    with (
+        serving(answer) as server,
+        pytest.raises(MghError, match=r"does not say of \d+ of \d+ .*samples\.budget\.samples"),
+    ):
+        work_with(server, plan.folder)
+
+
 def test_tokens_that_nobody_counted_are_shown_as_unknown(
     tmp_path: Path, frozen: Frozen, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The filter of talk on sentences in every language that synthesis draws: what it finds, exactly."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from mgh_ds.synthesis.slots import PACKAGED_SLOTS, SlotTable
-from mgh_ds.synthesis.talk import is_talk, languages
+from mgh_ds.synthesis.talk import PACKAGED_TALK, is_talk, languages
 from mgh_ds.synthesis.wording import sentences
 
 SENTENCES = yaml.safe_load(Path(__file__).with_name("talk.yaml").read_text(encoding="utf-8"))
@@ -27,7 +28,7 @@ def written(part: str, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("part", "talk", "innocent", "recall"), [("seen", 77, 71, 77 / 77), ("unseen", 48, 41, 45 / 48)]
+    ("part", "talk", "innocent", "recall"), [("seen", 84, 73, 84 / 84), ("unseen", 48, 41, 45 / 48)]
 )
 def test_precision_and_recall_are_what_they_are(part: str, talk: int, innocent: int, recall: float) -> None:
     found = [sentence for sentence in written(part, "talk") if is_talk(sentences(sentence))]
@@ -42,6 +43,11 @@ def test_every_language_that_is_drawn_has_its_patterns_and_sentences() -> None:
     assert set(LANGUAGES) | {""} == languages().keys()
     for part in ("seen", "unseen"):
         assert set(LANGUAGES) == SENTENCES[part].keys()
+
+
+def test_an_apostrophe_ends_a_word_in_patterns_as_in_texts() -> None:
+    text = PACKAGED_TALK.read_text(encoding="utf-8")
+    assert re.findall(r"\w+['’][()|?$].*", text) == [], "folded texts have a space there"
 
 
 def test_the_bundled_sample_is_innocent() -> None:

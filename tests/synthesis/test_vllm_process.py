@@ -13,7 +13,7 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig, Sampling
-from mgh_ds.synthesis.engines import vllm_process
+from mgh_ds.synthesis.engines import model_folder, vllm_process
 from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.vllm_process import VllmEngine
@@ -237,6 +237,28 @@ def test_a_model_folder_must_exist_and_chat(model: Path, tmp_path: Path) -> None
     (model / "config.json").unlink()
     with pytest.raises(MghError, match=r"config\.json is missing"):
         check_chat_template(str(model))
+
+
+@pytest.mark.usefixtures("start")
+def test_vllm_gets_a_folder_in_the_place_of_a_gguf_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("mgh_ds.model.weights.resolve_model", lambda name: asked.append(name) or model)
+    file = tmp_path / "some.gguf"
+    file.write_bytes(b"GGUF")
+    names = [str(file), "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"]
+    for name in names:
+        check_chat_template(name)  # when the plan is made: nothing is dequantised for that
+        assert local_folder(name) is None
+    assert not asked
+    for name in names:
+        engine = VllmEngine(EngineConfig(kind="vllm", model=name), tmp_path / "log")
+        assert engine._config.model == str(model)
+        engine.close()
+    assert asked == names
+    assert model_folder.dequantised_model("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
+    assert model_folder.dequantised_model(str(model)) == str(model)
 
 
 def test_messages_survive_any_cutting_of_the_stream() -> None:

@@ -57,8 +57,8 @@ class EndpointEngine:
         self._outcomes: queue.SimpleQueue[Completion | Exception] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._open = self._failed_first = 0  # calls that have not ended; those that failed before any answer
-        self._good: Request | None = None  # the newest that was answered, and when that began
-        self._good_began_s = 0.0
+        self._good: Request | None = None  # one that was answered
+        self._proved_s = 0.0  # when the newest call began that shows that the endpoint answers
         self._changed = asyncio.Condition()  # of the four above
         self._proof = asyncio.Lock()
         self.last_progress = time.monotonic()
@@ -161,10 +161,10 @@ class EndpointEngine:
         return most if reply.kind == "odd" else min(most, 1)
 
     async def _remember(self, request: Request, answer: Answer, began_s: float) -> None:
-        if answer.finish_reason not in ("stop", "length") or began_s <= self._good_began_s:
+        if answer.finish_reason not in ("stop", "length") or began_s <= self._proved_s:
             return
         first = self._good is None
-        self._good, self._good_began_s = request, began_s
+        self._good, self._proved_s = request, began_s
         if first:
             async with self._changed:
                 self._changed.notify_all()
@@ -191,9 +191,12 @@ class EndpointEngine:
         if self._good is None:
             return False
         async with self._proof:  # one answer is proof for all that wait for it
-            if self._good_began_s <= failed_s:
-                await self._ask(self._good)
-        return self._good_began_s > failed_s
+            if self._proved_s <= failed_s:
+                began_s = time.monotonic()
+                reply, _ = await self._ask(self._good)
+                if isinstance(reply, Answer):  # however it ended: a filter may strike by chance
+                    self._proved_s = max(self._proved_s, began_s)
+        return self._proved_s > failed_s
 
     def _completion(self, request: Request, answer: Answer, tries: int) -> Completion:
         return Completion(

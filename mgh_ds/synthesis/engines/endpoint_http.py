@@ -20,6 +20,8 @@ def check_endpoint(config: EndpointConfig) -> None:
         url = urlsplit(config.base_url)
         # Any @ counts: without // or with a slash in the password, no password would be found.
         secret = bool("@" in config.base_url or url.query or url.fragment)
+        if not secret:
+            _ = url.port  # raises ValueError for one that is none
     except ValueError:
         raise MghError("engine.endpoint.base_url is not a URL") from None
     if secret:
@@ -36,6 +38,13 @@ def check_endpoint(config: EndpointConfig) -> None:
             f"engine.endpoint.api_key_env names {config.api_key_env}, but that environment variable is not "
             "set: export it, or set api_key_env to null for an endpoint without keys"
         )
+    if config.api_key_env is not None:
+        key = os.environ[config.api_key_env].strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise MghError(
+                f"engine.endpoint.api_key_env: the key in {config.api_key_env} is blank or has characters "
+                "that no header can carry (other than printable ASCII): copy it again"
+            )
 
 
 class HttpClient:

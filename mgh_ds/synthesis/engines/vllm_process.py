@@ -18,7 +18,7 @@ from pathlib import Path
 from mgh_ds.common import extras
 from mgh_ds.common.errors import MghError
 from mgh_ds.synthesis.config import EngineConfig
-from mgh_ds.synthesis.engines.model_folder import check_chat_template, local_folder
+from mgh_ds.synthesis.engines.model_folder import check_chat_template, dequantised_model, local_folder
 from mgh_ds.synthesis.engines.port import Completion, Engine, EngineDied, Request
 from mgh_ds.synthesis.engines.wire import Inbox, Message, pack, request_to_json
 
@@ -54,6 +54,7 @@ class VllmEngine:
                 f"vLLM is not installed: {extras.install_line('vllm')}, or make vllm in a checkout; "
                 "engine.kind: endpoint needs none here"
             )
+        config = config.replace(model=dequantised_model(config.model))
         check_chat_template(config.model)
         self._config = config
         self._log = log
