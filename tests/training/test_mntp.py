@@ -20,10 +20,12 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.records.schema import Record
-from mgh_ds.training.config import RunConfig
+from mgh_ds.training.config import DataConfig, RunConfig
 from mgh_ds.training.masking import MaskedBatch, Masking
 from mgh_ds.training.mntp import Mntp
-from mgh_ds.training.objectives import MntpSettings
+from mgh_ds.training.objectives import ContrastiveSettings, MntpSettings
+from mgh_ds.training.prefetch import make_contrastive
+from mgh_ds.training.step import embed
 from tests.ranks import run_ranks, start_ranks
 from tests.records.examples import record_values
 from tests.training import mntp_worker, run_worker
@@ -259,6 +261,26 @@ def test_a_run_without_text_is_refused(decoder: Path, tmp_path: Path) -> None:
     config = mntp_run(decoder, tmp_path / "empty.txt", tmp_path)
     with pytest.raises(MghError, match="holds no text to learn from"):
         open_data(config)
+
+
+def test_its_store_holds_pairs_for_simcse_that_dropout_alone_tells_apart(
+    decoder: Path, texts: Path, tmp_path: Path
+) -> None:
+    """Each text as query and as positive; the adapters have left zero, where they begin."""
+    config = mntp_run(decoder, texts, tmp_path)
+    store = open_data(config)
+    config = config.replace(
+        model=config.model.replace(use_instructions=False),
+        data=DataConfig(train=[str(store.path)]),
+        training=config.training.replace(objective=ContrastiveSettings()),
+    )
+    assert open_data(config).path == store.path
+    model, tokenizer = make_model(config)
+    (batch, *_) = Loader(store, make_plan(store, config)).micro_batches(STEP, 1, 0)
+    vectors = embed(model, make_contrastive(batch, tokenizer, STEP)).detach()
+    torch.testing.assert_close(vectors[:, 0], vectors[:, 1], rtol=0, atol=1e-5)
+    vectors = embed(model.train(), make_contrastive(batch, tokenizer, STEP)).detach()
+    assert ((vectors[:, 0] - vectors[:, 1]).norm(dim=1) > 1e-3).all()
 
 
 def test_draws_are_even() -> None:
