@@ -34,7 +34,7 @@ synth-demo: $(VLLM)  ## tasks and samples from a small language model, merged an
 test: $(READY)  ## the test suite; three workers, since some tests wait
 	python -m pytest -m "not system and not gpu" -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, and the published figures where MGH_DATA_DIR names the data
+test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, every kernel compiled, and the published figures where MGH_DATA_DIR names the data
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself
 	python -m pytest -m system -n 2 --dist loadgroup --deselect tests/system/test_demo.py
 
@@ -43,6 +43,7 @@ test-long: $(READY)  ## the random tests at length: 10,000 plans for each promis
 
 gpu: chip $(READY) $(PEERS)  ## on an NVIDIA GPU: the tests of kernels and model, then every measurement
 	python -m pytest tests/kernels tests/model -m "not system"
+	python -m pytest tests/kernels/test_compilation.py -m system
 	python -m benchmarks.kernel
 	python -m benchmarks.step
 

@@ -33,6 +33,8 @@ def reports():
         yield {key: future.result() for key, future in futures.items()}
 
 
+@pytest.mark.system  # ten minutes of a compiler's time where nothing is in Triton's cache
+@pytest.mark.xdist_group("compilation")  # one worker, so one set of reports
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("table", TABLES)
