@@ -123,22 +123,28 @@ def _work(grid: Sequence[Cell], tasks: list[str], data_dir: Path | None, ranks: 
 
 def _backbones(grid: Sequence[Cell]) -> dict[str, dict[str, str]]:
     """Cell name → fingerprint of the model that it begins with."""
-    from mgh_ds.model.fingerprint import fingerprint
+    from mgh_ds.training.adapters import base_fingerprint
 
-    names = {cell.name: cell.config.model.name_or_path for cell in grid}
-    found = {name: fingerprint(name) for name in sorted(set(names.values()))}
-    return {cell: found[name] for cell, name in names.items()}
+    def of(cell: Cell) -> tuple[str, ...]:
+        return cell.config.model.name_or_path, *cell.config.model.adapters
+
+    cells = {of(cell): cell for cell in grid}
+    found = {names: base_fingerprint(cells[names].config.model) for names in sorted(cells)}
+    return {cell.name: found[of(cell)] for cell in grid}
 
 
 def _data_hashes(grid: Sequence[Cell]) -> dict[str, str]:
     """Cell name → hash of the stores that it trains on; JSONL files are converted into the output folder."""
     from mgh_ds.records.mixture import Mixture
-    from mgh_ds.records.store import open_or_convert
+    from mgh_ds.training.data import open_training_data
+
+    def of(cell: Cell) -> tuple[str, ...]:
+        return cell.config.training.objective.model_dump_json(), *cell.config.data.train
 
     found: dict[tuple[str, ...], str] = {}
     for cell in grid:
-        paths = tuple(cell.config.data.train)
-        if paths not in found:
-            stores = [open_or_convert(path, cell.path.parent / "data") for path in paths]
-            found[paths] = Mixture(stores).manifest_hash
-    return {cell.name: found[tuple(cell.config.data.train)] for cell in grid}
+        if of(cell) not in found:
+            cache = cell.path.parent / "data"
+            stores = [open_training_data(cell.config, path, cache) for path in cell.config.data.train]
+            found[of(cell)] = Mixture(stores).manifest_hash
+    return {cell.name: found[of(cell)] for cell in grid}

@@ -15,8 +15,8 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.distributed.group import free_port
 from mgh_ds.evaluation.run import evaluate
-from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
+from mgh_ds.training.adapters import build_run_model
 
 # The trainer stands above the rooms: it is started, not imported.
 TRAINER = "mgh_ds.train"
@@ -58,7 +58,7 @@ def train(cell: Cell, ranks: int) -> None:
     if cell.seed is None:
         untrained = cell.config.model.replace(lora=None)
         if not (cell.path / "export").exists():
-            Encoder(*build_model(untrained), untrained.name_or_path).save(cell.path / "export")
+            Encoder(*build_run_model(untrained), untrained.name_or_path).save(cell.path / "export")
         return
     log = cell.path.parent / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

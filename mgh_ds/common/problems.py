@@ -38,9 +38,14 @@ def explain(kind: type[BaseModel], error: ValidationError, values: Any, prefix: 
 
 
 def nearest(word: object, known: Iterable[object], pattern: str = "{}") -> str:
-    """`; did you mean …?` with that of `known` which is most like `word`, put into `pattern`; or nothing."""
-    near = difflib.get_close_matches(str(word), map(str, known), n=1, cutoff=0.5)
-    return f"; did you mean `{pattern.format(near[0])}`?" if near else ""
+    """`; did you mean …?` with that of `known` which is most like `word`, of several the first by name, put
+    into `pattern`; or nothing where none is like it."""
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, name, str(word)).ratio()
+
+    near = max(sorted(map(str, known)), key=likeness, default="")
+    return f"; did you mean `{pattern.format(near)}`?" if near and likeness(near) >= 0.5 else ""
 
 
 class _Place(NamedTuple):

@@ -61,12 +61,14 @@ def make_stages(config: CurriculumConfig, steps: int) -> list[Stage]:
     stages = []
     for index, stage in enumerate(wanted):
         first, end = boundaries[index], boundaries[index + 1]
+        negatives = config.negatives if stage.negatives is None else stage.negatives
         name = ("levels " if len(stage.levels) > 1 else "level ") + ", ".join(map(str, stage.levels))
+        if negatives == 0:
+            name = "no negatives"
         if end == first:
             raise MghError(
                 f"stage `{name}` gets none of the {steps} steps: train longer or change the stages' shares"
             )
-        negatives = config.negatives if stage.negatives is None else stage.negatives
         ungraded = config.ungraded_share if stage.ungraded_share is None else stage.ungraded_share
         exact = None if ungraded is None else Fraction(ungraded).limit_denominator(1_000_000)
         stages.append(Stage(index, name, tuple(stage.levels), negatives, first, end - first, exact))

@@ -83,6 +83,9 @@ class ModelConfig(Settings):
     """A folder, a GGUF file, a Hugging Face name, or `tiny-random/<family>` (bert, distilbert, electra,
     gemma2, gemma3_text, llama, mistral, modernbert, phi3, qwen2, qwen3, roberta, smollm3): a very small model
     with random weights, made on the spot."""
+    adapters: list[str] = Field(default=[])
+    """Folders of earlier runs whose adapters are merged into the backbone before new ones are put on, in this
+    order; such as that of `mntp`. Each was trained on this backbone with those before it."""
     num_layers: int | None = Field(default=None, gt=0)
     """Keep the first so many of the backbone's layers and leave the rest out; null keeps all."""
     pooling: PoolingConfig = PoolingConfig()

@@ -1,5 +1,6 @@
 """The trainable model: backbone, adapters and pooling in one module."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.model.adapters import Adapter, merge
 from mgh_ds.model.backbone import check_length, first_position, load_backbone, longest_input
 from mgh_ds.model.batches import TokenBatch
 from mgh_ds.model.config import DType, LoraConfig, ModelConfig
@@ -42,8 +44,12 @@ class EmbeddingModel(nn.Module):
         """Length of an embedding."""
         return self.backbone.config.hidden_size
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """Embeddings `[S, dim]`, fp32, of unit length. Raises MghError for a batch without texts."""
+    def forward(self, batch: TokenBatch, places: Tensor | None = None) -> Tensor:
+        """Embeddings `[S, dim]`, fp32, of unit length; or with `places`, int64 `[p]`, which count tokens
+        through the batch's rows, the states `[p, dim]` of these tokens, in the backbone's precision. Raises
+        MghError for a batch without texts."""
+        if places is not None:
+            return self._run(batch, None).flatten(0, -2)[places]
         hidden, collector = self.states(batch)
         return nn.functional.normalize(self.pooling(hidden, batch, collector), dim=-1)
 
@@ -55,17 +61,20 @@ class EmbeddingModel(nn.Module):
     def states(self, batch: TokenBatch) -> tuple[Tensor, ColumnSumCollector | None]:
         """Token states `[B, N, dim]` or `[T, dim]` of the last layer and, for ATA, the column sums of its
         layers. Raises MghError for attention dropout and reentrant activation checkpointing."""
-        if batch.texts == 0:
-            raise MghError("the batch holds no texts: call the model with one at least")
         collector = None
         if self.pooling.reads_attention:
             collector = ColumnSumCollector(self.layers, batch.token_mask)
+        return self._run(batch, collector), collector
+
+    def _run(self, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
+        if batch.texts == 0:
+            raise MghError("the batch holds no texts: call the model with one at least")
         inputs = batch.backbone_inputs(first_position(self.backbone.config))
         try:
             output = self.backbone(**inputs, use_cache=False, column_sums=collector)
         except UnsupportedAttention as error:
             raise MghError(str(error)) from error
-        return output.last_hidden_state.view(*batch.input_ids.shape, -1), collector
+        return output.last_hidden_state.view(*batch.input_ids.shape, -1)
 
 
 def cause_of_nan(model: EmbeddingModel) -> str:
@@ -75,12 +84,18 @@ def cause_of_nan(model: EmbeddingModel) -> str:
     return f"its weight {broken} holds such" if broken else "its precision does not suffice"
 
 
-def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
+def build_model(
+    config: ModelConfig, seed: int = 0, adapters: Sequence[Adapter] = ()
+) -> tuple[EmbeddingModel, Tokenizer]:
     """The model that `config` describes, on the CPU and in evaluation mode, and its tokenizer.
 
-    With `config.lora` only the adapters are trainable; their first weights depend on `seed` alone. Raises
-    MghError for a model that cannot be found or is of an unknown type, and for adapters that do not fit it.
+    `adapters` are those that `config.adapters` names, read by whoever knows runs; they are merged into the
+    backbone. With `config.lora` only new ones are trainable; their first weights depend on `seed` alone.
+    Raises MghError for a model that cannot be found or is of an unknown type, and for adapters that do not
+    fit it.
     """
+    if [adapter.name for adapter in adapters] != config.adapters:
+        raise ValueError(f"model.adapters are {config.adapters}, but others were given to be merged")
     settings = Settings(
         pooling=config.pooling,
         bidirectional=config.bidirectional,
@@ -95,6 +110,8 @@ def build_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tok
         padding_free=config.padding_free,
         num_layers=config.num_layers,
     )
+    for adapter in adapters:
+        merge(model.backbone, adapter)
     if config.activation_checkpointing:
         # The reentrant kind loses the gradient through the column sums.
         model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

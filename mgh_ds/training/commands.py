@@ -26,13 +26,13 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     from mgh_ds.common.config import load_config
     from mgh_ds.curriculum import commands
     from mgh_ds.records.mixture import Mixture
-    from mgh_ds.records.store import open_or_convert
     from mgh_ds.training.config import RunConfig
+    from mgh_ds.training.data import open_training_data
     from mgh_ds.training.run_folder import RunFolder
 
     run = load_config(RunConfig, ["--config", config, *settings])
     cache = RunFolder(run.path).store_cache
-    records = Mixture([open_or_convert(path, cache) for path in run.data.train])
+    records = Mixture([open_training_data(run, path, cache) for path in run.data.train])
     commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export)
 
 

@@ -10,6 +10,7 @@ from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.losses import AnyLossSettings, InfoNCESettings
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.training.loggers import LOGGERS
+from mgh_ds.training.objectives import AnyObjectiveSettings, ContrastiveSettings, MntpSettings
 
 if TYPE_CHECKING:
     LoggerName = str
@@ -25,7 +26,8 @@ class DataConfig(Settings):
 
     train: list[str]
     """Stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
-    `sample:train`, `sample:held_out`, `mgh:train` and `mgh:held_out` name the bundled records."""
+    `sample:train`, `sample:held_out`, `mgh:train` and `mgh:held_out` name the bundled records. The objective
+    mntp also takes plain text and rows with a `text`."""
     held_out: str | None = None
     """The same kind of path; scored before and after training, and in between where `evaluation.every` says.
     null: no records are scored."""
@@ -76,8 +78,11 @@ class TrainingConfig(Settings):
     deepspeed: str = "zero2"
     """`zero2`, which ships with mgh-ds, or a JSON file with the engine's settings; what the recipe decides
     may not stand in it."""
+    objective: AnyObjectiveSettings = ContrastiveSettings()
+    """What is trained for, by its `name`: `contrastive`, or before that `mntp`, by which a decoder learns to
+    use attention in both directions."""
     loss: AnyLossSettings = InfoNCESettings()
-    """The loss, by its `name`, and what it may be told."""
+    """The loss of the contrastive objective, by its `name`, and what it may be told."""
 
 
 class WandbConfig(Settings):
@@ -185,6 +190,28 @@ class RunConfig(Settings):
             raise ValueError(
                 f"evaluation.{asked[0]} needs something to score: name records in data.held_out, or MTEB "
                 "tasks in evaluation.tasks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Self:
+        if not isinstance(self.training.objective, MntpSettings):
+            return self
+        if not self.model.bidirectional:
+            raise ValueError(
+                "training.objective mntp needs attention in both directions: model.bidirectional must be true"
+            )
+        if self.training.negative_groups > 1:
+            raise ValueError("training.objective mntp has no negatives: training.negative_groups must be 1")
+        curriculum = self.curriculum
+        negatives = [
+            curriculum.negatives if stage.negatives is None else stage.negatives
+            for stage in curriculum.stages
+        ]
+        if negatives != [0] or curriculum.ungraded_share is not None or curriculum.missing_level == "skip":
+            raise ValueError(
+                "training.objective mntp learns from texts, which have neither levels nor negatives: "
+                "curriculum needs `stages: random` and `negatives: 0`, and no other choice among its records"
             )
         return self
 

@@ -1,32 +1,25 @@
 """From a run folder to a model folder that plain sentence-transformers loads."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mgh_ds.common import files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.curriculum.config import order_of
-from mgh_ds.model.embedder import EmbeddingModel, build_model
+from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.model.export import export
-from mgh_ds.model.fingerprint import fingerprint
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
+from mgh_ds.training.adapters import base_fingerprint, build_run_model
+from mgh_ds.training.choice import Choice, choose
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.evaluations import best_step, evaluation_lines, label_of
+from mgh_ds.training.evaluations import evaluation_lines, label_of
+from mgh_ds.training.objectives import MntpSettings
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable, weight_shapes
 from mgh_ds.training.tensor_file import open_file
-
-
-class Choice(NamedTuple):
-    """A checkpoint to export."""
-
-    path: Path
-    step: int
-    words: str  # which it is among the run's: "the best by SciFact, of step 50"
-    manifest: checkpoint.Manifest
 
 
 def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Tokenizer, RunConfig, Choice]:
@@ -41,7 +34,7 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
     config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
     choice = choose(run, config.evaluation.metric, which)
     _check_backbone(choice, config)
-    model, tokenizer = build_model(config.model, seed=config.seed)
+    model, tokenizer = build_run_model(config.model, seed=config.seed)
     weights, parameters = open_file(choice.path / checkpoint.WEIGHTS), trainable(model)
     if weights.shapes != weight_shapes(parameters):
         raise MghError(
@@ -52,37 +45,6 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
     return model.eval(), tokenizer, config, choice
 
 
-def choose(run: Path, metric: str | None, which: str | None = None) -> Choice:
-    """The checkpoint of `run` that `which` names, as for `load_run`. Raises MghError if there is none."""
-    folder = RunFolder(run)
-    best = best_step(evaluation_lines(folder), metric)
-    if which == "best" and best is None:
-        raise MghError(
-            f"{run} has no best checkpoint: {'nothing was scored' if metric else 'no evaluation.metric'} "
-            "(--checkpoint newest)"
-        )
-    if which == "best" or (which is None and best is not None):
-        assert best is not None
-        try:
-            path, manifest = checkpoint.of_step(folder.checkpoints, best)
-            return Choice(path, best, f"the best checkpoint by {metric}, of step {best}", manifest)
-        except MghError as error:
-            if which == "best":
-                raise
-            print(f"the best checkpoint by {metric} cannot be taken, so the newest is: {error}")
-    if which in (None, "newest"):
-        found = checkpoint.newest(folder.checkpoints)
-        if found is None:
-            raise MghError(f"{run} has no complete checkpoint to export yet")
-        path, manifest = found
-        step = int(manifest["step"])
-        return Choice(path, step, f"the newest checkpoint, of step {step}", manifest)
-    if not which.isdecimal():
-        raise MghError(f"--checkpoint is {which!r}; it must be best, newest or the number of a step")
-    path, manifest = checkpoint.of_step(folder.checkpoints, int(which))
-    return Choice(path, int(which), f"the checkpoint of step {which}", manifest)
-
-
 def _check_backbone(choice: Choice, config: RunConfig) -> None:
     """Raises MghError where the checkpoint would be laid over another backbone than its own. What the run was
     told to accept when it went on is accepted here."""
@@ -90,7 +52,9 @@ def _check_backbone(choice: Choice, config: RunConfig) -> None:
     if words := checkpoint.lacks_backbone(choice.path, choice.manifest):
         print(words)
         return
-    found = checkpoint.backbone_changes(choice.manifest, fingerprint(name), config.accept_changes)
+    found = checkpoint.backbone_changes(
+        choice.manifest, base_fingerprint(config.model), config.accept_changes
+    )
     if found:
         raise MghError(
             f"{name} is not the backbone that {choice.path} was trained on; differing: "
@@ -118,10 +82,11 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         "---",
         f"# {config.name}",
         "",
-        f"A text-embedding model: `{config.model.name_or_path}` with {pooling.method} pooling,",
+        f"A text-embedding model: `{config.model.name_or_path}`{_adapters(config)}",
+        f"with {pooling.method} pooling,",
         f"trained by mgh-ds for {choice.step} of {training.steps} steps ({choice.words})",
         f"with global batches of {training.global_batch} records,",
-        f"curriculum {_curriculum(config)}, loss {_loss(config)}.",
+        f"{_objective(config)}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
@@ -135,6 +100,21 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         *_score_lines(RunFolder(run), choice.step, training.steps),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _adapters(config: RunConfig) -> str:
+    names = ", ".join(f"`{name}`" for name in config.model.adapters)
+    return f" (with the adapters of {names})" if names else ""
+
+
+def _objective(config: RunConfig) -> str:
+    objective = config.training.objective
+    if isinstance(objective, MntpSettings):
+        return (
+            f"by masked next-token prediction of {100 * objective.mask_share:g} % of the tokens: adapted to "
+            "attention in both directions, and meant to be trained on for embeddings"
+        )
+    return f"curriculum {_curriculum(config)}, loss {_loss(config)}"
 
 
 def _curriculum(config: RunConfig) -> str:

@@ -17,12 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.curriculum.loader import Loader, RecordStore
+from mgh_ds.curriculum.loader import Loader, MicroBatch, RecordStore
 from mgh_ds.curriculum.plan import TrainingPlan
 from mgh_ds.curriculum.shards import (
     LocalStage,
@@ -40,6 +40,14 @@ from mgh_ds.training.batch import Batch, make_batch
 from mgh_ds.training.stage_data import Prepared, log_line, prepare, verify
 
 DEPTH = 2  # steps that are kept ready
+
+MakeBatch = Callable[[MicroBatch, Tokenizer, int], Any]
+"""A micro-batch's texts, a tokenizer and the step → what an objective trains on, on the CPU."""
+
+
+def make_contrastive(texts: MicroBatch, tokenizer: Tokenizer, _step: int) -> Batch:
+    """`make_batch`, the same in every step."""
+    return make_batch(texts, tokenizer)
 
 
 def shards_folder(setting: str | None, run: Path) -> Path:
@@ -61,17 +69,25 @@ class Prefetcher:
     """The batches of every step from `first_step` on, in order. Use it in a `with` block.
 
     All ranks must take the same steps: the first one, and the first of each stage, communicates. The
-    tokenizer belongs to the prefetcher until the block ends.
+    tokenizer belongs to the prefetcher until the block ends. `make` turns texts into batches.
     """
 
     def __init__(
-        self, store: RecordStore, plan: TrainingPlan, tokenizer: Tokenizer, *, folder: Path, first_step: int
+        self,
+        store: RecordStore,
+        plan: TrainingPlan,
+        tokenizer: Tokenizer,
+        *,
+        folder: Path,
+        first_step: int,
+        make: MakeBatch = make_contrastive,
     ) -> None:
         self.store, self.plan, self.tokenizer, self.folder = store, plan, tokenizer, folder
+        self._make = make
         self._stop = Event()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch-reader")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="prefetch-writer")
-        self._ahead: deque[Future[list[Batch]]] = deque()
+        self._ahead: deque[Future[list[Any]]] = deque()
         self._next = self._submitted = self._boundary = first_step
         self._coming: Future[Prepared] | None = None
         self._rows: StageReader | None = None
@@ -105,7 +121,7 @@ class Prefetcher:
         if self._boundary < self.plan.steps:
             yield self._local(self._boundary)
 
-    def take(self, step: int) -> tuple[list[Batch], float]:
+    def take(self, step: int) -> tuple[list[Any], float]:
         """This rank's micro-batches of a step, on the CPU, and the seconds waited for them.
 
         Steps are taken one after another. Raises MghError if the records cannot be read or are not what the
@@ -156,12 +172,12 @@ class Prefetcher:
             self._ahead.append(self._reader.submit(self._batches, self._rows, self._submitted))
             self._submitted += 1
 
-    def _batches(self, rows: "StageReader", step: int) -> list[Batch]:
+    def _batches(self, rows: "StageReader", step: int) -> list[Any]:
         local = rows.local
         batches = Loader(self.store, self.plan).lay_out(
             step, local.world_size, local.rank, rows.records(step)
         )
-        return [make_batch(batch, self.tokenizer) for batch in batches]
+        return [self._make(batch, self.tokenizer, step) for batch in batches]
 
 
 class StageReader:

@@ -43,7 +43,8 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Pending:
-    """A step's figures on their way."""
+    """A step's figures on their way. The loss is a mean over the records, or over as many terms as the sums
+    say."""
 
     sums: Sums
     records: int
@@ -52,7 +53,7 @@ class Pending:
     def read(self, applied: bool = True, grad_norm: float = 0.0) -> StepResult:
         """The figures, once the step was applied, or was not."""
         sums = self.sums.read()
-        loss = sums.pop("loss").item() / self.records
+        loss = sums.pop("loss").item() / max(float(sums.pop("terms", self.records)), 1)
         not_finite = sums.pop("not_finite").item()
         problem = None
         if not applied:
@@ -104,7 +105,11 @@ def train_step(
         notes: asked when the backward pass is done: numbers of this rank that are to be added up over the
             ranks along with the figures.
     """
-    figures = accumulate_gradient(engine, batches, loss, records, notes)
+    return apply_gradient(engine, accumulate_gradient(engine, batches, loss, records, notes))
+
+
+def apply_gradient(engine: Any, figures: Pending) -> StepResult:
+    """The optimiser's update, from the gradient that the engine holds, and what came of the step."""
     engine.step()  # leaves everything as it is when the gradient is not finite
     return figures.read(engine.was_step_applied(), float(engine.get_global_grad_norm()))
 

@@ -4,7 +4,7 @@ thousand."""
 import copy
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,26 @@ from mgh_ds.distributed.group import (
 )
 from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.distributed.sums import Sums
-from mgh_ds.losses import make_loss
-from mgh_ds.losses.gather import Exchange
-from mgh_ds.model.embedder import build_model
-from mgh_ds.model.fingerprint import Fingerprint, fingerprint
+from mgh_ds.model.config import ModelConfig
+from mgh_ds.model.fingerprint import Fingerprint
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
+from mgh_ds.training.adapters import base_fingerprint, build_run_model
 from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
+from mgh_ds.training.data import open_training_data
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.evaluations import Evaluations, Scorer
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.loggers.opening import Loggers, open_loggers
+from mgh_ds.training.objectives import make_objective
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.progress import TimeLeft, progress, times_due
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
 from mgh_ds.training.state import collect, restore
-from mgh_ds.training.step import StepResult, train_step
+from mgh_ds.training.step import StepResult
 from mgh_ds.training.throughput import Throughput, totals
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # tqdm's own estimate knows of steps alone
@@ -70,27 +71,28 @@ class Trainer:
         self.config, self.folder = config, folder
         on_main(folder.hold)
         training = config.training
-        self.store = Mixture([self._open(path) for path in config.data.train])
-        self.held_out = self._open(config.data.held_out) if config.data.held_out else None
+        cache, held_out = folder.store_cache, config.data.held_out
+        self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.train])
+        self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
         self.plan = TrainingPlan(self.store.index(), config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
         self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
         self.evaluations = Evaluations(config, folder, self.held_out, scorer)
-        self.backbone = backbone_of_all(config.model.name_or_path)
+        self.backbone = backbone_of_all(config.model)
         if self.checkpoint:
             checkpoint.check(*self.checkpoint, self._identity(), config.accept_changes)
             if is_main() and (words := checkpoint.lacks_backbone(*self.checkpoint)):
                 print(words)
             self.evaluations.check(self.checkpoint[1]["step"])
-        self.model, self.tokenizer = build_model(config.model, seed=config.seed)
+        self.objective = make_objective(config)
+        self.model, self.tokenizer = build_run_model(config.model, seed=config.seed)
         # The prefetching thread is at work with the other, which is not made for two.
         self.own_tokenizer = copy.deepcopy(self.tokenizer)
         self.engine = make_engine(self.model, config.model, training)
         self.throughput, self.time_left = Throughput.of(self.model, config.model), TimeLeft()
         self.loggers = Loggers()  # rank 0 opens them when it is known where the run goes on
-        self.loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
         self.ledger = Ledger(folder.ledger, self.store, self.plan)
         self.writer = CheckpointWriter(folder.checkpoints, training.keep_checkpoints, self._sync)
         self._copy_seconds: dict[int, float] = {}
@@ -112,7 +114,12 @@ class Trainer:
         bad = BadSteps(self.config.training.bad_steps_limit, self.folder)
         with (
             Prefetcher(
-                self.store, self.plan, self.tokenizer, folder=self.shards, first_step=step
+                self.store,
+                self.plan,
+                self.tokenizer,
+                folder=self.shards,
+                first_step=step,
+                make=self.objective.make_batch,
             ) as prefetcher,
             self.ledger,
             tqdm(
@@ -188,8 +195,8 @@ class Trainer:
         batches = [batch.to(device()) for batch in batches]  # all that the step needs, once
         rate = self.engine.get_lr()[0]
         notes = {"digest_low": low, "digest_high": high, "wait_seconds": waited}
-        result = train_step(
-            self.engine, batches, self.loss, self.plan.records(step), lambda: notes | self._flags(stop)
+        result = self.objective.train_step(
+            self.engine, batches, self.plan.records(step), lambda: notes | self._flags(stop)
         )
         seconds = time.perf_counter() - begin
         self._note_written()
@@ -267,7 +274,7 @@ class Trainer:
         for part in self.plan.coverage():
             fallback = self.config.curriculum.missing_level
             line = f"{part.name}: {part.steps} steps, {part.eligible} records, {part.epochs:.1f} epochs"
-            if part.lacking:
+            if part.lacking and part.stage.negatives:
                 line += f"; {part.lacking} records lack it (missing_level: {fallback})"
             lines.append(line)
         return lines
@@ -276,16 +283,6 @@ class Trainer:
         checkpoint.remove_leftovers(self.folder.checkpoints)
         return checkpoint.newest(self.folder.checkpoints)
 
-    def _open(self, path: str) -> Store:
-        """Opens a store that rank 0 alone has converted, if it was a file, and checked."""
-
-        def prepare() -> Path:
-            store = open_or_convert(path, self.folder.store_cache)
-            store.verify()
-            return store.path
-
-        return Store.open(on_main(prepare))
-
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the run that goes on from it must have in common."""
         config = self.config.model_dump()
@@ -293,6 +290,7 @@ class Trainer:
             del config[name]
         for name in FREE_TRAINING_KEYS:
             del config["training"][name]
+        del config["model"]["adapters"]  # their weights stand in the backbone's fingerprint
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
         return {
@@ -363,14 +361,25 @@ class Trainer:
         files.write_json(self.folder.path / "run.json", summary)
 
 
-def backbone_of_all(name_or_path: str) -> Fingerprint:
-    """The backbone's fingerprint. Raises MghError on every rank if another machine than rank 0's would load
-    other files under the same name."""
-    first, *others = on_each_machine(lambda: fingerprint(name_or_path))
+def _opened(open_data: Callable[..., Store], *arguments: Any) -> Store:
+    """Opens a store that rank 0 alone has converted, if need be, and checked."""
+
+    def prepare() -> Path:
+        store = open_data(*arguments)
+        store.verify()
+        return store.path
+
+    return Store.open(on_main(prepare))
+
+
+def backbone_of_all(config: ModelConfig) -> Fingerprint:
+    """The fingerprint of the backbone with its adapters. Raises MghError on every rank if another machine
+    than rank 0's would load other files under the same name."""
+    first, *others = on_each_machine(lambda: base_fingerprint(config))
     for other in others:
         if found := differences(first, other):
             raise MghError(
-                f"model.name_or_path {name_or_path} is not the same on all machines; differing: "
+                f"model.name_or_path {config.name_or_path} is not the same on all machines; differing: "
                 f"{'; '.join(map(str, found))}"
             )
     return first

@@ -54,7 +54,15 @@ def test_every_recipe_writes_out_every_key(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["mistral-7b-full", "mistral-7b-retrieval", "synth-endpoint", "synth-qwen3-8b", "synth-scripted"],
+    [
+        "mistral-7b-full",
+        "mistral-7b-mntp",
+        "mistral-7b-retrieval",
+        "smollm2-mntp",
+        "synth-endpoint",
+        "synth-qwen3-8b",
+        "synth-scripted",
+    ],
 )
 def test_every_key_is_commented(name: str) -> None:
     lines = Path(f"configs/{name}.yaml").read_text().splitlines()

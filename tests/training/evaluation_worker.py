@@ -60,7 +60,7 @@ def whole_run(words: list[str], scores: Mapping[str, float]) -> int:
 
 def print_refusals(configs: list[RunConfig]) -> None:
     """The line with which each run is refused, before its model is loaded."""
-    trainer.build_model = lambda *_, **__: pytest.fail("a model is loaded")  # type: ignore[assignment]
+    trainer.build_run_model = lambda *_, **__: pytest.fail("a model is loaded")  # type: ignore[assignment]
     with process_group():
         for config in configs:
             try:

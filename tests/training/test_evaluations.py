@@ -378,7 +378,7 @@ def test_data_that_are_others_now_are_refused(
     assert [each.get("data") for each in evaluation_lines(RunFolder(run))][:2] == [
         {"Made": evaluation_worker.DATA}
     ] * 2
-    monkeypatch.setattr(trainer, "build_model", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(trainer, "build_run_model", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(RunFolder, "hold", lambda _: None)
     with pytest.raises(ZeroDivisionError):
         trainer.Trainer(config, RunFolder(run), evaluation_worker.Scripted({}))

@@ -18,7 +18,7 @@ from mgh_ds.common.config import dump_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.distributed.group import on_each_machine, process_group, rank
-from mgh_ds.model.config import LoraConfig
+from mgh_ds.model.config import LoraConfig, ModelConfig
 from mgh_ds.model.tiny import make_tiny_model
 from mgh_ds.training import checkpoint, trainer
 from mgh_ds.training.checkpoint import CheckpointWriter
@@ -339,7 +339,7 @@ def test_another_backbone_under_the_same_name_is_refused(
 
     make_tiny_model("mistral", tmp_path / "other", seed=2)
     shutil.copy(tmp_path / "other" / "model.safetensors", weights)
-    monkeypatch.setattr(trainer, "build_model", stop)  # a start that is not refused comes to here
+    monkeypatch.setattr(trainer, "build_run_model", stop)  # a start that is not refused comes to here
     monkeypatch.setattr(RunFolder, "hold", lambda _: None)  # errors keep what failed, and so its lock, alive
     with pytest.raises(MghError) as refused:
         trainer.Trainer(config, RunFolder(config.path))
@@ -381,7 +381,7 @@ def test_a_backbone_that_another_machine_has_otherwise_is_refused(monkeypatch: p
     there = [{"config.json": "1"}, {"config.json": "1"}, {"config.json": "2"}]
     monkeypatch.setattr(trainer, "on_each_machine", lambda _: there)
     with pytest.raises(MghError, match=r"m is not the same on all machines; differing: config\.json: 1 → 2"):
-        trainer.backbone_of_all("m")
+        trainer.backbone_of_all(ModelConfig(name_or_path="m"))
 
 
 def print_what_machines_say() -> None:

@@ -1,0 +1,96 @@
+"""What a run trains on top of: a backbone and, merged into it, the adapters of earlier runs.
+
+    model:
+      name_or_path: mistralai/Mistral-7B-Instruct-v0.2
+      adapters: [runs/mistral-7b-mntp]
+
+The checkpoint of a run knows the fingerprint of all that lay below it. So adapters fit where their own
+checkpoint was made on this backbone with the adapters that stand before them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mgh_ds.common.config import load_config
+from mgh_ds.common.errors import MghError
+from mgh_ds.model.adapters import Adapter
+from mgh_ds.model.config import ModelConfig
+from mgh_ds.model.embedder import EmbeddingModel, build_model
+from mgh_ds.model.fingerprint import Fingerprint, fingerprint
+from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.training import checkpoint
+from mgh_ds.training.choice import Choice, choose
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.tensor_file import open_file
+
+
+class _Layer(NamedTuple):
+    """A run's adapters, as `model.adapters` names them."""
+
+    name: str
+    config: RunConfig
+    choice: Choice
+
+
+def base_fingerprint(config: ModelConfig) -> Fingerprint:
+    """The fingerprint of the backbone, then "adapter-1", … → the SHA-256 of each adapters' weights, and their
+    scale.
+
+    Raises MghError for what `fingerprint` refuses, and for adapters that are missing, are none, or were
+    trained on another backbone.
+    """
+    found = dict(fingerprint(config.name_or_path))
+    for number, layer in enumerate(_layers(config), start=1):
+        _check(layer, config, found)
+        weights = layer.choice.manifest["files"][checkpoint.WEIGHTS]
+        found[f"adapter-{number}"] = f"{weights}, scale {_scale(layer):g}"
+    return found
+
+
+def build_run_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
+    """`build_model` with the adapters that the recipe names. Raises MghError as it does; that they belong to
+    this backbone, `base_fingerprint` says."""
+    return build_model(config, seed, [_adapter(layer) for layer in _layers(config)])
+
+
+def _layers(config: ModelConfig) -> Iterator[_Layer]:
+    for name in config.adapters:
+        run = Path(name)
+        if not (run / "config.yaml").is_file():
+            raise MghError(f"model.adapters: {name} is no folder of a run: it holds no config.yaml")
+        trained = load_config(RunConfig, ["--config", str(run / "config.yaml")])
+        yield _Layer(name, trained, choose(run, trained.evaluation.metric))
+
+
+def _check(layer: _Layer, config: ModelConfig, below: Fingerprint) -> None:
+    """Raises MghError unless the adapters were trained on what lies `below`."""
+    name, trained = layer.name, layer.config
+    changed = checkpoint.backbone_changes(layer.choice.manifest, below, trained.accept_changes)
+    if changed:
+        raise MghError(
+            f"model.adapters: {name} was trained on {trained.model.name_or_path}, which is not what "
+            f"{config.name_or_path} is here; differing: {'; '.join(map(str, changed))}. Name adapters of "
+            "this backbone, in the order in which they were trained"
+        )
+    if trained.model.lora is None:
+        raise MghError(
+            f"model.adapters: {name} trained all weights and has no adapters: make its export "
+            "model.name_or_path"
+        )
+    if trained.model.num_layers != config.num_layers:
+        raise MghError(
+            f"model.adapters: {name} was trained with model.num_layers {trained.model.num_layers}, but here "
+            f"it is {config.num_layers}: both must be the same"
+        )
+
+
+def _adapter(layer: _Layer) -> Adapter:
+    weights = open_file(layer.choice.path / checkpoint.WEIGHTS)
+    return Adapter(layer.name, _scale(layer), weights.shapes, weights.read)
+
+
+def _scale(layer: _Layer) -> float:
+    lora = layer.config.model.lora
+    assert lora is not None, "checked before"
+    return lora.alpha / lora.rank
