@@ -24,12 +24,12 @@ from benchmarks.cases import realistic_lengths
 from benchmarks.kernel import RESULTS
 from benchmarks.step import take_turns, training_step
 from mgh_ds.model.batches import PackedBatch
-from mgh_ds.model.config import LoraConfig, ModelConfig, PoolingConfig
+from mgh_ds.model.config import DTypeChoice, LoraConfig, ModelConfig, PoolingConfig
 from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.precision import settle
 from mgh_ds.model.weights import SMOLLM2
 
-DTYPES = ("float32", "bfloat16")
+DTYPES: tuple[DTypeChoice, DTypeChoice] = ("float32", "bfloat16")
 CPU = torch.device("cpu")
 
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(name: str, rounds: int = 7, texts: int = 16, longest: int = 64) -> list[PrecisionRow]:
     """A row for a training step, and one for encoding."""
-    works: dict[str, dict[str, Callable[[], None]]] = {"training step": {}, "encoding": {}}
+    works: dict[str, dict[DTypeChoice, Callable[[], None]]] = {"training step": {}, "encoding": {}}
     for dtype in DTYPES:
         model, batch = _prepare(name, dtype, texts, longest)
         adapters = [weight for weight in model.parameters() if weight.requires_grad]
@@ -85,18 +85,19 @@ def measure(name: str, rounds: int = 7, texts: int = 16, longest: int = 64) -> l
                 batch.texts,
                 batch.tokens,
                 torch.get_num_threads(),
-                *(statistics.median(times[dtype]) for dtype in DTYPES),
-                median,
-                lower,
-                upper,
-                rounds,
-                settle("auto", CPU),
+                float32_ms=statistics.median(times["float32"]),
+                bfloat16_ms=statistics.median(times["bfloat16"]),
+                faster=median,
+                lower_quartile=lower,
+                upper_quartile=upper,
+                rounds=rounds,
+                auto=settle("auto", CPU),
             )
         )
     return rows
 
 
-def _prepare(name: str, dtype: str, texts: int, longest: int) -> tuple[EmbeddingModel, PackedBatch]:
+def _prepare(name: str, dtype: DTypeChoice, texts: int, longest: int) -> tuple[EmbeddingModel, PackedBatch]:
     config = ModelConfig(
         name_or_path=name, dtype=dtype, lora=LoraConfig(), pooling=PoolingConfig(), max_length=longest
     )
