@@ -1,5 +1,5 @@
-"""Both halves of `make demo-decoder` as its recipes say, but for two layers and a few steps: masked prediction
-of the real decoder, and contrastive training on top of it."""
+"""Both halves of `make demo-decoder` as its recipes say, but for two layers and a few steps: the real decoder
+learns masked prediction, and on top of that from graded records."""
 
 import json
 import os
@@ -35,7 +35,6 @@ def train(folder: Path, config: str, *settings: str) -> list[dict]:
     return [entry for entry in map(json.loads, lines) if entry["kind"] == "step"]
 
 
-@pytest.mark.xdist_group("smollm2")  # beside the others that hold it in memory, not at the same time
 @pytest.mark.timeout(900)
 def test_masked_prediction_then_contrastive_training_of_the_real_decoder(tmp_path: Path) -> None:
     masked = train(tmp_path, "demo-decoder-mntp", "--training.steps", "4", "--training.checkpoint_every", "4")
