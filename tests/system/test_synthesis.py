@@ -69,10 +69,11 @@ class Writer:
 
 
 # Random weights write quickly, and nothing that is refused. SmolLM2 is slower, and much of it is.
+FEW = "--chunk 4 --tasks.calls 2 --tasks.sampling.max_tokens 320 --samples.budget.samples 8"
 WRITERS = [
     pytest.param(Writer("tiny-random/chat", (), 40), id="random"),
     pytest.param(
-        Writer(SMOLLM2, ("--chunk", "4", "--tasks.calls", "2", "--samples.budget.samples", "12"), 8),
+        Writer(SMOLLM2, (*FEW.split(), "--samples.sampling.max_tokens", "384"), 6),
         id="smollm2",
         marks=needs_smollm2,
     ),

@@ -131,7 +131,8 @@ def test_answers_keep_the_schema_and_a_bad_request_ends_alone(engine: VllmEngine
 def test_a_real_model_keeps_the_schema_and_to_the_matter(config: EngineConfig, tmp_path: Path) -> None:
     engine = VllmEngine(config.replace(model=SMOLLM2), tmp_path / "vllm.log")
     try:
-        engine.submit([request(str(number), max_tokens=256) for number in range(16)])
+        asked = {"content": "Write three sentences about boats.", "temperature": 0.6, "max_tokens": 256}
+        engine.submit([request(str(number), **asked) for number in range(16)])
         finished = collect(engine, 16)
     finally:
         engine.close()
