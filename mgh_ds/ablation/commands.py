@@ -4,11 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mgh_ds.ablation.grid import Cell, make_grid
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.config import PoolingMethod
 
 # Only light imports here: what is wrong with a recipe is said before torch is loaded.
 
@@ -23,7 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("configs", metavar="RECIPE", nargs="+", type=Path, help="files or names, a row each")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a recipe (default: 3)")
     parser.add_argument(
-        "--poolings", nargs="+", choices=get_args(PoolingMethod), default=["ata"], help="default: ata"
+        "--poolings",
+        nargs="+",
+        metavar="POOLING",
+        default=["ata"],
+        help="methods; ata may be followed by what becomes of its weights: ata+log1p+first (default: ata)",
+    )
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        metavar="KEY",
+        default=[],
+        help="keys of a recipe, such as model.bidirectional, in which the rows may differ besides the curriculum",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="ROW",
+        help="the row whose difference to the others is shown, instead of coarse_to_fine; the places in the "
+        "paper, which are those of orders, are then left out",
+    )
+    parser.add_argument(
+        "--held-out",
+        metavar="RECORDS",
+        help="graded records, such as mgh:held_out: how many of their hardest negatives lie below the positive",
     )
     parser.add_argument(
         "--tasks",
@@ -46,11 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def ablate_command(
     configs: list[Path],
     seeds: int,
-    poolings: list[PoolingMethod],
+    poolings: list[str],
     tasks: list[str],
     output: Path,
     data_dir: Path | None = None,
     ranks: int = 1,
+    vary: Sequence[str] = (),
+    reference: str | None = None,
+    held_out: str | None = None,
     settings: Sequence[str] = (),
 ) -> None:
     """Trains every cell that is not finished, scores it on the tasks that it lacks, and after each cell
@@ -59,11 +83,14 @@ def ablate_command(
     Args:
         configs: recipes, a row of the table each.
         seeds: 0 … seeds − 1 are run, a whole round of the grid each.
-        poolings: columns of the grid; each overrides `model.pooling.method`.
+        poolings: columns of the grid, as in `PoolingChoice`; each overrides what it names of `model.pooling`.
         tasks: MTEB task names, such as STS17 SICK-R SciFact.
         output: parent of the runs.
         data_dir: a folder with one folder a task; without it, data come from the hub.
         ranks: processes that train one cell together.
+        vary: keys in which recipes may differ besides the curriculum.
+        reference: the row that the others are compared with; None: that of coarse_to_fine.
+        held_out: records whose hardest negatives are scored beside the tasks.
         settings: overrides for every recipe, such as `--training.steps 100`.
 
     A cell that fails is reported and the others go on. Raises MghError at the end if one failed, and at once
@@ -73,48 +100,71 @@ def ablate_command(
         raise MghError(f"--ranks is {ranks}; it must be at least 1")
     poolings, tasks = list(dict.fromkeys(poolings)), list(dict.fromkeys(tasks))
     grid = make_grid(configs, poolings, seeds, output, settings)
+    _check_names(grid, vary, reference)
 
     from mgh_ds.ablation.table import write_table
     from mgh_ds.ablation.work import alone_in
 
     with alone_in(output):
-        failures = _work(grid, tasks, data_dir, ranks)
-        table = write_table(output)
+        failures = _work(grid, tasks, data_dir, ranks, vary, reference, held_out)
+        table = write_table(output, reference)
     if table is not None:
         print(f"{table.read_text(encoding='utf-8')}\ntable: {table}")
     if failures:
         raise MghError(f"{len(failures)} of {len(grid)} cells failed: {', '.join(failures)}")
 
 
-def _work(grid: Sequence[Cell], tasks: list[str], data_dir: Path | None, ranks: int) -> list[str]:
+def _check_names(grid: Sequence[Cell], vary: Sequence[str], reference: str | None) -> None:
+    """Raises MghError for a key that no recipe has, and for a reference that is no row."""
+    recipe = grid[0].config.model_dump()
+    for key in vary:
+        table: Any = recipe
+        for part in key.split("."):
+            if not isinstance(table, dict) or part not in table:
+                raise MghError(f"--vary {key}: recipes have no such key; mgh-ds config keys prints them all")
+            table = table[part]
+    rows = sorted({cell.row for cell in grid if cell.seed is not None})
+    if reference is not None and reference not in rows:
+        raise MghError(f"--reference {reference}: the rows are {', '.join(rows)}")
+
+
+def _work(
+    grid: Sequence[Cell],
+    tasks: list[str],
+    data_dir: Path | None,
+    ranks: int,
+    vary: Sequence[str],
+    reference: str | None,
+    held_out: str | None,
+) -> list[str]:
     """Runs all cells; returns the names of those that failed."""
     from tqdm import tqdm
 
     from mgh_ds.ablation.scores import Scores
+    from mgh_ds.ablation.scoring import CellScoring
     from mgh_ds.ablation.table import check_alike, read_cells, write_table
-    from mgh_ds.ablation.work import revision, run_cell
-    from mgh_ds.evaluation.commands import load_tasks
+    from mgh_ds.ablation.work import run_cell
     from mgh_ds.evaluation.containment import contained_mteb
+    from mgh_ds.records.store import open_or_convert
 
-    def load(names: list[str]) -> list[Any]:
-        return load_tasks(names, data_dir, ["eng"])
-
+    folder = grid[0].path.parent
     data, backbones = _data_hashes(grid), _backbones(grid)
+    records = None if held_out is None else open_or_convert(held_out, folder / "data")
     with contained_mteb():
         # Said before hours of work, not after: data that are not there, recipes that have changed.
-        revisions = {task.metadata.name: revision(task) for task in load(tasks)}
+        scoring = CellScoring(tasks, data_dir, records)
         for cell in grid:
             if (scores := Scores.read(cell.path)) is not None:
-                scores.check(cell, data[cell.name], backbones[cell.name], revisions)
+                scores.check(cell, data[cell.name], backbones[cell.name], scoring.revisions)
         planned = [Scores.of(cell, data[cell.name], backbones[cell.name]) for cell in grid]
-        check_alike([*read_cells(grid[0].path.parent), *planned])
+        check_alike([*read_cells(folder), *planned], vary)
         failures = []
         with tqdm(grid, unit="cell", dynamic_ncols=True) as bar:
             for cell in bar:
                 try:
                     known = data[cell.name], backbones[cell.name]
-                    run_cell(cell, *known, tasks, load, ranks, bar.set_description)
-                    write_table(cell.path.parent)
+                    run_cell(cell, *known, scoring, ranks, bar.set_description)
+                    write_table(folder, reference)
                 except MghError as error:
                     bar.write(f"{cell.name} failed: {error}", file=sys.stderr)
                     failures.append(cell.name)

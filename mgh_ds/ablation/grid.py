@@ -1,12 +1,15 @@
 """The cells of an ablation: recipes × poolings × seeds, each a training run of its own."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.config import PoolingMethod
+from mgh_ds.common.problems import nearest
+from mgh_ds.model.config import ColumnTransform, PoolingMethod, SinkTreatment
 from mgh_ds.training.config import RunConfig
 
 UNTRAINED = "untrained"
@@ -24,18 +27,48 @@ DECIDED = (
 )
 
 
+# What may follow a pooling's method, by the key that it decides.
+TREATMENTS = {"column_transform": get_args(ColumnTransform), "sink": get_args(SinkTreatment)}
+
+
+class PoolingChoice(NamedTuple):
+    """A column of the grid, written as a method and what becomes of its weights: `mean`, `ata`, `ata+log1p`,
+    `ata+softmax+first`. `changes` are the keys of `model.pooling` that it decides; all others stay as the
+    recipe has them."""
+
+    label: str
+    changes: dict[str, str]
+
+    @classmethod
+    def parse(cls, label: str) -> "PoolingChoice":
+        """Raises MghError for a word that is no pooling or treatment, and for two of one kind."""
+        method, *treatments = label.split("+")
+        methods = get_args(PoolingMethod)
+        if method not in methods:
+            raise MghError(f"no pooling is called {method!r}{nearest(method, methods)}: {', '.join(methods)}")
+        changes = {"method": method}
+        for word in treatments:
+            key = next((key for key, words in TREATMENTS.items() if word in words), None)
+            if method != "ata" or key is None or key in changes:
+                known = "; ".join(f"{key} {', '.join(words)}" for key, words in TREATMENTS.items())
+                raise MghError(f"--poolings {label}: after ata+ may follow one of each: {known}")
+            changes[key] = word
+        return cls(label, changes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of the grid, or (`seed` None) the untrained model.
+    """One run of the grid, or (`seed` None) an untrained model.
 
     Attributes:
         row: the recipe's name; the seeds of one row and pooling are averaged.
+        pooling: the label of its `PoolingChoice`.
         config: the whole recipe of this run; its folder is `config.path`.
         arguments: what `mgh-ds train` is started with.
     """
 
     row: str
-    pooling: PoolingMethod
+    pooling: str
     seed: int | None
     config: RunConfig
     arguments: tuple[str, ...]
@@ -51,54 +84,77 @@ class Cell:
 
 def make_grid(
     configs: Sequence[Path],
-    poolings: Sequence[PoolingMethod],
+    poolings: Sequence[str],
     seeds: int,
     output: Path,
     settings: Sequence[str] = (),
 ) -> list[Cell]:
-    """All cells in the order of work: the untrained model, then seed 0 of every recipe and pooling, then seed
-    1: so an interrupted grid has whole rounds. `settings` are overrides for every recipe.
+    """All cells in the order of work: the untrained models, then seed 0 of every recipe and pooling, then
+    seed 1: so an interrupted grid has whole rounds. `poolings` are labels of `PoolingChoice`, `settings`
+    overrides for every recipe.
 
-    Raises MghError for a wrong recipe, two of one name, no seed, and an override of what the grid decides.
+    Raises MghError for a wrong recipe, two of one name, no seed, a wrong pooling, and an override of what the
+    grid decides.
     """
     if seeds < 1:
         raise MghError(f"--seeds is {seeds}; it must be at least 1")
+    choices = [PoolingChoice.parse(label) for label in poolings]
+    decided = {*DECIDED, *(f"model.pooling.{key}" for choice in choices for key in choice.changes)}
     for word in settings:
         key = word.removeprefix("--").partition("=")[0]
-        if word.startswith("--") and key in DECIDED:
+        if word.startswith("--") and key in decided:
             raise MghError(f"--{key} is decided by the grid: leave it out")
     recipes = [load_config(RunConfig, ["--config", str(path), *settings]) for path in configs]
     rows = [recipe.name for recipe in recipes]
     for row in rows:
         if rows.count(row) > 1 or row == UNTRAINED:
             raise MghError(f"two rows would be called {row!r}: give every recipe a name of its own")
-    untrained = [_cell(UNTRAINED, pooling, None, recipes[0], output) for pooling in poolings]
+    untrained = [
+        _cell(row, choice, None, recipe, output)
+        for choice in choices
+        for row, recipe in _untrained(recipes).items()
+    ]
     trained = [
-        _cell(recipe.name, pooling, seed, recipe, output, ("--config", str(path), *settings))
+        _cell(recipe.name, choice, seed, recipe, output, ("--config", str(path), *settings))
         for seed in range(seeds)
-        for pooling in poolings
+        for choice in choices
         for path, recipe in zip(configs, recipes, strict=True)
     ]
     return [*untrained, *trained]
 
 
+def _untrained(recipes: Sequence[RunConfig]) -> dict[str, RunConfig]:
+    """By the name of its row, a recipe for each of the models that the recipes begin with: where they are
+    one, `untrained`; else each is called after the first recipe that has it."""
+    models: dict[str, RunConfig] = {}
+    for recipe in recipes:
+        described = recipe.model.model_dump(mode="json", exclude={"pooling", "lora"})
+        models.setdefault(json.dumps(described), recipe)
+    if len(models) == 1:
+        return {UNTRAINED: recipes[0]}
+    return {f"{UNTRAINED}-{recipe.name}": recipe for recipe in models.values()}
+
+
 def _cell(
     row: str,
-    pooling: PoolingMethod,
+    choice: PoolingChoice,
     seed: int | None,
     recipe: RunConfig,
     output: Path,
     given: Sequence[str] = (),
 ) -> Cell:
-    name = f"{row}-{pooling}" if seed is None else f"{row}-{pooling}-{seed}"
+    name = f"{row}-{choice.label}" if seed is None else f"{row}-{choice.label}-{seed}"
+    changes: dict[str, Any] = choice.changes
     config = recipe.replace(
         name=name,
         folder=str(output),
         seed=seed or 0,
-        model=recipe.model.replace(pooling=recipe.model.pooling.replace(method=pooling)),
+        model=recipe.model.replace(pooling=recipe.model.pooling.replace(**changes)),
         data=recipe.data.replace(held_out=None),
         evaluation=recipe.evaluation.replace(every=None, tasks=[], metric=None, patience=None),
     )
-    decided = (name, str(output), str(config.seed), pooling, "null", "null", "[]", "null", "null")
-    words = [word for key, value in zip(DECIDED, decided, strict=True) for word in (f"--{key}", value)]
-    return Cell(row, pooling, seed, config, (*given, *words))
+    values = (name, str(output), str(config.seed), choice.changes["method"], "null", "null", "[]", "null", "null")
+    decided = dict(zip(DECIDED, values, strict=True))
+    decided |= {f"model.pooling.{key}": value for key, value in choice.changes.items()}
+    words = [word for key, value in decided.items() for word in (f"--{key}", value)]
+    return Cell(row, choice.label, seed, config, (*given, *words))

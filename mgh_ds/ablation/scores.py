@@ -14,6 +14,7 @@ from mgh_ds.common.differences import NO_KEY, Difference, differences
 from mgh_ds.common.errors import MghError
 
 FILE = "ablation-scores.json"
+HARD_NEGATIVES = "HardNegatives"  # among the tasks' names: of held-out records, those below their positive
 
 
 class Score(TypedDict):

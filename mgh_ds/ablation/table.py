@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds.ablation.grid import UNTRAINED
-from mgh_ds.ablation.scores import FILE, Scores, differing_keys
+from mgh_ds.ablation.scores import FILE, HARD_NEGATIVES, Scores, differing_keys
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
@@ -24,16 +24,18 @@ PAPER = {
     "fine_to_coarse": 7,
 }
 REFERENCE = "coarse_to_fine"
+FREE = ("name", "seed", "curriculum")  # in which rows may differ in any table
 MEAN = "mean"
 
 
-def write_table(folder: Path) -> Path | None:
-    """Writes `ablation.json` and `ablation.md` into `folder` from the scores there; returns the latter's
-    path, or None while there is no scored run."""
+def write_table(folder: Path, reference: str | None = None) -> Path | None:
+    """Writes `ablation.json` and `ablation.md` into `folder` from the scores there, each row compared with the
+    row `reference` (None: that of coarse_to_fine); returns the latter's path, or None while there is no
+    scored run."""
     cells = read_cells(folder)
     if not any(_trained(cells)):
         return None
-    table = summarise(cells)
+    table = summarise(cells, reference)
     files.write_json(folder / "ablation.json", table)
     files.write_text(folder / "ablation.md", markdown(table))
     return folder / "ablation.md"
@@ -44,27 +46,40 @@ def read_cells(folder: Path) -> list[Scores]:
     return [found for path in sorted(folder.glob(f"*/{FILE}")) if (found := Scores.read(path.parent))]
 
 
-def check_alike(cells: Sequence[Scores]) -> None:
-    """Raises MghError when trained cells differ in more than name, seed, curriculum and pooling: they would
-    not be comparable."""
-    first, *others = [cell for cell in cells if cell.seed is not None]
-    for other in others:
-        differing = differing_keys(_fixed(first), _fixed(other))
-        if differing:
-            raise MghError(
-                f"{first.recipe['name']} and {other.recipe['name']} cannot share a table; differing: "
-                f"{'; '.join(map(str, differing))}"
-            )
+def check_alike(cells: Sequence[Scores], vary: Sequence[str] = ()) -> None:
+    """Raises MghError when trained cells differ in more than name, seed, curriculum, pooling and the keys
+    `vary`: they would not be comparable. Cells of one pooling agree in all its settings, too."""
+    trained = [cell for cell in cells if cell.seed is not None]
+    may_differ = {*FREE, *vary}
+    if may_differ & {"model.name_or_path", "model.adapters"}:
+        may_differ.add("backbone")
+    alike: dict[str, Scores] = {}
+    for cell in trained:
+        for other in (trained[0], alike.setdefault(cell.pooling, cell)):
+            ignored = may_differ if other.pooling == cell.pooling else {*may_differ, "model.pooling"}
+            differing = [
+                found
+                for found in differing_keys(other.compared(), cell.compared())
+                if not any(found.key == key or found.key.startswith(f"{key}.") for key in ignored)
+            ]
+            if differing:
+                raise MghError(
+                    f"{other.recipe['name']} and {cell.recipe['name']} cannot share a table; differing: "
+                    f"{'; '.join(map(str, differing))}"
+                )
 
 
-def summarise(cells: Sequence[Scores]) -> dict[str, Any]:
-    """The whole table as plain data, scores times 100; a row a recipe, by pooling, in the paper's order.
+def summarise(cells: Sequence[Scores], reference: str | None = None) -> dict[str, Any]:
+    """The whole table as plain data, scores times 100; a row a recipe, by pooling, in the paper's order, or
+    where there is a row `reference` that first and the others by name.
 
-    The mean is over the tasks that every trained cell has.
+    The mean is over the tasks that every trained cell has; hard negatives are no task.
     """
     trained = _trained(cells)
     tasks = {task: score["metric"] for cell in cells for task, score in cell.tasks.items()}
-    common = [task for task in tasks if all(task in cell.tasks for cell in trained)]
+    common = [
+        task for task in tasks if task != HARD_NEGATIVES and all(task in cell.tasks for cell in trained)
+    ]
     recipe = trained[0].recipe
     by_pooling: dict[str, list[Scores]] = {}
     for cell in cells:
@@ -76,7 +91,11 @@ def summarise(cells: Sequence[Scores]) -> dict[str, Any]:
         "global_batch": recipe["training"]["global_batch"],
         "tasks": tasks,
         "mean_of": common,
-        "poolings": {pooling: _of_pooling(found, common) for pooling, found in by_pooling.items()},
+        "reference": reference or REFERENCE,
+        "are_orders": reference is None,
+        "poolings": {
+            pooling: _of_pooling(found, common, reference) for pooling, found in by_pooling.items()
+        },
     }
 
 
@@ -91,33 +110,43 @@ def markdown(table: dict[str, Any]) -> str:
         "the same throughout, so the interval tells how far seeds differ, not how far other test sets would.",
         "A single seed has none.",
         f"`mean` is over {', '.join(table['mean_of']) or 'no task: none is common to all runs'};",
-        f"`difference` is that of the means to `{REFERENCE}`, paired by seed.",
+        f"`difference` is that of the means to `{table['reference']}`, paired by seed.",
     ]
+    if HARD_NEGATIVES in table["tasks"]:
+        lines.append(f"`{HARD_NEGATIVES}`: how many of the hardest lie below the positive; not in the mean.")
     for pooling, found in table["poolings"].items():
-        lines += ["", f"## Pooling: {pooling}", "", _section(table, found), "", _agreement(found)]
+        lines += ["", f"## Pooling: {pooling}", "", _section(table, found)]
+        if table["are_orders"]:
+            lines += ["", _agreement(found)]
     return "\n".join(lines) + "\n"
 
 
-def _of_pooling(cells: Sequence[Scores], common: Sequence[str]) -> dict[str, Any]:
+def _of_pooling(cells: Sequence[Scores], common: Sequence[str], reference: str | None) -> dict[str, Any]:
     rows: dict[str, list[Scores]] = {}
     for cell in cells:
         rows.setdefault(cell.row, []).append(cell)
     values = {row: _values(found, common) for row, found in rows.items()}
-    untrained = {name: by_seed[None] for name, by_seed in values.pop(UNTRAINED, {}).items()}
+    untrained = {
+        row: {name: by_seed[None] for name, by_seed in values.pop(row).items()}
+        for row, found in rows.items()
+        if found[0].seed is None
+    }
     orders = {row: _order(rows[row][0].recipe) for row in values}
-    reference = next((values[row].get(MEAN, {}) for row in values if orders[row] == REFERENCE), {})
+    places = {row: PAPER.get(orders[row]) if reference is None else None for row in values}
+    compared = {row for row in values if (orders[row] == REFERENCE if reference is None else row == reference)}
+    theirs = next((values[row].get(MEAN, {}) for row in values if row in compared), {})
     entries: list[dict[str, Any]] = [
         {
             "row": row,
             "order": orders[row],
-            "paper": PAPER.get(orders[row]),
+            "paper": places[row],
             "seeds": len(rows[row]),
             "scores": {name: _plain(estimate([*by_seed.values()])) for name, by_seed in values[row].items()},
             "difference": None
-            if orders[row] == REFERENCE
-            else _plain(paired_difference(values[row].get(MEAN, {}), reference)),
+            if row in compared
+            else _plain(paired_difference(values[row].get(MEAN, {}), theirs)),
         }
-        for row in sorted(values, key=lambda row: (PAPER.get(orders[row], len(PAPER) + 1), row))
+        for row in sorted(values, key=lambda row: (places[row] or len(PAPER) + 1, row != reference, row))
     ]
     placed = [entry for entry in entries if entry["paper"] and MEAN in entry["scores"]]
     found = agreement(
@@ -151,14 +180,18 @@ def _section(table: dict[str, Any], found: dict[str, Any]) -> str:
     names = [*table["tasks"], MEAN]
     titles = [f"{task} ({metric_name(metric)})" for task, metric in table["tasks"].items()]
     header = ["order", "place in the paper", "seeds", *titles, MEAN, "difference"]
-    untrained = [f"{found['untrained'][name]:.2f}" if name in found["untrained"] else "" for name in names]
-    rows = [[UNTRAINED, "", "", *untrained, ""]]
+    rows = []
+    for row, scores in found["untrained"].items():
+        known = [f"{scores[name]:.2f}" if name in scores else "" for name in names]
+        rows.append([row, "", "", *known, ""])
     for entry in found["rows"]:
         scores = [_cell(entry["scores"].get(name), entry["seeds"]) for name in names]
         place = str(entry["paper"] or "not in it")
         label = entry["row"].removeprefix("ablation-")
         difference = _cell(entry["difference"], entry["seeds"], sign="+")
         rows.append([label, place, str(entry["seeds"]), *scores, difference])
+    if not table["are_orders"]:
+        header, rows = (["recipe", *header[2:]], [[row[0], *row[2:]] for row in rows])
     return markdown_table(header, rows)
 
 
@@ -184,12 +217,3 @@ def _agreement(found: dict[str, Any]) -> str:
 
 def _trained(cells: Sequence[Scores]) -> list[Scores]:
     return [cell for cell in cells if cell.tasks and cell.seed is not None]
-
-
-def _fixed(cell: Scores) -> dict[str, Any]:
-    """What the cells of one table have in common."""
-    kept = {
-        name: value for name, value in cell.compared().items() if name not in ("name", "seed", "curriculum")
-    }
-    pooling = {name: value for name, value in kept["model"]["pooling"].items() if name != "method"}
-    return kept | {"model": kept["model"] | {"pooling": pooling}}

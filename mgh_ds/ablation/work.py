@@ -1,4 +1,4 @@
-"""Runs one cell: training in a process of its own, then every task that it has no score for."""
+"""Runs one cell: training in a process of its own, then everything that it has no score for."""
 
 import contextlib
 import signal
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds.ablation.grid import Cell
-from mgh_ds.ablation.scores import Score, Scores
+from mgh_ds.ablation.scores import Scores
+from mgh_ds.ablation.scoring import CellScoring
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.distributed.group import free_port
-from mgh_ds.evaluation.run import evaluate
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.training.adapters import build_run_model
 
@@ -27,8 +27,7 @@ def run_cell(
     cell: Cell,
     data: str,
     backbone: dict[str, str],
-    tasks: Sequence[str],
-    load_tasks: Callable[[list[str]], list[Any]],
+    scoring: CellScoring,
     ranks: int,
     say: Callable[[str], None],
 ) -> None:
@@ -42,13 +41,13 @@ def run_cell(
         train(cell, ranks)
         scores = Scores.of(cell, data, backbone)
         scores.write(cell.path)
-    missing = [task for task in tasks if task not in scores.tasks]
+    missing = [task for task in scoring.revisions if task not in scores.tasks]
     if not missing:
         return
     encoder = Encoder.from_pretrained(cell.path / "export")
     for task in missing:
         say(f"{cell.name}: {task}")
-        scores.tasks[task] = score(encoder, cell, load_tasks([task]))
+        scores.tasks[task] = scoring.score(encoder, cell, task)
         scores.write(cell.path)
 
 
@@ -66,25 +65,6 @@ def train(cell: Cell, ranks: int) -> None:
         code = _run([*_launcher(ranks), TRAINER, *cell.arguments], output)
     if code not in (ExitCode.FINISHED, ExitCode.SCORES_MISSING):  # the cells' scores are computed here
         raise MghError(f"training ended with exit code {code}: {_last_words(log)} (all of it: {log})")
-
-
-def score(encoder: Encoder, cell: Cell, tasks: Sequence[Any]) -> Score:
-    """The main score of one mteb task."""
-    result = evaluate(
-        encoder,
-        tasks,
-        label=cell.name,
-        batch_size=cell.config.evaluation.batch_size,
-        instructions=cell.config.model.use_instructions,
-        progress=False,
-    )
-    ((_, found),) = result.tasks.items()
-    return Score(metric=found["metric"], score=found["score"], revision=revision(tasks[0]))
-
-
-def revision(task: Any) -> str:
-    """Which data an mteb task scores: the hub's revision, or the checksum of local files."""
-    return str(task.metadata.dataset["revision"])
 
 
 @contextlib.contextmanager

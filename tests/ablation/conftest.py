@@ -73,6 +73,7 @@ class Grid:
 
     def __init__(self, recipes: list[str], data_dir: Path, output: Path) -> None:
         self.recipes, self.data_dir, self.output = recipes, data_dir, output
+        self.held_out = SAMPLE.with_name("held_out.jsonl")
         output.mkdir()
 
     def ablate(self, *options: str, tasks: tuple[str, ...] = ("STS17",), seeds: int = 2) -> None:

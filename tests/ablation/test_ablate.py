@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from mgh_ds import Encoder
-from mgh_ds.ablation.grid import _cell, make_grid
+from mgh_ds.ablation.grid import PoolingChoice, _cell, make_grid
 from mgh_ds.ablation.scores import Scores
 from mgh_ds.cli import main as cli
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import order_of
+from mgh_ds.evaluation.levels import level_accuracy
 from mgh_ds.evaluation.local_tasks import local_tasks
 from mgh_ds.evaluation.run import evaluate
+from mgh_ds.records.store import open_or_convert
 from mgh_ds.training.config import RunConfig
 from tests.ablation.conftest import Grid
 
@@ -57,7 +59,7 @@ def test_a_finished_grid_is_not_done_again_and_new_tasks_and_seeds_are_added(
     grid.ablate(seeds=1)
     first = {cell: (grid.output / cell / "ablation-scores.json").stat().st_ino for cell in CELLS[:2]}
     with monkeypatch.context() as patch:
-        patch.setattr("mgh_ds.ablation.work.score", lambda *_: pytest.fail("scored twice"))
+        patch.setattr("mgh_ds.ablation.scoring.CellScoring.score", lambda *_: pytest.fail("scored twice"))
         grid.ablate(seeds=1)
     assert grid.started == CELLS[:2]
     assert first == {cell: (grid.output / cell / "ablation-scores.json").stat().st_ino for cell in first}
@@ -200,7 +202,55 @@ def test_a_cell_trained_in_earnest(recipes: list[str], data_dir: Path, tmp_path:
     scores = json.loads((tmp_path / "out" / "ablation.json").read_text())["poolings"]["ata"]
     [row] = scores["rows"]
     assert row["scores"]["STS17"]["mean"] == pytest.approx(100 * sts17(run / "export", data_dir))
-    assert row["scores"]["STS17"]["mean"] != scores["untrained"]["STS17"]
+    assert row["scores"]["STS17"]["mean"] != scores["untrained"]["untrained"]["STS17"]
+
+
+def test_models_are_compared_where_the_keys_that_vary_are_named(grid: Grid, refusal: Refusal) -> None:
+    """A row a model, a section a treatment of ATA's weights, and held-out negatives beside the tasks."""
+    one, other = map(Path, grid.recipes)
+    other.write_text(one.read_text().replace("name: random", "name: long").replace("length: 64", "length: 80"))
+    said = refusal(grid.ablate)
+    assert "random-ata-0 and long-ata-0 cannot share a table; differing: model.max_length: 64 → 80" in said
+    assert grid.started == []
+    options = ["--vary", "model.max_length", "--reference", "random", "--held-out", str(grid.held_out)]
+    grid.ablate(*options, "--poolings", "ata", "ata+log1p+clip", seeds=1)
+    assert grid.started == [f"{row}-{pooling}-0" for pooling in ("ata", "ata+log1p+clip") for row in ("random", "long")]
+    run = json.loads((grid.output / "long-ata+log1p+clip-0" / "ablation-scores.json").read_text())
+    pooling = run["recipe"]["model"]["pooling"]
+    assert (pooling["method"], pooling["column_transform"], pooling["sink"]) == ("ata", "log1p", "clip")
+
+    table = json.loads((grid.output / "ablation.json").read_text())
+    assert table["mean_of"] == ["STS17"], "hard negatives are no task"
+    treated = table["poolings"]["ata+log1p+clip"]
+    assert [row["row"] for row in treated["rows"]] == ["random", "long"]
+    assert [row["difference"] is None for row in treated["rows"]] == [True, False]
+    assert treated["untrained"].keys() == {"untrained-random", "untrained-long"}
+    encoder = Encoder.from_pretrained(grid.output / "random-ata-0" / "export")
+    level = level_accuracy(encoder, list(open_or_convert(grid.held_out, grid.output / "data")))["4"]
+    assert grid.scores("random-ata-0")["HardNegatives"] == level["accuracy"]
+    text = (grid.output / "ablation.md").read_text()
+    assert "| recipe | seeds | STS17 (Spearman) | HardNegatives (accuracy) | mean | difference |" in text
+    assert "place in the paper" not in text
+    assert "τ" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--poolings", "men"], "no pooling is called 'men'; did you mean `mean`?"),
+        (["--poolings", "ata+log2p"], "after ata+ may follow one of each: column_transform identity, "),
+        (["--poolings", "ata+log1p+sqrt"], "may follow one of each"),
+        (["--poolings", "mean+clip"], "may follow one of each"),
+        (["--poolings", "ata+clip", "--model.pooling.sink", "first"], "--model.pooling.sink is decided by the grid"),
+        (["--vary", "model.bidirektional"], "recipes have no such key"),
+        (["--reference", "causal"], "the rows are coarse_to_fine, random"),
+    ],
+)
+def test_wrong_columns_keys_and_references_are_refused(
+    options: list[str], said: str, grid: Grid, refusal: Refusal
+) -> None:
+    assert said in refusal(grid.ablate, *options)
+    assert grid.started == []
 
 
 def test_what_a_recipe_does_while_it_trains_bears_on_no_cell(grid: Grid) -> None:
@@ -214,6 +264,6 @@ def test_what_a_recipe_does_while_it_trains_bears_on_no_cell(grid: Grid) -> None
     chosen = recipe.replace(
         evaluation=recipe.evaluation.replace(every=1, tasks=["STS17"], metric="STS17", patience=1)
     )
-    cell = _cell(recipe.name, "ata", 0, chosen, grid.output)
+    cell = _cell(recipe.name, PoolingChoice.parse("ata"), 0, chosen, grid.output)
     assert cell.config.evaluation == recipe.evaluation
     assert "--evaluation.metric null" in " ".join(cell.arguments)

@@ -59,7 +59,9 @@ def test_means_and_paired_differences() -> None:
         "half_width": None,
         "seeds": 1,
     }
-    assert table["poolings"]["ata"]["untrained"] == pytest.approx({"STS17": 20, "SICK-R": 40, "mean": 30})
+    assert table["poolings"]["ata"]["untrained"] == {
+        "untrained": pytest.approx({"STS17": 20, "SICK-R": 40, "mean": 30})
+    }
     assert table["poolings"]["mean"]["rows"][0]["difference"] is None, "no coarse_to_fine with this pooling"
 
 
@@ -99,3 +101,38 @@ def test_cells_of_two_backbones_share_no_table() -> None:
     other = dataclasses.replace(ones[-1], backbone={"model.safetensors": "2"})
     with pytest.raises(MghError, match=r"differing: backbone\.model\.safetensors: 1 → 2"):
         check_alike([*ones, other])
+
+
+def test_keys_that_are_named_may_differ() -> None:
+    other = dataclasses.replace(CELLS[-1], recipe={**CELLS[-1].recipe, "training": {"steps": 61}})
+    with pytest.raises(MghError, match="training.steps"):
+        check_alike([*CELLS, other], ["training.global_batch"])
+    check_alike([*CELLS, other], ["training"])
+    check_alike([*CELLS, other], ["training.global_batch", "training.steps"])
+
+
+def test_adapters_that_vary_are_another_backbone() -> None:
+    ones = [dataclasses.replace(cell, backbone={"model.safetensors": "1"}) for cell in CELLS]
+    model = ones[1].recipe["model"] | {"adapters": ["runs/x"]}
+    below = {"model.safetensors": "1", "adapter-1": "2"}
+    other = dataclasses.replace(ones[1], recipe=ones[1].recipe | {"model": model}, backbone=below)
+    check_alike([*ones, other], ["model.adapters"])
+    with pytest.raises(MghError, match="backbone"):
+        check_alike([*ones, other], ["model.pooling"])
+
+
+def test_one_poolings_cells_agree_in_its_settings() -> None:
+    model = RECIPE["model"] | {"pooling": {"method": "ata", "layers": [0]}}
+    other = dataclasses.replace(CELLS[1], recipe=CELLS[1].recipe | {"model": model})
+    with pytest.raises(MghError, match=r"differing: model\.pooling\.layers"):
+        check_alike([*CELLS, other])
+    check_alike([*CELLS, dataclasses.replace(other, pooling="ata+log1p")])
+
+
+def test_a_row_of_ones_own_is_the_reference() -> None:
+    table = summarise(CELLS, "ablation-all")
+    rows = table["poolings"]["ata"]["rows"]
+    assert [row["row"] for row in rows] == ["ablation-all", "ablation-coarse_to_fine", "ablation-fine_to_coarse"]
+    assert rows[0]["difference"] is None
+    assert rows[1]["difference"]["mean"] == pytest.approx(-20)
+    assert "`difference` is that of the means to `ablation-all`" in markdown(table)
