@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="KEY",
         default=[],
-        help="keys of a recipe, such as model.bidirectional, in which the rows may differ besides the curriculum",
+        help="keys, such as model.bidirectional, in which the recipes may differ besides the curriculum",
     )
     parser.add_argument(
         "--reference",
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out",
         metavar="RECORDS",
-        help="graded records, such as mgh:held_out: how many of their hardest negatives lie below the positive",
+        help="graded records, such as mgh:held_out, whose hardest negatives are scored against the positive",
     )
     parser.add_argument(
         "--tasks",

@@ -153,7 +153,17 @@ def _cell(
         data=recipe.data.replace(held_out=None),
         evaluation=recipe.evaluation.replace(every=None, tasks=[], metric=None, patience=None),
     )
-    values = (name, str(output), str(config.seed), choice.changes["method"], "null", "null", "[]", "null", "null")
+    values = (
+        name,
+        str(output),
+        str(config.seed),
+        choice.changes["method"],
+        "null",
+        "null",
+        "[]",
+        "null",
+        "null",
+    )
     decided = dict(zip(DECIDED, values, strict=True))
     decided |= {f"model.pooling.{key}": value for key, value in choice.changes.items()}
     words = [word for key, value in decided.items() for word in (f"--{key}", value)]

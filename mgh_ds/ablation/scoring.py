@@ -43,13 +43,13 @@ class CellScoring:
 
     def _hard_negatives(self, encoder: Encoder, cell: Cell) -> Score:
         assert self._held_out is not None
-        levels = level_accuracy(encoder, list(self._held_out), instructions=cell.config.model.use_instructions)
+        levels = level_accuracy(
+            encoder, list(self._held_out), instructions=cell.config.model.use_instructions
+        )
         if not levels:
             raise MghError(f"{self._held_out.path} has no graded negatives to score")
         hardest = levels[max(levels, key=int)]
-        return Score(
-            metric="accuracy", score=hardest["accuracy"], revision=self.revisions[HARD_NEGATIVES]
-        )
+        return Score(metric="accuracy", score=hardest["accuracy"], revision=self.revisions[HARD_NEGATIVES])
 
     def _load(self, names: list[str]) -> list[Any]:
         return load_tasks(names, self._data_dir, ["eng"])

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.ablation.grid import UNTRAINED
 from mgh_ds.ablation.scores import FILE, HARD_NEGATIVES, Scores, differing_keys
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
 from mgh_ds.common import files
@@ -29,8 +28,8 @@ MEAN = "mean"
 
 
 def write_table(folder: Path, reference: str | None = None) -> Path | None:
-    """Writes `ablation.json` and `ablation.md` into `folder` from the scores there, each row compared with the
-    row `reference` (None: that of coarse_to_fine); returns the latter's path, or None while there is no
+    """Writes `ablation.json` and `ablation.md` into `folder` from the scores there, each row compared with
+    the row `reference` (None: that of coarse_to_fine); returns the latter's path, or None while there is no
     scored run."""
     cells = read_cells(folder)
     if not any(_trained(cells)):
@@ -93,9 +92,7 @@ def summarise(cells: Sequence[Scores], reference: str | None = None) -> dict[str
         "mean_of": common,
         "reference": reference or REFERENCE,
         "are_orders": reference is None,
-        "poolings": {
-            pooling: _of_pooling(found, common, reference) for pooling, found in by_pooling.items()
-        },
+        "poolings": {pooling: _of_pooling(found, common, reference) for pooling, found in by_pooling.items()},
     }
 
 
@@ -133,7 +130,9 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str], reference: str |
     }
     orders = {row: _order(rows[row][0].recipe) for row in values}
     places = {row: PAPER.get(orders[row]) if reference is None else None for row in values}
-    compared = {row for row in values if (orders[row] == REFERENCE if reference is None else row == reference)}
+    compared = {
+        row for row in values if (orders[row] == REFERENCE if reference is None else row == reference)
+    }
     theirs = next((values[row].get(MEAN, {}) for row in values if row in compared), {})
     entries: list[dict[str, Any]] = [
         {

@@ -208,13 +208,17 @@ def test_a_cell_trained_in_earnest(recipes: list[str], data_dir: Path, tmp_path:
 def test_models_are_compared_where_the_keys_that_vary_are_named(grid: Grid, refusal: Refusal) -> None:
     """A row a model, a section a treatment of ATA's weights, and held-out negatives beside the tasks."""
     one, other = map(Path, grid.recipes)
-    other.write_text(one.read_text().replace("name: random", "name: long").replace("length: 64", "length: 80"))
+    other.write_text(
+        one.read_text().replace("name: random", "name: long").replace("length: 64", "length: 80")
+    )
     said = refusal(grid.ablate)
     assert "random-ata-0 and long-ata-0 cannot share a table; differing: model.max_length: 64 → 80" in said
     assert grid.started == []
     options = ["--vary", "model.max_length", "--reference", "random", "--held-out", str(grid.held_out)]
     grid.ablate(*options, "--poolings", "ata", "ata+log1p+clip", seeds=1)
-    assert grid.started == [f"{row}-{pooling}-0" for pooling in ("ata", "ata+log1p+clip") for row in ("random", "long")]
+    assert grid.started == [
+        f"{row}-{pooling}-0" for pooling in ("ata", "ata+log1p+clip") for row in ("random", "long")
+    ]
     run = json.loads((grid.output / "long-ata+log1p+clip-0" / "ablation-scores.json").read_text())
     pooling = run["recipe"]["model"]["pooling"]
     assert (pooling["method"], pooling["column_transform"], pooling["sink"]) == ("ata", "log1p", "clip")
@@ -241,7 +245,10 @@ def test_models_are_compared_where_the_keys_that_vary_are_named(grid: Grid, refu
         (["--poolings", "ata+log2p"], "after ata+ may follow one of each: column_transform identity, "),
         (["--poolings", "ata+log1p+sqrt"], "may follow one of each"),
         (["--poolings", "mean+clip"], "may follow one of each"),
-        (["--poolings", "ata+clip", "--model.pooling.sink", "first"], "--model.pooling.sink is decided by the grid"),
+        (
+            ["--poolings", "ata+clip", "--model.pooling.sink", "first"],
+            "--model.pooling.sink is decided by the grid",
+        ),
         (["--vary", "model.bidirektional"], "recipes have no such key"),
         (["--reference", "causal"], "the rows are coarse_to_fine, random"),
     ],

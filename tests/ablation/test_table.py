@@ -105,7 +105,7 @@ def test_cells_of_two_backbones_share_no_table() -> None:
 
 def test_keys_that_are_named_may_differ() -> None:
     other = dataclasses.replace(CELLS[-1], recipe={**CELLS[-1].recipe, "training": {"steps": 61}})
-    with pytest.raises(MghError, match="training.steps"):
+    with pytest.raises(MghError, match=r"training\.steps"):
         check_alike([*CELLS, other], ["training.global_batch"])
     check_alike([*CELLS, other], ["training"])
     check_alike([*CELLS, other], ["training.global_batch", "training.steps"])
@@ -132,7 +132,11 @@ def test_one_poolings_cells_agree_in_its_settings() -> None:
 def test_a_row_of_ones_own_is_the_reference() -> None:
     table = summarise(CELLS, "ablation-all")
     rows = table["poolings"]["ata"]["rows"]
-    assert [row["row"] for row in rows] == ["ablation-all", "ablation-coarse_to_fine", "ablation-fine_to_coarse"]
+    assert [row["row"] for row in rows] == [
+        "ablation-all",
+        "ablation-coarse_to_fine",
+        "ablation-fine_to_coarse",
+    ]
     assert rows[0]["difference"] is None
     assert rows[1]["difference"]["mean"] == pytest.approx(-20)
     assert "`difference` is that of the means to `ablation-all`" in markdown(table)
