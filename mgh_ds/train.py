@@ -25,6 +25,7 @@ from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.training.config import RunConfig
 
 if TYPE_CHECKING:
+    from mgh_ds.model.config import DTypeChoice
     from mgh_ds.training.trainer import Trainer
 
 # Only light imports above: what is wrong with a recipe is said before torch is loaded.
@@ -76,13 +77,22 @@ def run(arguments: Sequence[str]) -> ExitCode:
     folder = RunFolder(config.path)
     with process_group(), StopRequest() as stop, Watchdog(config.training.silence_limit_s):
         # Rank 0 decides for all, and the run's folder and checkpoints remember it.
-        dtype = on_main(lambda: settle(config.model.dtype, device()))
+        dtype = on_main(lambda: begun_in(config) or settle(config.model.dtype, device()))
         config = config.replace(model=config.model.replace(dtype=dtype))
         trainer = Trainer(config, folder, Scoring(config))
         if not trainer.train(stop):
             return ExitCode.STOPPED
         on_main(lambda: finish(trainer))
         return ExitCode.SCORES_MISSING if trainer.evaluations.failed else ExitCode.FINISHED
+
+
+def begun_in(config: RunConfig) -> "DTypeChoice | None":
+    """The precision that a run with `dtype: auto` has been in so far, wherever it goes on now; None if it has
+    not begun or the recipe names one."""
+    described = config.path / "config.yaml"
+    if config.model.dtype != "auto" or not described.is_file():
+        return None
+    return load_config(RunConfig, ["--config", str(described)]).model.dtype
 
 
 def check_extras(config: RunConfig) -> None:

@@ -14,6 +14,7 @@ LABELLED = Path(__file__).with_name("labelled.jsonl")
 # Below this kappa ("substantial" agreement begins at 0.61: Landis and Koch, Biometrics 33, 1977) verdicts are
 # no base for decisions.
 SOUND_KAPPA = 0.6
+ENOUGH = 0.8  # of the labelled negatives, so many must be judged for a kappa
 
 
 def is_sound(kappa: float | None) -> bool:
@@ -48,8 +49,10 @@ def agreement(found: Sequence[bool | None], labels: Sequence[bool]) -> dict[str,
 
     Accuracy with Wilson's interval, precision and recall of false negatives, and Cohen's kappa, (accuracy −
     chance) / (1 − chance), where chance is the agreement of two who know only how often to say yes. A ratio
-    without a denominator is None.
+    without a denominator is None, and so is kappa where too few were judged: what a judge leaves out may be
+    what it would get wrong.
     """
+    enough = sum(one is not None for one in found) >= ENOUGH * len(labels) > 0
     pairs = [(one, label) for one, label in zip(found, labels, strict=True) if one is not None]
     count = len(pairs)
     both = sum(one and label for one, label in pairs)
@@ -62,7 +65,7 @@ def agreement(found: Sequence[bool | None], labels: Sequence[bool]) -> dict[str,
         "accuracy": wilson(right, count) if count else None,
         "precision": _ratio(both, said),
         "recall": _ratio(both, true),
-        "kappa": _ratio(right / count - chance, 1 - chance) if count else None,
+        "kappa": _ratio(right / count - chance, 1 - chance) if enough else None,
     }
 
 

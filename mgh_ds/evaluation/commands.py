@@ -118,7 +118,7 @@ def eval_command(
     from rich.console import Console
 
     from mgh_ds.evaluation.containment import contained_mteb
-    from mgh_ds.evaluation.held_results import check_asked, stands
+    from mgh_ds.evaluation.held_results import check_asked, check_unmarked, stands
     from mgh_ds.evaluation.run import evaluate, expected, require_instructions
     from mgh_ds.evaluation.tables import results_markdown, results_table
     from mgh_ds.model.encoder import Encoder
@@ -168,6 +168,8 @@ def eval_command(
             if causal and not encoder.causal:
                 raise MghError(f"--causal is for decoders, and {model} is none")
             encoder.origin = origin
+            made = {"pooling": encoder.pooling, "max_length": encoder.max_length}
+            check_unmarked([held[path] for path in missing if path in held], output, made)
         for path, part in missing.items():
             evaluate(
                 encoder, part, label=model, output=path, batch_size=batch_size, instructions=instructions

@@ -1,6 +1,6 @@
 """Whether a result that an output folder already holds is the one that is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,19 @@ def check_asked(held: Mapping[Path, EvaluationResult], output: Path, asked: Mapp
             if wanted != found:
                 raise MghError(
                     f"{output} holds results with {name} {_words(found)}, asked for was {_words(wanted)}: "
+                    "name another folder"
+                )
+
+
+def check_unmarked(held: Iterable[EvaluationResult], output: Path, made: Mapping[str, Any]) -> None:
+    """Raises MghError for a result without a fingerprint that says of itself that it was made otherwise than
+    `made` says of the model at hand: what was not asked for by name may still be another figure."""
+    for result in held:
+        for name, now in made.items():
+            found = getattr(result, name, result.settings.get(name))
+            if not result.fingerprint and found is not None and found != now:
+                raise MghError(
+                    f"{output} holds results with {name} {_words(found)}, and this model has {_words(now)}: "
                     "name another folder"
                 )
 

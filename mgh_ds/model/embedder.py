@@ -20,6 +20,8 @@ from mgh_ds.model.settings import Settings
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
 
+# A linear layer between the embeddings and the blocks of an ELECTRA: "all-linear" would take it too.
+BEFORE_BLOCKS = "embeddings_project"
 # For a model whose authors state no length.
 DEFAULT_MAX_LENGTH = 512
 
@@ -173,6 +175,7 @@ def _with_adapters(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> 
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.target_modules or "all-linear",
+        exclude_modules=BEFORE_BLOCKS if hasattr(backbone, BEFORE_BLOCKS) else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -133,8 +133,9 @@ class Encoder:
 
     @property
     def prompt(self) -> str:
-        """What precedes each text that is read under no instruction; "" for nothing."""
-        return self.tokenizer.prompt
+        """What precedes each text that is read under no instruction; "" for nothing, as where the model
+        reads no instructions."""
+        return self.tokenizer.prompt if self.use_instructions else ""
 
     def encode(
         self,

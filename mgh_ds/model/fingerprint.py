@@ -6,30 +6,12 @@ from pathlib import Path
 from mgh_ds.common import files
 from mgh_ds.common.checksums import checksum
 from mgh_ds.model import gguf_folder
-from mgh_ds.model.weights import TINY, resolve_model, weight_files
+from mgh_ds.model.weights import DECISIVE, TINY, resolve_model, weight_files
 
 Fingerprint = dict[str, str]
 """File → its SHA-256; or "recipe" → how the model is made, and "gguf" → the SHA-256 of the file it is made
 of."""
 
-# Beside the weights, what tokens, architecture and settings come from. Cards and licences bear on no vector.
-DESCRIPTIONS = (
-    "config.json",
-    "mgh_ds.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "modules.json",
-    "sentence_*_config.json",
-    "config_sentence_transformers.json",
-)
 # Of the folders that modules.json names, such as 1_Pooling.
 OF_A_MODULE = ("*.json", "*.safetensors", "*.bin")
 
@@ -58,7 +40,7 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _descriptions(folder: Path) -> list[str]:
-    found = [path.name for pattern in DESCRIPTIONS for path in sorted(folder.glob(pattern))]
+    found = [path.name for pattern in DECISIVE for path in sorted(folder.glob(pattern))]
     modules = files.read_json(folder / "modules.json") if "modules.json" in found else []
     parts = {
         f"{module['path']}/{part.name}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -127,21 +128,25 @@ class GgufFile:
                 )
         # Written as float32: 1e-05 and not 9.999999747378752e-06.
         epsilon = float(str(np.float32(self._number("attention.layer_norm_rms_epsilon"))))
-        return AutoConfig.for_model(
-            self.architecture,
-            hidden_size=hidden,
-            intermediate_size=self._number("feed_forward_length"),
-            num_hidden_layers=self._number("block_count"),
-            num_attention_heads=heads,
-            num_key_value_heads=self._number("attention.head_count_kv", heads),
-            head_dim=width,
-            rms_norm_eps=epsilon,
-            max_position_embeddings=self._number("context_length"),
-            rope_parameters=self._rope(width),
-            vocab_size=self.rows,
-            tie_word_embeddings="output.weight" not in self.tensors,
+        values = {
+            "hidden_size": hidden,
+            "intermediate_size": self._number("feed_forward_length"),
+            "num_hidden_layers": self._number("block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self._number("attention.head_count_kv", heads),
+            "head_dim": width,
+            "rms_norm_eps": epsilon,
+            "max_position_embeddings": self._number("context_length"),
+            "rope_parameters": self._rope(width),
+            "vocab_size": self.rows,
+            "tie_word_embeddings": "output.weight" not in self.tensors,
             **{f"{name}_token_id": self.special.get(name) for name in ("bos", "eos", "pad")},
-        )
+        }
+        try:
+            return AutoConfig.for_model(self.architecture, **values)
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise MghError(f"{self.path} describes no {self.architecture} model: {said}") from None
 
     @property
     def tokens(self) -> list[str]:
@@ -155,8 +160,8 @@ class GgufFile:
         keys = {name: f"tokenizer.ggml.{key}_token_id" for name, key in SPECIAL.items()}
         found = {name: self.metadata[key] for name, key in keys.items() if self.metadata.get(key) is not None}
         for name, number in found.items():
-            if not 0 <= number < len(self.tokens):
-                raise MghError(f"{self.path}: {keys[name]} is {number}, of {len(self.tokens)} tokens")
+            if not isinstance(number, int) or not 0 <= number < len(self.tokens):
+                raise MghError(f"{self.path}: {keys[name]} is {number!r}, of {len(self.tokens)} tokens")
         return found
 
     def _number(self, key: str, default: int | None = None) -> Any:

@@ -29,6 +29,24 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", 
 # The small files that describe the weights, and these as safetensors; no pickles.
 DESCRIPTIONS = ["*.json", "*.txt", "*.model"]
 WANTED = ["*.safetensors", *DESCRIPTIONS]
+# Beside the weights, what tokens, architecture and settings come from. Cards and licences bear on no vector.
+DECISIVE = (
+    "config.json",
+    "mgh_ds.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "modules.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+)
 
 
 def resolve_model(name_or_path: str) -> Path:
@@ -166,13 +184,13 @@ def _downloaded(name: str) -> Path:
 
 
 def _missing_description(name: str, folder: Path) -> str | None:
-    """A small file of the model's that the hub has and the snapshot `folder` lacks. The model may load
+    """A file on which vectors depend that the hub has and the snapshot `folder` lacks. The model may load
     without it, and be another: shorter texts, other pooling, no prompt. Only the hub's listing, which a
     download leaves in the cache, can tell that from a model that never had one."""
     listed = get_cached_repo_tree(name, revision=folder.name, cache_dir=folder.parents[2])
     described = [
         file.path
         for file in listed
-        if "/" not in file.path and any(fnmatch(file.path, pattern) for pattern in DESCRIPTIONS)
+        if "/" not in file.path and any(fnmatch(file.path, pattern) for pattern in DECISIVE)
     ]
     return next((path for path in sorted(described) if not (folder / path).exists()), None)

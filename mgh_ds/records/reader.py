@@ -53,18 +53,28 @@ def parse_rows(rows: Iterable[Row], parse: Parse, report: ErrorReport) -> Iterat
 
 
 def parsed_rows(
-    rows: Iterable[Row], parse: Parse, report: ErrorReport
+    rows: Iterable[Row],
+    parse: Parse,
+    report: ErrorReport,
+    repeated: Callable[[Row, Sequence[Record]], None] = lambda *_: None,
 ) -> Iterator[tuple[Row, Sequence[Record]]]:
-    """The rows that `parse_rows` would accept, with their records. The caller settles them in the report."""
+    """The rows that `parse_rows` would accept, with their records. The caller settles them in the report;
+    what was refused for an id that had occurred is shown to `repeated`."""
     seen: set[bytes] = set()
     for row in rows:
         try:
             records = parse(row)
-            digests = _new_digests(records, seen)
         except ValidationError as error:
             report.refuse(row, RowRefused.because(error))
+            continue
         except RowRefused as refused:
             report.refuse(row, refused)
+            continue
+        try:
+            digests = _new_digests(records, seen)
+        except RowRefused as refused:
+            report.refuse(row, refused)
+            repeated(row, records)
         else:
             seen |= digests
             yield row, records

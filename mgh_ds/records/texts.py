@@ -14,12 +14,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.records import bundled
 from mgh_ds.records.inputs import ending, stem
 from mgh_ds.records.json_rows import not_utf8
@@ -32,6 +32,7 @@ from mgh_ds.records.streams import open_utf8
 PARTS = ("query", "positive", "negatives")
 """Of a record, those that its texts may be taken from."""
 TASK = {"kind": "symmetric", "subtype": "paraphrase", "instruction": "Retrieve the same text"}
+COLUMNS = {"text", *Record.model_fields}  # of a table, those that are read
 VERSION = 1  # raised when the same source gives other texts
 
 
@@ -105,25 +106,30 @@ def _of_file(path: Path, parts: Sequence[str], chars: int | None) -> Iterator[st
 
 def _of_rows(path: Path, parts: Sequence[str]) -> Iterator[str]:
     report = ErrorReport("stop")
-    for row in read_rows(path, report):
+    for row in read_rows(path, report, reads=COLUMNS.__contains__):
         try:
-            yield from _of_row(row.values, parts)
+            yield from _of_row(row, parts)
         except ValidationError as error:
             report.refuse(row, RowRefused.because(error))
         except RowRefused as refused:
             report.refuse(row, refused)
 
 
-def _of_row(values: dict[str, Any], parts: Sequence[str]) -> Iterator[str]:
+def _of_row(row: Row, parts: Sequence[str]) -> Iterator[str]:
     """Raises RowRefused or pydantic's ValidationError."""
+    values = row.values
     if "text" not in values:
         if "query" not in values:
             raise RowRefused("text", "missing", "Row should have a text, or be a record")
         yield from _of_records([Record.model_validate(values)], parts)
         return
     text = values["text"]
+    if text is None and not row.typed:
+        return  # an empty cell, as good as an empty line
     if not isinstance(text, str):
         raise RowRefused("text", "no_text", f"Text should be a string, found {type(text).__name__}")
+    if has_lone_surrogate(text):
+        raise RowRefused("text", "not_utf8", "Text should be Unicode, found half a character")
     yield text.strip()
 
 

@@ -240,8 +240,9 @@ def _questions(
     records: Sequence[Record], rows: Sequence[int], levels: Sequence[int]
 ) -> Iterator[tuple[str, int, Question]]:
     """Record, level and question of each negative that is to be judged."""
-    for row in rows:
-        record = records[row]
+    # A store reads many at a time where all are wanted, and where few are, one.
+    chosen = records if len(rows) == len(records) else (records[row] for row in rows)
+    for record in chosen:
         for level, negative in zip(LEVELS, graded_negatives(record), strict=True):
             if level in levels:
                 yield record.id, level, Question.of(record, negative)

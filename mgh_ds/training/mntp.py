@@ -121,10 +121,14 @@ def _mask_id(folder: Path, config: RunConfig) -> int:
     assert isinstance(settings, MntpSettings)
     backend = Tokenizer.from_pretrained(folder, max_length=config.model.max_length).backend
     vocabulary = backend.get_vocab()
-    if settings.mask_token not in vocabulary:
-        example = backend.mask_token or next((token for token in ("_", "…", ".") if token in vocabulary), "")
+    if settings.mask_token in vocabulary:
+        return int(vocabulary[settings.mask_token])
+    # A byte-level vocabulary spells what is not ASCII in characters of its own.
+    encoded = backend.encode(settings.mask_token, add_special_tokens=False)
+    if len(encoded) != 1 or backend.decode(encoded) != settings.mask_token:
+        example = backend.mask_token or next((token for token in ("_", ".", "#") if token in vocabulary), "")
         raise MghError(
             f"training.objective.mask_token: the tokenizer of {config.model.name_or_path} has no token "
             f"{settings.mask_token!r}; name one that it has{f', such as {example!r}' if example else ''}"
         )
-    return int(vocabulary[settings.mask_token])
+    return int(encoded[0])

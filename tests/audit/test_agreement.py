@@ -53,6 +53,8 @@ def test_words_shared_with_the_query_do_not_give_the_label_away() -> None:
         ),
         ([False, False], [False, False], (2, 1.0, None, None, None)),
         ([None], [True], (0, None, None, None, None)),
+        # Right wherever it spoke, and silent on one in three: nobody knows how far it agrees.
+        ([True, False, None], [True, False, True], (2, 1.0, 1.0, 1.0, None)),
     ],
 )
 def test_agreement_by_hand(

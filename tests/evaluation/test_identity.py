@@ -132,6 +132,15 @@ def test_a_result_of_before_there_were_fingerprints_is_scored_anew(
     with pytest.raises(MghError, match="holds results with pooling ata, asked for was mean: name another"):
         score(model, pooling="mean")
     assert content(tmp_path / "results", "STS17")["tasks"]["STS17"]["score"] == 0.5
+    path = tmp_path / "results" / "STS17.json"
+    saved = path.read_text()
+    path.write_text(json.dumps(json.loads(saved) | {"pooling": "mean"}))
+    with pytest.raises(
+        MghError, match="holds results with pooling mean, and this model has ata: name another"
+    ):
+        score(model)
+    path.write_text(saved)
+    capsys.readouterr()
     assert score(model) == first
     assert printed(capsys).count("is scored anew, since it does not say what it was made of") == 2
     assert score(model) == first

@@ -41,6 +41,12 @@ def test_only_adapters_are_trained_on_every_linear_layer(family, folders):
     assert len(adapted) == 3 * (7 if family == "mistral" else 6)
 
 
+def test_a_layer_before_the_blocks_is_left_alone(folders):
+    model, _ = build_model(ModelConfig(name_or_path=str(folders["electra"]), lora=LoraConfig(rank=2)))
+    assert any("embeddings_project" in name for name, _ in model.named_parameters())
+    assert not any("embeddings_project" in name for name in trainable(model))
+
+
 def test_named_layers_only(folders):
     lora = LoraConfig(target_modules=["q_proj", "v_proj"])
     model, _ = build_model(ModelConfig(name_or_path=str(folders["qwen3"]), lora=lora))

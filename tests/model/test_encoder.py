@@ -226,7 +226,7 @@ def test_overflow_is_refused_with_the_precision():
         ({"layers": []}, "layers must be a list of at least one"),
         ({"layers": -1}, "layers must be a list"),
         ({"layers": [True]}, "layers must be a list"),
-        ({"dtype": "int8"}, "dtype must be one of float32"),
+        ({"dtype": "int8"}, "dtype must be one of auto, float32"),
         ({"max_length": 0}, "max_length must be a whole number"),
         ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
     ],

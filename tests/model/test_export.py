@@ -253,5 +253,5 @@ def test_a_default_prompt_that_was_set_there_is_ours_too(exported, tmp_path):
         theirs = SentenceTransformer(str(exported), device="cpu", **prompts, **OPTIONS)
         theirs.save(str(tmp_path / name))
         ours = Encoder.from_pretrained(tmp_path / name, device="cpu", padding_free=False)
-        assert ours.tokenizer.prompt == ("query: " if prompts else "")
+        assert ours.tokenizer.prompt == ours.prompt == ("query: " if prompts else "")
         assert np.array_equal(ours.encode(TEXTS), theirs.encode(TEXTS))

@@ -90,7 +90,14 @@ def test_a_download_that_broke_off_is_no_model(hub_cache, held, missing):
 
 def test_a_file_that_the_hub_listed_is_missed(hub_cache):
     """Without its own files a model of sentence-transformers loads, and is another."""
-    commit, listed = "0" * 40, ["sentence_bert_config.json", "onnx/config.json", "consolidated.safetensors"]
+    commit, listed = (
+        "0" * 40,
+        [
+            "sentence_bert_config.json",
+            *("onnx/config.json", "consolidated.safetensors"),
+            *("pytorch_model.bin.index.json", "generation_config.json", "eval_results.txt"),
+        ],
+    )
     held = ["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json"]
     snapshot = hub_cache / "models--some--model" / "snapshots" / commit
     (snapshot / "1_Pooling").mkdir(parents=True)

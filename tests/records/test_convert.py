@@ -513,6 +513,20 @@ def test_a_positive_that_another_row_has_as_a_negative_is_refused_there_too(tmp_
     assert not (tmp_path / "stopped").exists()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_row_that_was_refused_for_its_id_is_a_witness_all_the_same(tmp_path: Path, order: int):
+    rows = [
+        {"query": "q", "pos": ["a"], "neg": ["b"], "id": "1"},
+        {"query": "q", "pos": ["b"], "neg": ["c"], "id": "1"},
+        {"query": "other", "pos": ["a"], "neg": ["b"], "id": "2"},
+    ][::order]
+    found, summary, _ = converted(
+        write_jsonl(tmp_path / "mined.jsonl", rows), "flagembedding", instruction=ASK
+    )
+    assert [record.query for record in found] == ["other"]
+    assert summary.report.reasons == {("id", "duplicate_id"): 1, ("row", "contradiction"): 1}
+
+
 @pytest.mark.parametrize(
     ("format", "keys"),
     [

@@ -94,3 +94,16 @@ def test_what_holds_no_text_is_refused_and_leaves_nothing(
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MghError, match=r"nowhere\.txt does not exist: give a text file"):
         open_texts(tmp_path / "nowhere.txt", tmp_path / "cache")
+
+
+def test_half_a_character_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "whole"}\n{"text": "\\ud800 half"}\n')
+    with pytest.raises(MghError, match=r"rows\.jsonl.*2.*half a character"):
+        open_texts(path, tmp_path / "cache")
+
+
+def test_of_a_table_the_text_alone_is_read_and_an_empty_cell_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "pages.csv"
+    path.write_text("url,text,url\na,first page,b\nc,,d\ne,second page,f\n")
+    assert texts(open_texts(path, tmp_path / "cache")) == ["first page", "second page"]

@@ -31,7 +31,7 @@ def written(part: str, kind: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("part", "talk", "innocent", "recall"),
-    [("seen", 84, 73, 84 / 84), ("unseen", 48, 41, 45 / 48), ("openings", 63, 34, 63 / 63)],
+    [("seen", 84, 76, 84 / 84), ("unseen", 48, 41, 45 / 48), ("openings", 63, 34, 63 / 63)],
 )
 def test_precision_and_recall_are_what_they_are(part: str, talk: int, innocent: int, recall: float) -> None:
     found = [sentence for sentence in written(part, "talk") if is_talk(sentences(sentence))]

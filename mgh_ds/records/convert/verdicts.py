@@ -21,7 +21,7 @@ def parse_consistent_rows(rows: Iterable[Row], parse: Parse, report: ErrorReport
     """As `parse_rows`, but also refuses the rows that contradict each other: one's positive is a negative of
     the other, for the same query under the same instruction."""
     with _Verdicts() as verdicts:
-        for row, records in parsed_rows(rows, parse, report):
+        for row, records in parsed_rows(rows, parse, report, verdicts.witness):
             verdicts.add(row, records)
         verdicts.compare()
         for row, records, reason in verdicts:
@@ -38,17 +38,23 @@ class _Verdicts(ScratchDatabase):
     def __init__(self) -> None:
         super().__init__(
             """
-            CREATE TABLE rows (number INTEGER PRIMARY KEY, file TEXT, line INT, raw BLOB, records BLOB);
+            CREATE TABLE rows (
+                number INTEGER PRIMARY KEY, file TEXT, line INT, raw BLOB, records BLOB, witness INT
+            );
             CREATE TABLE verdicts (text BLOB, positive INT, number INT);
             CREATE TABLE disputed (text BLOB PRIMARY KEY, positive INT, negative INT) WITHOUT ROWID;
             CREATE TABLE refused (number INTEGER PRIMARY KEY, positive INT, other INT);
             """
         )
 
-    def add(self, row: Row, records: Sequence[Record]) -> None:
+    def witness(self, row: Row, records: Sequence[Record]) -> None:
+        """A row that was refused for its id: it is none of those that come, but what it says counts."""
+        self.add(row, records, witness=True)
+
+    def add(self, row: Row, records: Sequence[Record], *, witness: bool = False) -> None:
         number = self._database.execute(
-            "INSERT INTO rows (file, line, raw, records) VALUES (?, ?, ?, ?)",
-            [row.file, row.line, row.raw, _RECORDS.dump_json(list(records))],
+            "INSERT INTO rows (file, line, raw, records, witness) VALUES (?, ?, ?, ?, ?)",
+            [row.file, row.line, row.raw, _RECORDS.dump_json(list(records)), witness],
         ).lastrowid
         said = {_digest(record, record.positive): True for record in records}
         said |= {_digest(record, each.text): False for record in records for each in record.negatives}
@@ -78,6 +84,7 @@ class _Verdicts(ScratchDatabase):
             FROM rows
             LEFT JOIN refused USING (number)
             LEFT JOIN rows AS other ON other.number = refused.other
+            WHERE NOT rows.witness
             ORDER BY rows.number
             """
         )
