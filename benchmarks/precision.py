@@ -20,9 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks import environment, table
-from benchmarks.cases import realistic_lengths
 from benchmarks.kernel import RESULTS
-from benchmarks.step import take_turns, training_step
+from benchmarks.step import Sizes, make_batch, take_turns, training_step
 from mgh_ds.model.batches import PackedBatch
 from mgh_ds.model.config import DTypeChoice, LoraConfig, ModelConfig, PoolingConfig
 from mgh_ds.model.embedder import EmbeddingModel, build_model
@@ -103,10 +102,7 @@ def _prepare(name: str, dtype: DTypeChoice, texts: int, longest: int) -> tuple[E
     )
     model, _ = build_model(config)
     vocabulary = model.backbone.get_input_embeddings().num_embeddings
-    draw = np.random.default_rng(0)
-    lengths = realistic_lengths(texts, longest=longest, seed=0)
-    rows = [(draw.integers(3, vocabulary, n).tolist(), [True] * n) for n in lengths]
-    return model.train(), PackedBatch.of(rows)
+    return model.train(), make_batch(Sizes(vocabulary=vocabulary, texts=texts, longest=longest), CPU)
 
 
 def _encoding(model: EmbeddingModel, batch: PackedBatch) -> Callable[[], None]:

@@ -13,12 +13,12 @@ from mgh_ds.model.config import ColumnTransform, PoolingMethod, SinkTreatment
 from mgh_ds.training.config import RunConfig
 
 UNTRAINED = "untrained"
-# What tells the cells apart, what bears on no score, and what would choose a cell's model by scores.
+# What tells the cells apart beside their poolings, what bears on no score, and what would choose a cell's
+# model by scores.
 DECIDED = (
     "name",
     "folder",
     "seed",
-    "model.pooling.method",
     "data.held_out",
     "evaluation.every",
     "evaluation.tasks",
@@ -153,18 +153,9 @@ def _cell(
         data=recipe.data.replace(held_out=None),
         evaluation=recipe.evaluation.replace(every=None, tasks=[], metric=None, patience=None),
     )
-    values = (
-        name,
-        str(output),
-        str(config.seed),
-        choice.changes["method"],
-        "null",
-        "null",
-        "[]",
-        "null",
-        "null",
-    )
-    decided = dict(zip(DECIDED, values, strict=True))
-    decided |= {f"model.pooling.{key}": value for key, value in choice.changes.items()}
+    values = (name, str(output), str(config.seed), "null", "null", "[]", "null", "null")
+    decided = dict(zip(DECIDED, values, strict=True)) | {
+        f"model.pooling.{key}": value for key, value in choice.changes.items()
+    }
     words = [word for key, value in decided.items() for word in (f"--{key}", value)]
     return Cell(row, choice.label, seed, config, (*given, *words))

@@ -52,9 +52,9 @@ def agreement(found: Sequence[bool | None], labels: Sequence[bool]) -> dict[str,
     without a denominator is None, and so is kappa where too few were judged: what a judge leaves out may be
     what it would get wrong.
     """
-    enough = sum(one is not None for one in found) >= ENOUGH * len(labels) > 0
     pairs = [(one, label) for one, label in zip(found, labels, strict=True) if one is not None]
     count = len(pairs)
+    enough = count >= ENOUGH * len(labels) > 0
     both = sum(one and label for one, label in pairs)
     said, true = sum(one for one, _ in pairs), sum(label for _, label in pairs)
     right = sum(one == label for one, label in pairs)

@@ -3,6 +3,7 @@ gives away."""
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -16,6 +17,11 @@ from sklearn.tree import DecisionTreeClassifier
 from mgh_ds.records.schema import Record
 
 GRADES = {1: "easy", 2: "medium", 3: "medium", 4: "hard"}
+
+
+def read(path: Path) -> list[Record]:
+    """The records of an MGH JSONL file."""
+    return [Record.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:

@@ -10,26 +10,20 @@ import pytest
 from mgh_ds import Encoder
 from mgh_ds.records.schema import Record
 from mgh_ds.records.subtypes import SUBTYPES
-from tests.records.audit import interval
+from tests.records.audit import interval, read
 
 FOLDER = Path("mgh_ds/records/mgh")
 LEVELS = (1, 2, 3, 4)
 
 
-def read(name: str) -> list[Record]:
-    return [
-        Record.model_validate_json(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()
-    ]
-
-
 @pytest.fixture(scope="module")
 def train() -> list[Record]:
-    return read("train.jsonl")
+    return read(FOLDER / "train.jsonl")
 
 
 @pytest.fixture(scope="module")
 def held_out() -> list[Record]:
-    return read("held_out.jsonl")
+    return read(FOLDER / "held_out.jsonl")
 
 
 def test_the_records_are_as_many_and_as_varied_as_the_card_says(

@@ -10,25 +10,19 @@ import pytest
 
 from mgh_ds import Encoder
 from mgh_ds.records.schema import Record
-from tests.records.audit import GRADES, grade_accuracy, interval, length_features, near_duplicates
+from tests.records.audit import GRADES, grade_accuracy, interval, length_features, near_duplicates, read
 
 FOLDER = Path("mgh_ds/records/sample")
 
 
-def read(name: str) -> list[Record]:
-    return [
-        Record.model_validate_json(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()
-    ]
-
-
 @pytest.fixture(scope="module")
 def train() -> list[Record]:
-    return read("train.jsonl")
+    return read(FOLDER / "train.jsonl")
 
 
 @pytest.fixture(scope="module")
 def held_out() -> list[Record]:
-    return read("held_out.jsonl")
+    return read(FOLDER / "held_out.jsonl")
 
 
 @pytest.fixture(scope="module")
