@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "curriculum": {"records"},
     "model": {"records"},
     "distributed": set(),
-    "losses": {"distributed"},
+    "losses": {"records", "distributed"},
     "training": {"records", "curriculum", "model", "distributed", "losses"},
     "evaluation": {"records", "curriculum", "model"},
     "ablation": {"records", "curriculum", "model", "distributed", "training", "evaluation"},

@@ -60,6 +60,11 @@ class LossOutput(NamedTuple):
     total: torch.Tensor  # scalar: the losses of this rank's valid records, added up; with gradient
     statistics: dict[str, Ratio]  # the same names on every rank; they appear in the run's metrics
 
+    def named(self, name: str, labels: Labels) -> dict[str, Ratio]:
+        """As statistics of a loss that this one is part of: its mean, by that name, and its own under it."""
+        own = {f"{name}/{key}": ratio for key, ratio in self.statistics.items()}
+        return {name: Ratio(self.total.detach(), labels.valid.sum()), **own}
+
 
 class Loss(ABC):
     """A loss over global batches.
