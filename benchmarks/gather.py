@@ -195,6 +195,7 @@ def _prepare(
         document_hash=texts[:, 1:],
         symmetric=torch.zeros(records, dtype=torch.bool),
         group=torch.zeros(records, dtype=torch.int64),
+        scores=torch.full((records, 1 + NEGATIVES), torch.nan),
     )
     settings = InfoNCESettings(own_negatives_only=way.own_negatives_only)
     loss = InfoNCE(settings, Exchange(way.gather))

@@ -29,6 +29,7 @@ class Labels:
     document_hash: torch.Tensor  # int64 [n, 1 + K]
     symmetric: torch.Tensor  # bool [n]: query and positive may change places
     group: torch.Tensor  # int64 [n]: queries see documents of their own negative group alone
+    scores: torch.Tensor  # float32 [n, 1 + K], of the documents; NaN = none or empty
 
     def __getitem__(self, which: torch.Tensor | slice | list[int]) -> "Labels":
         """Of the records `which`."""

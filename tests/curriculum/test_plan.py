@@ -46,6 +46,7 @@ def make_index(
         positive_chars=chars[:, 1],
         level_chars=chars[:, 2:] * counts,
         level_counts=counts,
+        scored=np.zeros(records, np.uint8),
     )
 
 

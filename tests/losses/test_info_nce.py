@@ -44,6 +44,7 @@ def make_batch(
         document_hash=torch.randint(0, texts, (records, 1 + negatives), generator=random),
         symmetric=torch.rand(records, generator=random) > 0.5,
         group=torch.arange(records) % negative_groups,
+        scores=torch.full((records, 1 + negatives), torch.nan),
     )
     return torch.nn.functional.normalize(embeddings, dim=-1).requires_grad_(), labels
 
@@ -103,6 +104,7 @@ def test_a_text_is_never_a_negative_of_itself() -> None:
             document_hash=torch.tensor(hashes)[:, None],
             symmetric=~flags,
             group=torch.zeros(2, dtype=torch.int64),
+            scores=torch.full((2, 1), torch.nan),
         )
         output = InfoNCE(InfoNCESettings(temperature=0.05), Exchange())(one.expand(2, 2, 4), labels)
         masked, seen = output.statistics["masked_share"]
@@ -122,6 +124,7 @@ def test_an_empty_place_weighs_nothing() -> None:
         document_hash=torch.full((1, 3), 78),
         symmetric=torch.tensor([False]),
         group=torch.tensor([0]),
+        scores=torch.full((1, 3), torch.nan),
     )
     loss = InfoNCE(InfoNCESettings(symmetric=True), Exchange())
     full = loss(embeddings, labels)

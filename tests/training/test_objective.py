@@ -17,6 +17,7 @@ def test_level_statistics_count_what_is_there() -> None:
         document_hash=torch.arange(6).view(2, 3),
         symmetric=torch.tensor([False, False]),
         group=torch.tensor([0, 0]),
+        scores=torch.full((2, 3), torch.nan),
     )
     table = level_statistics(embeddings, labels)
     assert table[:, 0].tolist() == [0, 1, 0, 0, 2]
