@@ -42,7 +42,7 @@ class Distill(Loss):
 
 
 def _divergence(student: torch.Tensor, teacher: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """KL divergence of the student's distribution from the teacher's over the places that are `there`, [n]."""
+    """Divergence of the student from the teacher over the places that are `there`, [n]."""
     least = torch.finfo(student.dtype).min
     wanted, found = (part.masked_fill(~there, least).log_softmax(dim=1) for part in (teacher, student))
     return torch.where(there, wanted.exp() * (wanted - found), 0).sum(dim=1)

@@ -139,7 +139,11 @@ class Exchange:
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
         """The rows of all ranks of the group, in order; the gradient goes home to each."""
-        return gather_with_gradient(local, self.ranks) if local.is_floating_point() else gather(local, self.ranks)
+        return (
+            gather_with_gradient(local, self.ranks)
+            if local.is_floating_point()
+            else gather(local, self.ranks)
+        )
 
     def everyone(self, vectors: torch.Tensor, keys: torch.Tensor) -> Candidates:
         """As `candidates`, all at once whatever the way."""

@@ -95,7 +95,9 @@ class Weighing:
             masked |= cosines > (pairs.queries * pairs.targets).sum(dim=1, keepdim=True) + self.margin
         counts = torch.stack([seen.sum(), (seen & masked).sum()])
         # What weighs a candidate is a constant factor of it, and so its logarithm a constant summand.
-        logits = cosines * (1 / self.temperature + self.hardness) if self.hardness else cosines / self.temperature
+        logits = (
+            cosines * (1 / self.temperature + self.hardness) if self.hardness else cosines / self.temperature
+        )
         if self.level_weights is not None:
             logits += self._of_levels(pairs.keys, keys, logits)
         return logits.masked_fill_(~seen | masked, float("-inf")), counts
@@ -130,9 +132,7 @@ def info_nce(
     log_sum = own / weighing.temperature
     counts = torch.zeros(2, dtype=torch.int64, device=own.device)
     for source in sources:
-        log_sum, more = _AddCandidates.apply(
-            log_sum, pairs.queries, source.vectors, pairs, source, weighing
-        )
+        log_sum, more = _AddCandidates.apply(log_sum, pairs.queries, source.vectors, pairs, source, weighing)
         counts += more
     return log_sum - own / weighing.temperature, counts
 

@@ -36,7 +36,9 @@ class LevelMargin(Loss):
         losses = self._mean(below, graded) + self.settings.order_weight * self._mean(order, neighbours)
         statistics = {
             "violated_share": Ratio(((below > 0) & graded).sum(), graded.sum()),
-            "disordered_share": Ratio(((order > self.settings.order_margin) & neighbours).sum(), neighbours.sum()),
+            "disordered_share": Ratio(
+                ((order > self.settings.order_margin) & neighbours).sum(), neighbours.sum()
+            ),
         }
         return LossOutput(losses.sum(), statistics)
 

@@ -74,9 +74,9 @@ def list_net(lists: GradedLists, gains: torch.Tensor, temperature: float) -> tor
 
 
 def lambda_loss(lists: GradedLists, gains: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The formula above, [n]. Only a query's own documents can stand above another: pairs are [n, 1 + K, L]."""
+    """The formula above, [n]. Only a query's own documents stand above others: pairs are [n, 1 + K, L]."""
     scores = lists.cosines / temperature
-    discounts = 1 / torch.log2(1 + _ranks(lists))
+    discounts = _discounts(_ranks(lists), scores.dtype)
     # The places with a gain come first.
     best = gains.argsort(dim=1, descending=True, stable=True)[:, : lists.own]
     above, gain, discount = (part.gather(1, best)[:, :, None] for part in (scores, gains, discounts))
@@ -87,8 +87,8 @@ def lambda_loss(lists: GradedLists, gains: torch.Tensor, temperature: float) -> 
 
 
 def ndcg(lists: GradedLists, gains: torch.Tensor) -> torch.Tensor:
-    """Normalised discounted cumulative gain of each list, [n], without gradient; 0 of one that is not there."""
-    gained = (gains / torch.log2(1 + _ranks(lists))).sum(dim=1)
+    """Normalised discounted cumulative gain of each list, [n]; 0 of one that is not there."""
+    gained = (gains * _discounts(_ranks(lists), gains.dtype)).sum(dim=1)
     return gained / _ideal(gains).clamp_min(1)
 
 
@@ -106,10 +106,15 @@ def _ranks(lists: GradedLists) -> torch.Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
+def _discounts(ranks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """1 / D, of the ranks' shape."""
+    return 1 / torch.log2(1 + ranks.to(dtype))
+
+
 def _ideal(gains: torch.Tensor) -> torch.Tensor:
     """The DCG of lists in the best order, [n]."""
     ranks = torch.arange(1, 1 + gains.shape[1], device=gains.device)
-    return (gains.sort(dim=1, descending=True).values / torch.log2(1 + ranks)).sum(dim=1)
+    return (gains.sort(dim=1, descending=True).values * _discounts(ranks, gains.dtype)).sum(dim=1)
 
 
 def _distance(scores: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

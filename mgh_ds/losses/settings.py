@@ -79,14 +79,15 @@ class ListwiseSettings(LossSettings):
     others: bool = False
     """The other records' documents are in the list as well, at relevance 0."""
 
+
 class LevelMarginSettings(LossSettings):
     """`training.loss` for margins by level."""
 
     needs = "levels"
 
     name: Literal["level_margin"] = "level_margin"
-    """The positive stands above each negative by its level's margin, and harder negatives above easier ones."""
-    margins: list[float] = [0.4, 0.3, 0.2, 0.1]
+    """The positive stands above a negative by its level's margin, and harder negatives above easier ones."""
+    margins: list[float] = Field(default=[0.4, 0.3, 0.2, 0.1])
     """Least distance of the positive's cosine to a negative's, a number for each level, the easiest first."""
     order_margin: float = 0.05
     """Least distance of the cosines of a query's negatives of neighbouring levels, the harder one above."""
@@ -101,6 +102,7 @@ class LevelMarginSettings(LossSettings):
     def _a_margin_a_level(self) -> Self:
         _check_one_a_level("margins", self.margins)
         return self
+
 
 class DistillSettings(LossSettings):
     """`training.loss` for a teacher's scores."""
@@ -117,6 +119,7 @@ class DistillSettings(LossSettings):
     teacher_temperature: float = Field(default=1.0, gt=0)
     """Divides the teacher's scores."""
 
+
 class CosentSettings(LossSettings):
     """`training.loss` for graded pairs, such as those of STS."""
 
@@ -128,6 +131,7 @@ class CosentSettings(LossSettings):
     """Divides the similarities."""
     similarity: Literal["cosine", "angle"] = "cosine"
     """angle: of complex numbers, as in AnglE, which stays steep where the cosine is flat."""
+
 
 SingleLossSettings = Annotated[
     InfoNCESettings | ListwiseSettings | LevelMarginSettings | DistillSettings | CosentSettings,

@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from mgh_ds.losses import make_loss
-from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
+from mgh_ds.losses.base import Labels, Loss, LossOutput
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.settings import WeightedSumSettings
 
