@@ -4,14 +4,15 @@ and one with scores.
 Negatives stay ungraded, in the order of their numbers. The names are those of the library's own data sets and
 of its `mine_hard_negatives` (output formats triplet and n-tuple).
 
-Its loss is given the first of `label`, `labels`, `score` and `scores` that there is. Here it is scores: a number
-for the positive of a row without negatives, else a list of one for the positive and one for each negative, as
-DistillKLDivLoss, MarginMSELoss and `mine_hard_negatives` with its `output_scores` have it. Margins, which
-MarginMSELoss takes as well, do not say what the scores are, and are refused.
+Scores stand in `label`, `labels`, `score` or `scores`, the columns that the library hands to a loss, and the
+first that has any counts: a list of the positive's and each negative's, as DistillKLDivLoss, MarginMSELoss
+and `mine_hard_negatives` with its `output_scores` have it, or, in a row without negatives, a number. Margins,
+which MarginMSELoss takes too, do not say what the scores are: a list of them has the wrong length and is
+refused, a number beside negatives is not read.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from mgh_ds.records.convert.settings import (
     ForeignRow,
@@ -22,7 +23,7 @@ from mgh_ds.records.convert.settings import (
     make_record,
 )
 from mgh_ds.records.convert.verdicts import parse_consistent_rows
-from mgh_ds.records.rows import ErrorReport, Row, RowRefused
+from mgh_ds.records.rows import ErrorReport, Row
 from mgh_ds.records.schema import Id, Record, Text
 
 LABELS = ("label", "labels", "score", "scores")
@@ -44,7 +45,7 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
         given = SentenceTransformersRow.model_validate(row.values)
         others = row.values.keys() - SentenceTransformersRow.model_fields.keys()
         numbers = {key: int(match[1] or 0) for key in others if (match := _NEGATIVE.fullmatch(key))}
-        label = next((name for name in LABELS if row.values.get(name) is not None), None)
+        label = _label_of(row, has_negatives=bool(numbers))
         report.ignore(others - numbers.keys() - {label})
         record = make_record(
             row,
@@ -63,13 +64,18 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
     return parse_consistent_rows(rows, parse, report)
 
 
-def _scores(row: Row, label: str, negatives: int) -> Sequence[float]:
-    """Of the positive and of each negative, from the column `label`. Raises RowRefused."""
+def _label_of(row: Row, *, has_negatives: bool) -> str | None:
+    """The column that scores are in."""
+    for name in LABELS:
+        value = row.values.get(name)
+        if isinstance(value, list) or (value is not None and not has_negatives):
+            return name
+    return None
+
+
+def _scores(row: Row, label: str, negatives: int) -> list[float]:
+    """Of the positive and of each negative. Raises RowRefused."""
     given = row.values[label]
     if isinstance(given, list):
         return checked_scores(given, label, 1 + negatives, "the positive and each negative")
-    score = checked_score(given, label, typed=row.typed)
-    if negatives:
-        reason = "One number for a row with negatives is a margin: give a list, the positive's score first"
-        raise RowRefused(label, "margin", reason)
-    return [score]
+    return [checked_score(given, label, typed=row.typed)]
