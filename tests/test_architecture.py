@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "records": set(),
     "audit": {"records"},
     "synthesis": {"records", "audit", "model"},
-    "curriculum": {"records"},
+    "curriculum": {"records", "losses"},
     "model": {"records"},
     "distributed": set(),
     "losses": {"records", "distributed"},

@@ -7,6 +7,7 @@ over the widths m that the recipe names.
 
 import torch
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.base import Labels, Loss, LossOutput
 from mgh_ds.losses.gather import Exchange
@@ -17,7 +18,7 @@ class Matryoshka(Loss):
     """The formula above. Statistics: the loss at each width before weighing and what the loss itself has to
     say of it, under the width, such as `256`.
 
-    Raises ValueError for a width beyond the embeddings'.
+    Raises MghError for a width beyond the embeddings'.
     """
 
     settings: MatryoshkaSettings
@@ -37,10 +38,12 @@ class Matryoshka(Loss):
 
 
 def cut(embeddings: torch.Tensor, width: int) -> torch.Tensor:
-    """The first `width` dimensions, of unit length again: [..., d] → [..., width]. Raises ValueError where
+    """The first `width` dimensions, of unit length again: [..., d] → [..., width]. Raises MghError where
     there are fewer."""
     if width > embeddings.shape[-1]:
-        raise ValueError(f"embeddings of {embeddings.shape[-1]} dimensions cannot be cut to {width}")
+        raise MghError(
+            f"training.loss.dims: embeddings of {embeddings.shape[-1]} dimensions have no first {width}"
+        )
     if width == embeddings.shape[-1]:
         return embeddings
     return torch.nn.functional.normalize(embeddings[..., :width], dim=-1)

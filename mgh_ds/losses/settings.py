@@ -194,16 +194,16 @@ class MatryoshkaSettings(LossSettings):
         return self.loss.parts()
 
 
-AnyLossSettings = Annotated[
+EveryLoss = (
     InfoNCESettings
     | ListwiseSettings
     | LevelMarginSettings
     | DistillSettings
     | CosentSettings
     | WeightedSumSettings
-    | MatryoshkaSettings,
-    Field(discriminator="name"),
-]
+    | MatryoshkaSettings
+)
+AnyLossSettings = Annotated[EveryLoss, Field(discriminator="name")]
 LOSSES: dict[type[LossSettings], str] = {
     InfoNCESettings: "mgh_ds.losses.info_nce:InfoNCE",
     ListwiseSettings: "mgh_ds.losses.listwise:Listwise",

@@ -87,7 +87,9 @@ def check(
     assert list(statistics) == list(alone)
     for name, ratio in statistics.items():
         summed = all_sum(torch.stack([part.double() for part in ratio]))
-        torch.testing.assert_close(summed, torch.stack([part.double() for part in alone[name]]), rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            summed, torch.stack([part.double() for part in alone[name]]), rtol=1e-9, atol=0
+        )
 
     assert exchange.ranks is not None
     if not exact:

@@ -7,11 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.util import pairwise_angle_sim
 
+from mgh_ds.common.errors import MghError
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.base import Labels
 from mgh_ds.losses.cosent import angle
 from mgh_ds.losses.gather import Exchange
-from mgh_ds.losses.settings import LevelMarginSettings, ListwiseSettings, TermSettings, WeightedSumSettings
+from mgh_ds.losses.settings import (
+    LevelMarginSettings,
+    ListwiseSettings,
+    MatryoshkaSettings,
+    TermSettings,
+    WeightedSumSettings,
+)
 from tests.losses.brute_force import mean_loss
 from tests.losses.cases import CASES
 from tests.losses.test_info_nce import make_batch
@@ -103,3 +110,8 @@ def test_terms_of_one_name_are_told_apart() -> None:
         "listwise-2",
         "listwise-2/ndcg",
     }
+
+
+def test_no_embedding_is_cut_to_more_than_it_has() -> None:
+    with pytest.raises(MghError, match="dims: embeddings of 8 dimensions have no first 9"):
+        make_loss(MatryoshkaSettings(dims=[9, 4]), Exchange())(*make_batch(1))
