@@ -85,9 +85,11 @@ def to_columns(record: Record) -> dict[str, Any]:
 
 def from_columns(row: dict[str, Any]) -> Record:
     """The record of one row of columns; the inverse of `to_columns`."""
-    texts = row["negative_texts"]
-    scores = row["negative_scores"] or [None] * len(texts)
-    negatives = zip(texts, row["negative_levels"], scores, strict=True)
+    pairs = zip(row["negative_texts"], row["negative_levels"], strict=True)
+    negatives = [{"text": text, "level": level} for text, level in pairs]
+    if row["negative_scores"]:  # few records have any, and a key that is left out costs nothing
+        for negative, score in zip(negatives, row["negative_scores"], strict=True):
+            negative["score"] = score
     return Record.model_validate(
         {
             "id": row["id"],
@@ -96,7 +98,7 @@ def from_columns(row: dict[str, Any]) -> Record:
             "query": row["query"],
             "positive": row["positive"],
             "score": row["score"],
-            "negatives": [{"text": text, "level": level, "score": score} for text, level, score in negatives],
+            "negatives": negatives,
             "source": dict(row["source"]),
         }
     )
