@@ -33,16 +33,16 @@ class Cosent(Loss):
             similarities = (queries * positives).sum(dim=1)
         scores = labels.scores[:, 0]
         group = torch.where(labels.valid & scores.isfinite(), labels.group, NO_GROUP)
-        everyone = list(map(self.exchange.gather, (similarities, scores, group)))
-        losses, ordered, pairs = torch.zeros_like(similarities), 0, 0
+        all_similarities, all_scores, all_groups = map(self.exchange.gather, (similarities, scores, group))
+        losses, counts = torch.zeros_like(similarities), group.new_zeros(2)
         for number in range(self.exchange.negative_groups):
-            own = group == number
-            loss, right, found = _of_group(*everyone[:2], everyone[2] == number, self.settings.temperature)
-            losses = losses + torch.where(own, loss, 0)
-            # Every rank counts all pairs: the first of those that share a group speaks for them.
-            ordered, pairs = ordered + right, pairs + found
-        speaks = self.exchange.place == 0
-        return LossOutput(losses.sum(), {"ordered_share": Ratio(ordered * speaks, pairs * speaks)})
+            which = all_groups == number
+            loss, more = _of_group(all_similarities, all_scores, which, self.settings.temperature)
+            losses = losses + torch.where(group == number, loss, 0)
+            counts = counts + more
+        # Every rank of a group counts all of its pairs: the first speaks for them.
+        ordered, pairs = counts * (self.exchange.place == 0)
+        return LossOutput(losses.sum(), {"ordered_share": Ratio(ordered, pairs)})
 
 
 def angle(queries: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
@@ -53,11 +53,12 @@ def angle(queries: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
 
 def _of_group(
     similarities: torch.Tensor, scores: torch.Tensor, which: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The loss of the records, [N], that are `which`; how many of their pairs lie in the order of their
-    scores, and how many there are. Scalars."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of the records, [N], that are `which`, scalar; how many of their pairs lie in the order of
+    their scores, and how many there are, int64 [2]."""
     pairs = (scores[:, None] > scores) & which[:, None] & which
     ahead = similarities[:, None] - similarities
     logits = torch.where(pairs, -ahead / temperature, float("-inf")).flatten()
     nothing = logits.new_zeros(1)
-    return torch.cat([nothing, logits]).logsumexp(dim=0), (pairs & (ahead > 0)).sum(), pairs.sum()
+    counts = torch.stack([(pairs & (ahead > 0)).sum(), pairs.sum()])
+    return torch.cat([nothing, logits]).logsumexp(dim=0), counts

@@ -26,7 +26,8 @@ class GradedLists(NamedTuple):
         """The most relevant first, so that a place stands for a level wherever the record has it; what is not
         there comes last."""
         order = torch.where(self.present, self.relevance, -1).argsort(dim=1, descending=True, stable=True)
-        return GradedLists(*(part.gather(1, order) for part in self[:3]), self.own)
+        cosines, relevance, present = (part.gather(1, order) for part in self[:3])
+        return GradedLists(cosines, relevance, present, self.own)
 
     def gains(self, base: float) -> torch.Tensor:
         """base^relevance − 1, [n, L], of the cosines' dtype; 0 where nothing is there."""

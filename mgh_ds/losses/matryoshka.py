@@ -9,7 +9,7 @@ import torch
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.losses import make_loss
-from mgh_ds.losses.base import Labels, Loss, LossOutput
+from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.settings import MatryoshkaSettings
 
@@ -29,7 +29,8 @@ class Matryoshka(Loss):
         self.weights = settings.weights or [1.0] * len(settings.dims)
 
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
-        total, statistics = embeddings.new_zeros(()), {}
+        total = embeddings.new_zeros(())
+        statistics: dict[str, Ratio] = {}
         for width, weight in zip(self.settings.dims, self.weights, strict=True):
             output = self.loss(cut(embeddings, width), labels)
             total = total + weight * output.total

@@ -29,7 +29,7 @@ def check_needs(index: StoreIndex, stages: Sequence[Stage], losses: Sequence[Los
                     f"the loss {part.name} learns from a query's own negatives, and the stage "
                     f"`{stage.name}` brings none: set curriculum.negatives, or take another loss"
                 )
-            found, records = int(_fitting(index, part.needs).sum()), len(index)
+            found, records = _fitting(index, part.needs), len(index)
             if found == 0 or (found < records and len(loss.parts()) == 1):
                 raise MghError(
                     f"the loss {part.name} learns from {NEEDS[part.needs]}, which {records - found:,} of "
@@ -38,10 +38,12 @@ def check_needs(index: StoreIndex, stages: Sequence[Stage], losses: Sequence[Los
                 )
 
 
-def _fitting(index: StoreIndex, needs: Needs) -> np.ndarray:
-    """Which records have what is needed, bool [n]."""
+def _fitting(index: StoreIndex, needs: Needs) -> int:
+    """How many records have what is needed."""
     if needs == "levels":
-        return index.level_counts[:, 1:].any(axis=1)
-    if needs == "scores":
-        return (index.scored == 2) & index.level_counts.any(axis=1)
-    return index.scored > 0
+        which = (index.level_counts[:, 1:] > 0).any(axis=1)
+    elif needs == "scores":
+        which = (index.scored == 2) & (index.level_counts > 0).any(axis=1)
+    else:
+        which = index.scored > 0
+    return int(np.count_nonzero(which))
