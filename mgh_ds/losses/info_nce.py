@@ -53,7 +53,7 @@ class InfoNCE(Loss):
         # A rank sends only what queries of others see: positives, graded negatives unless they are for their
         # own query alone, and queries where positives are to find them again.
         valid, keys = labels.valid, document_keys(labels)
-        queries, documents = embeddings[:, 0], embeddings[:, 1:]
+        documents = embeddings[:, 1:]
         if self.settings.own_negatives_only:
             sources = [
                 self.exchange.candidates(documents[:, 0], keys[:, 0]),
@@ -61,16 +61,15 @@ class InfoNCE(Loss):
             ]
         else:
             sources = [self.exchange.candidates(documents.flatten(0, 1), keys.flatten(0, 1))]
-        there = Pairs(queries, documents[:, 0], pair_keys(labels, valid))
+        there = Pairs(embeddings[:, 0], embeddings[:, 1], pair_keys(labels, valid))
         losses, counts = info_nce(there, sources, self.there)
         seen, masked = counts - valid.sum()  # a positive is not its own negative
         total = losses.sum()
         if self.settings.symmetric:
             both_ways = labels.symmetric & valid
-            back = Pairs(documents[:, 0], queries, pair_keys(labels, both_ways, back=True))
-            losses_back, _ = info_nce(
-                back, [self.exchange.candidates(queries, query_keys(labels))], self.back
-            )
+            queries = self.exchange.candidates(embeddings[:, 0], query_keys(labels))
+            back = Pairs(embeddings[:, 1], embeddings[:, 0], pair_keys(labels, both_ways, back=True))
+            losses_back, _ = info_nce(back, [queries], self.back)
             total = torch.where(labels.symmetric, losses / 2, losses).sum() + losses_back.sum() / 2
         return LossOutput(total, {"masked_share": Ratio(masked, seen)})
 
