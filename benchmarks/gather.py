@@ -29,7 +29,7 @@ from mgh_ds.losses.info_nce import InfoNCE
 RESULTS = Path(__file__).parent / "results"
 NEGATIVES = 4
 FLOAT_BYTES = 4
-KEY_BYTES = 3 * 8  # of a text: its hash, its partner's hash, its negative group
+KEY_BYTES = 4 * 8  # of a text: its hash, its partner's, its negative group and its standing
 MISTRAL, WORLD_SIZES = 4096, (64, 256, 1024)
 # Scores that are not cut into blocks grow with the records squared: they are measured at this share of them.
 UNCUT_SHARE = 2
@@ -195,6 +195,7 @@ def _prepare(
         document_hash=texts[:, 1:],
         symmetric=torch.zeros(records, dtype=torch.bool),
         group=torch.zeros(records, dtype=torch.int64),
+        scores=torch.full((records, 1 + NEGATIVES), torch.nan),
     )
     settings = InfoNCESettings(own_negatives_only=way.own_negatives_only)
     loss = InfoNCE(settings, Exchange(way.gather))

@@ -68,6 +68,7 @@ def draw_index(records: int, seed: int = 0) -> StoreIndex:
         positive_chars=chars(),
         level_chars=np.stack([chars() for _ in range(5)], axis=1) * counts.astype(np.int32),
         level_counts=counts,
+        scored=np.zeros(records, np.uint8),
     )
 
 

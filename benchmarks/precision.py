@@ -107,6 +107,7 @@ def _prepare(name: str, dtype: DTypeChoice, texts: int, longest: int) -> tuple[E
 
 def _encoding(model: EmbeddingModel, batch: PackedBatch) -> Callable[[], None]:
     def encode() -> None:
+        model.eval()  # training is measured first, with dropout
         with torch.inference_mode():
             model(batch)
 

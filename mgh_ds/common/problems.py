@@ -15,6 +15,7 @@ OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 OF_FREE_KEY = "[key]"  # ends the place of a wrong key in a table of free keys
 UNKNOWN_CHOICE = "union_tag_invalid"
+NO_CHOICE = "union_tag_not_found"
 
 
 class Problem(NamedTuple):
@@ -99,6 +100,9 @@ def _describe(place: _Place, error: Any, values: Any, prefix: str) -> Problem:
     if kind == UNKNOWN_CHOICE:
         keys, path = (*keys, str(field.discriminator)), f"{path}.{field.discriminator}"
         return Problem(keys, f"{path} {_one_of(choices(field), error['ctx']['tag'])}")
+    if kind == NO_CHOICE:
+        keys, path = (*keys, str(field.discriminator)), f"{path}.{field.discriminator}"
+        return Problem(keys, f"{path} is missing: it must be one of {', '.join(choices(field))}")
     if kind == "literal_error":
         return Problem(keys, f"{path} {_one_of(literals(field.annotation), error['input'])}")
     must = bounds(field.annotation, field.metadata) or "be finite" if kind in OUT_OF_BOUNDS else None

@@ -8,10 +8,16 @@ from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, m
 
 from mgh_ds.common.problems import nearest
 from mgh_ds.common.settings import Settings
+from mgh_ds.losses.settings import EveryLoss, LossSettings
 from mgh_ds.records.levels import EASIEST, HARDEST, LEVELS, MEDIUM
 
 Level = Annotated[int, Field(ge=EASIEST, le=HARDEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _as_said(loss: LossSettings | None) -> dict[str, Any] | None:
+    """Without what the recipe leaves unsaid, so that it stays unsaid where it is read again."""
+    return None if loss is None else {"name": loss.name, **loss.model_dump(exclude_unset=True)}
 
 
 class StageConfig(Settings):
@@ -26,6 +32,9 @@ class StageConfig(Settings):
     ungraded_share: Share | None = None
     """Share of the stage's batches that is made of records without a graded negative; null: as
     `curriculum.ungraded_share`."""
+    loss: Annotated[EveryLoss | None, PlainSerializer(_as_said)] = Field(default=None, discriminator="name")
+    """The stage's own loss, by its `name`; what it leaves unsaid is as in a `training.loss` of the same name.
+    null: `training.loss`."""
 
     @field_validator("levels")
     @classmethod
@@ -67,7 +76,10 @@ def _resolved(stages: Any) -> Any:
 
 
 def _by_name(stages: list[StageConfig]) -> str | list[dict[str, Any]]:
-    return order_of(stages) or [stage.model_dump() for stage in stages]
+    # Without a loss of its own a stage is written as it was before there were any.
+    return order_of(stages) or [
+        stage.model_dump(exclude=None if stage.loss else {"loss"}) for stage in stages
+    ]
 
 
 # What a recipe may write: stages, or the name of an order; written back as its name.

@@ -43,6 +43,7 @@ class MicroBatch:
     query_hash: np.ndarray  # int64 [m], equal for equal texts
     document_hash: np.ndarray  # int64 [m, 1 + K]
     symmetric: np.ndarray  # bool [m]: query and positive may change places
+    scores: np.ndarray  # float32 [m, 1 + K] of the documents, NaN = none or missing
 
 
 class Loader:
@@ -104,12 +105,13 @@ def make_micro_batch(
 ) -> MicroBatch:
     """Lays out records (None: an empty place) and the negatives that they bring as the arrays of a
     `MicroBatch`, with `width` places for negatives each."""
-    documents, levels, document_valid = [], [], []
+    documents, levels, document_valid, scores = [], [], [], []
     for record, brought in zip(records, negatives, strict=True):
         missing = width - len(brought)
         documents += [record.positive if record else "", *(n.text for n in brought), *[""] * missing]
         document_valid.append([record is not None, *[True] * len(brought), *[False] * missing])
         levels.append([*(n.level or 0 for n in brought), *[0] * missing])
+        scores.append([record.score if record else None, *(n.score for n in brought), *[None] * missing])
     symmetric = [record is not None and record.task.kind == "symmetric" for record in records]
     instructions = [record.task.instruction if record else None for record in records]
     queries = [record.query if record else "" for record in records]
@@ -132,6 +134,7 @@ def make_micro_batch(
         query_hash=text_hashes(queries),
         document_hash=text_hashes(documents).reshape(shape),
         symmetric=np.array(symmetric),
+        scores=np.array(scores, dtype=np.float32).reshape(shape),
     )
 
 

@@ -24,7 +24,7 @@ from mgh_ds.curriculum.layout import EMPTY, make_layout
 from mgh_ds.curriculum.mixing import fold_key
 from mgh_ds.curriculum.stages import SourceName, Stage, make_stages
 from mgh_ds.records.levels import LEVELS
-from mgh_ds.records.store import StoreIndex
+from mgh_ds.records.store import ScoreCounts, StoreIndex
 
 __all__ = ["EMPTY", "Coverage", "TrainingPlan"]
 
@@ -37,7 +37,8 @@ SOURCES: tuple[SourceName, ...] = ("all", "graded", "ungraded")
 @dataclass(frozen=True)
 class Coverage:
     """A source of a stage: its records that are trained on, those without a negative at the stage's levels
-    (which fall back or sit it out), and how often the steps that draw from it go through them."""
+    (which fall back or sit it out), how often the steps that draw from it go through them, and how many of
+    those that are trained on have scores."""
 
     stage: Stage
     source: SourceName
@@ -45,6 +46,7 @@ class Coverage:
     eligible: int
     lacking: int
     epochs: float
+    scores: ScoreCounts
 
     @property
     def name(self) -> str:
@@ -193,9 +195,8 @@ class TrainingPlan:
     def _cover(self, stage: Stage, source: SourceName, steps: int) -> Coverage:
         in_source, has_levels = self._in_source(source), self._has_levels(stage)
         lacking = int(np.count_nonzero(in_source & ~has_levels))
-        eligible = int(np.count_nonzero(in_source))
-        if self.config.missing_level == "skip":
-            eligible -= lacking
+        scores = self.index.score_counts(self._eligible(stage, source))
+        eligible = scores.records
         if not eligible:
             kind = "" if source == "all" else f"{source} "
             share = stage.ungraded_share
@@ -203,7 +204,7 @@ class TrainingPlan:
             raise MghError(f"stage `{stage.name}` has no {kind}record to train on{why}")
         if source != "ungraded":
             self._check_levels(stage)
-        return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible))
+        return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible), scores)
 
     def _check_levels(self, stage: Stage) -> None:
         present = [level for level in LEVELS if self.index.level_counts[:, level].any()]
@@ -219,6 +220,11 @@ class TrainingPlan:
             return np.ones(len(self.index), dtype=bool)
         graded = _any_of(self.index.level_counts, LEVELS)
         return graded if source == "graded" else ~graded
+
+    def _eligible(self, stage: Stage, source: SourceName) -> np.ndarray:
+        """The source's records that the stage trains on, bool [n]."""
+        eligible = self._in_source(source)
+        return eligible & self._has_levels(stage) if self.config.missing_level == "skip" else eligible
 
     def _has_levels(self, stage: Stage) -> np.ndarray:
         return _any_of(self.index.level_counts, (0, *stage.levels))
@@ -237,10 +243,7 @@ class TrainingPlan:
 
     def _make_layout(self, stage_index: int, source: SourceName, epoch: int) -> np.ndarray:
         """One epoch of a source, int32 [batches, global_batch]: every eligible row exactly once."""
-        eligible = self._in_source(source)
-        if self.config.missing_level == "skip":
-            eligible &= self._has_levels(self.stages[stage_index])
-        rows = np.flatnonzero(eligible).astype(np.int32)
+        rows = np.flatnonzero(self._eligible(self.stages[stage_index], source)).astype(np.int32)
         return make_layout(
             rows,
             self.index.id_hash,

@@ -6,7 +6,7 @@ A new one is a file with a class, and in `settings` the class of its settings an
 import importlib
 from typing import TYPE_CHECKING
 
-from mgh_ds.losses.settings import LOSSES, AnyLossSettings, InfoNCESettings
+from mgh_ds.losses.settings import LOSSES, AnyLossSettings, InfoNCESettings, LossSettings
 
 if TYPE_CHECKING:
     from mgh_ds.losses.base import Loss
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["AnyLossSettings", "InfoNCESettings", "make_loss"]
 
 
-def make_loss(settings: AnyLossSettings, exchange: "Exchange") -> "Loss":
+def make_loss(settings: LossSettings, exchange: "Exchange") -> "Loss":
     """The loss that a recipe's `training.loss` names."""
     module, name = LOSSES[type(settings)].split(":")
     loss: Loss = getattr(importlib.import_module(module), name)(settings, exchange)

@@ -29,6 +29,7 @@ class Labels:
     document_hash: torch.Tensor  # int64 [n, 1 + K]
     symmetric: torch.Tensor  # bool [n]: query and positive may change places
     group: torch.Tensor  # int64 [n]: queries see documents of their own negative group alone
+    scores: torch.Tensor  # float32 [n, 1 + K], of the documents; NaN = none or empty
 
     def __getitem__(self, which: torch.Tensor | slice | list[int]) -> "Labels":
         """Of the records `which`."""
@@ -59,6 +60,11 @@ class LossOutput(NamedTuple):
 
     total: torch.Tensor  # scalar: the losses of this rank's valid records, added up; with gradient
     statistics: dict[str, Ratio]  # the same names on every rank; they appear in the run's metrics
+
+    def named(self, name: str, labels: Labels) -> dict[str, Ratio]:
+        """As statistics of a loss that this one is part of: its mean, by that name, and its own under it."""
+        own = {f"{name}/{key}": ratio for key, ratio in self.statistics.items()}
+        return {name: Ratio(self.total.detach(), labels.valid.sum()), **own}
 
 
 class Loss(ABC):

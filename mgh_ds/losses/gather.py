@@ -103,14 +103,11 @@ ALONE = Ring()
 
 @dataclass(frozen=True)
 class Candidates:
-    """What queries are scored against: c texts for all of them, or c for each alone.
-
-    The keys of a text are its hash, the hash of its partner (a positive's query, a query's positive; of a
-    negative, its own again) and its negative group.
-    """
+    """What queries are scored against: c texts for all of them, or c for each alone. `losses.keys` says what
+    their keys are."""
 
     vectors: torch.Tensor  # float32 [c, d] or [n, c, d], unit length
-    keys: torch.Tensor  # int64 [c, 3] or [n, c, 3]
+    keys: torch.Tensor  # int64 [c, 4] or [n, c, 4]
     ring: Ring = ALONE  # the ranks whose queries they visit
 
 
@@ -129,8 +126,25 @@ class Exchange:
         self.way, self.negative_groups = way, negative_groups
         self.ranks = ranks_of_group(negative_groups)
 
+    @property
+    def place(self) -> int:
+        """Of this rank among those that it exchanges embeddings with, whose rows come in this order."""
+        return 0 if self.ranks is None else self.ranks.rank()
+
     def candidates(self, vectors: torch.Tensor, keys: torch.Tensor) -> Candidates:
-        """Of all ranks, from this rank's: float32 [c, d] and int64 [c, 3], the same shapes on every rank."""
+        """Of all ranks, from this rank's: float32 [c, d] and int64 [c, 4], the same shapes on every rank."""
         if self.way == "ring":
             return Candidates(vectors, keys, Ring(self.ranks))
-        return Candidates(gather_with_gradient(vectors, self.ranks), gather(keys, self.ranks))
+        return self.everyone(vectors, keys)
+
+    def gather(self, local: torch.Tensor) -> torch.Tensor:
+        """The rows of all ranks of the group, in order; the gradient goes home to each."""
+        return (
+            gather_with_gradient(local, self.ranks)
+            if local.is_floating_point()
+            else gather(local, self.ranks)
+        )
+
+    def everyone(self, vectors: torch.Tensor, keys: torch.Tensor) -> Candidates:
+        """As `candidates`, all at once whatever the way."""
+        return Candidates(self.gather(vectors), self.gather(keys))

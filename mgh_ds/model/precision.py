@@ -4,6 +4,7 @@ import torch
 
 from mgh_ds.model.config import DType, DTypeChoice
 
+
 def default_device() -> torch.device:
     """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,4 +13,5 @@ FORMATS: dict[str, str] = {
     "llm2vec": "mgh_ds.records.convert.llm2vec",  # query, positive, negative
     "nli": "mgh_ds.records.convert.nli",  # premise, hypothesis, label
     "sts": "mgh_ds.records.convert.sts",  # sentence1, sentence2, score of 0 to 5 or 0 to 1
+    "sts-pairs": "mgh_ds.records.convert.sts_pairs",  # the same rows, every pair with its score
 }

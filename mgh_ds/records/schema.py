@@ -23,10 +23,11 @@ from pydantic_core import PydanticCustomError
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.subtypes import SUBTYPES, Kind
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew no scores; otherwise it is the same
 MAX_TEXT_CHARS = 100_000
 MAX_NEGATIVES = 64
 MAX_ID_CHARS = 200
+MAX_SCORE = 1e9  # its square is far from what float32 cannot hold
 
 # Error types whose message needs no "found …" beside it.
 SELF_EXPLAINING = frozenset(
@@ -67,6 +68,7 @@ Subtype = Annotated[  # a key of SUBTYPES
     str, BeforeValidator(_known_subtype), WithJsonSchema({"type": "string", "enum": list(SUBTYPES)})
 ]
 Level = Annotated[int, Field(ge=1, le=LEVELS[-1])]
+Score = Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -95,18 +97,29 @@ class Task(_Strict):
         return self
 
 
+def _without_score() -> Any:
+    # Written only where there is one, so that records without scores are the bytes that they always were.
+    return Field(default=None, exclude_if=lambda score: score is None)
+
+
 class Negative(_Strict):
-    """A text that is not the answer. `level` is one of `records.levels`; None says it was never graded."""
+    """A text that is not the answer. `level` is one of `records.levels`; None says it was never graded.
+
+    `score` says how well it answers the query, on the scale of the positive's.
+    """
 
     text: Text
     level: Level | None
+    score: Score | None = _without_score()
 
 
 class Record(_Strict):
     """One training example; as JSON it is one line of MGH JSONL.
 
     `negatives` may be empty: such a record trains against the other texts of its batch alone.
-    `source` says where the row came from; its key `dataset` is required, all others are free.
+    `score` says how well the positive answers the query: a teacher's score, on whatever scale, or the gold
+    similarity of a pair of sentences. `source` says where the row came from; its key `dataset` is required,
+    all others are free.
     """
 
     id: Id
@@ -114,6 +127,7 @@ class Record(_Strict):
     language: Language
     query: Text
     positive: Text
+    score: Score | None = _without_score()
     negatives: Annotated[list[Negative], Field(max_length=MAX_NEGATIVES)]
     source: Annotated[dict[Note, Note], Field(max_length=64)]
 
@@ -135,3 +149,8 @@ class Record(_Strict):
         if "dataset" not in source:
             raise PydanticCustomError("missing_dataset", "Source should have the key 'dataset'")
         return source
+
+    @property
+    def scores(self) -> list[float | None]:
+        """Of the positive, then of the negatives."""
+        return [self.score, *(negative.score for negative in self.negatives)]

@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from mgh_ds.records.columns import scored
 from mgh_ds.records.reader import read_records
 from mgh_ds.records.rows import ErrorReport, printable
 from mgh_ds.records.schema import Record
@@ -42,6 +43,10 @@ def stats_table(found: dict[str, Any]) -> Table:
         name = level if level == UNGRADED else f"level {level}"
         table.add_row(name, f"{counts['negatives']:,} negatives in {counts['records']:,} records")
     table.add_row("without negatives", f"{found['without_negatives']:,}")
+    scores = found["scores"]
+    table.add_row(
+        "with scores", f"{scores['positive']:,} of the positive, {scores['whole']:,} of all negatives too"
+    )
     for name, percentiles in found["chars"].items():
         shown = ", ".join(f"{percent} {value:,}" for percent, value in percentiles.items())
         table.add_row(f"{name} characters", shown or "none")
@@ -69,6 +74,7 @@ def _summarise(records: Iterable[Record]) -> dict[str, Any]:
     with_level, of_level = Counter[str](), Counter[str]()
     chars = {"query": array("i"), "positive": array("i"), "negative": array("i")}
     count = without_negatives = 0
+    which_scores = Counter[int]()
     for record in records:
         count += 1
         subtypes[record.task.subtype] += 1
@@ -78,6 +84,7 @@ def _summarise(records: Iterable[Record]) -> dict[str, Any]:
         of_level.update(levels)
         with_level.update(set(levels))
         without_negatives += not levels
+        which_scores[scored(record.scores)] += 1
         chars["query"].append(len(record.query))
         chars["positive"].append(len(record.positive))
         chars["negative"].extend(len(negative.text) for negative in record.negatives)
@@ -90,6 +97,7 @@ def _summarise(records: Iterable[Record]) -> dict[str, Any]:
             level: {"negatives": of_level[level], "records": with_level[level]} for level in sorted(of_level)
         },
         "without_negatives": without_negatives,
+        "scores": {"positive": which_scores[1] + which_scores[2], "whole": which_scores[2]},
         "chars": {name: _percentiles(lengths) for name, lengths in chars.items()},
     }
 

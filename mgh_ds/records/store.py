@@ -8,11 +8,13 @@ not grow with the store.
 
     store/
       manifest.json       schema version, rows, parts with their sizes and sha256, notes of whoever wrote it
-      part-00000.arrow    one record batch: the records' own columns, then the columns of the index
+      part-00000.arrow    one record batch: the records' own columns, then the columns of the index; those of
+                          scores only where there are some
       rejected.jsonl      the rows that a conversion refused, if it was a conversion
 """
 
 import hashlib
+import itertools
 import json
 import mmap
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +32,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.records import bundled
-from mgh_ds.records.columns import INDEX_FIELDS, RECORD_COLUMNS, SCHEMA, from_columns, to_columns, to_numpy
+from mgh_ds.records.columns import (
+    INDEX_FIELDS,
+    RECORD_COLUMNS,
+    SCHEMA,
+    SCORED_SCHEMA,
+    from_columns,
+    to_columns,
+    to_numpy,
+    with_score_columns,
+)
 from mgh_ds.records.reader import read_records
 from mgh_ds.records.rows import ErrorReport
 from mgh_ds.records.schema import SCHEMA_VERSION, Record
 
 MANIFEST = "manifest.json"
+VERSIONS = (1, SCHEMA_VERSION)  # that are read; the first is that of stores without scores
 PART_ROWS = 16_384
 PART_CHARS = 64 * 2**20
 
@@ -67,6 +79,14 @@ class Manifest(BaseModel):
     notes: dict[str, Any]
 
 
+class ScoreCounts(NamedTuple):
+    """How many of some records have scores."""
+
+    records: int  # all of them
+    positive: int  # those whose positive has a score
+    whole: int  # those whose positive and negatives, as many as there are, all have one
+
+
 @dataclass(frozen=True)
 class StoreIndex:
     """What the curriculum must know of every record to plan with it, without reading a text.
@@ -80,6 +100,7 @@ class StoreIndex:
     positive_chars: Int32s  # [n]
     level_chars: Int32s  # [n, 5] characters of the longest negative of that level, 0 = none
     level_counts: UInt8s  # [n, 5] number of negatives of that level
+    scored: UInt8s  # [n] 2 = the positive and all negatives have a score, 1 = the positive, 0 = not even it
 
     def __len__(self) -> int:
         return len(self.id_hash)
@@ -89,6 +110,11 @@ class StoreIndex:
         """The index of several stores' records, one store after another."""
         columns = [field.name for field in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns})
+
+    def score_counts(self, rows: npt.NDArray[Any] | slice = slice(None)) -> ScoreCounts:
+        """Of these rows, given as row numbers or as bool [n]; of all, unless some are named."""
+        found = self.scored[rows]
+        return ScoreCounts(len(found), int(np.count_nonzero(found)), int(np.count_nonzero(found == 2)))
 
 
 class StoreWriter:
@@ -111,6 +137,7 @@ class StoreWriter:
         self._chars = 0
         self._parts: list[Part] = []
         self._id_hashes: list[UInt64s] = []
+        self._version = VERSIONS[0]
         self._block = self._writing()
 
     def __enter__(self) -> Self:
@@ -147,18 +174,25 @@ class StoreWriter:
             self._write_part()
 
     def _clear(self) -> None:
-        self._columns = {field.name: [] for field in SCHEMA}
+        self._columns = {field.name: [] for field in SCORED_SCHEMA}
         self._chars = 0
 
     def _write_part(self) -> None:
-        batch = pa.record_batch([pa.array(self._columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
+        schema = SCORED_SCHEMA if self._part_has_scores() else SCHEMA
+        batch = pa.record_batch([pa.array(self._columns[f.name], f.type) for f in schema], schema=schema)
         path = self.folder / f"part-{len(self._parts):05d}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(batch)
         part = Part(file=path.name, rows=len(batch), bytes=path.stat().st_size, sha256=files.sha256(path))
         self._parts.append(part)
         self._id_hashes.append(batch["id_hash"].to_numpy())
+        if schema is SCORED_SCHEMA:
+            self._version = SCHEMA_VERSION
         self._clear()
+
+    def _part_has_scores(self) -> bool:
+        of_negatives = itertools.chain.from_iterable(self._columns["negative_scores"])
+        return any(score is not None for score in itertools.chain(self._columns["score"], of_negatives))
 
     def _finish(self) -> None:
         if self._columns["id"]:
@@ -166,7 +200,7 @@ class StoreWriter:
         if not self._parts:
             raise MghError(f"No record was given for {self.path}: an empty store cannot be trained on")
         rows = sum(part.rows for part in self._parts)
-        manifest = Manifest(schema_version=SCHEMA_VERSION, rows=rows, parts=self._parts, notes=self.notes)
+        manifest = Manifest(schema_version=self._version, rows=rows, parts=self._parts, notes=self.notes)
         files.write_json(self.folder / MANIFEST, manifest.model_dump())
         self._refuse_equal_ids()
 
@@ -203,9 +237,10 @@ class Store:
             raise MghError(f"{path} is not a store: it has no {MANIFEST}. Make one with: mgh-ds data convert")
         content = files.read_json(path / MANIFEST)
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
             raise MghError(
-                f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}: "
+                f"{path} has schema version {version}, this program reads versions {known}: "
                 "convert the data again"
             )
         try:
@@ -256,11 +291,8 @@ class Store:
             yield from self.rows(np.arange(start, min(start + 256, len(self))))
 
     def index(self) -> StoreIndex:
-        """The index columns of all records, copied from the map into memory (49 bytes a record)."""
-        columns = [field.name for field in INDEX_FIELDS]
-        index = StoreIndex.concatenate(
-            [StoreIndex(*(to_numpy(part.rows[name]) for name in columns)) for part in self._parts]
-        )
+        """The index columns of all records, copied from the map into memory (50 bytes a record)."""
+        index = StoreIndex.concatenate([part.index() for part in self._parts])
         for part in self._parts:
             part.release()
         return index
@@ -296,16 +328,23 @@ class MappedPart:
             raise MghError(f"{path} is missing: copy the whole store, or convert the data again") from None
         except (pa.ArrowException, ValueError) as error:  # an empty file cannot be mapped
             raise MghError(f"{path} is damaged: {error}. Convert the data again.") from None
-        if self.rows.schema != SCHEMA or len(self.rows) != part.rows:
+        if self.rows.schema not in (SCHEMA, SCORED_SCHEMA) or len(self.rows) != part.rows:
             raise MghError(
                 f"{path} is damaged: its columns or rows are not the manifest's. Convert the data again."
             )
 
     def take(self, rows: Int64s, columns: Sequence[str]) -> pa.RecordBatch:
         """Copies of these rows. Nothing of the map stays resident."""
-        taken = self.rows.select(list(columns)).take(pa.array(rows))
+        present = [name for name in columns if name in self.rows.schema.names]
+        taken = self.rows.select(present).take(pa.array(rows))
         self.release()
-        return taken
+        return with_score_columns(taken, columns)
+
+    def index(self) -> StoreIndex:
+        """Views of the map."""
+        present = [field.name for field in INDEX_FIELDS if field.name in self.rows.schema.names]
+        columns = {name: to_numpy(self.rows[name]) for name in present}
+        return StoreIndex(**{"scored": np.zeros(len(self.rows), np.uint8), **columns})
 
     def release(self) -> None:
         """Drops the pages read so far from the process; the next read maps them anew, as a rule from the

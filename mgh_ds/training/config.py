@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from mgh_ds.common.config import Settings
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.losses import AnyLossSettings, InfoNCESettings
+from mgh_ds.losses.settings import LossSettings
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.training.loggers import LOGGERS
 from mgh_ds.training.objectives import AnyObjectiveSettings, ContrastiveSettings, MntpSettings
@@ -215,6 +216,11 @@ class RunConfig(Settings):
             )
         return self
 
+    def stage_losses(self) -> list[LossSettings]:
+        """The loss of each stage."""
+        common = self.training.loss
+        return [_laid_over(common, stage.loss) for stage in self.curriculum.stages]
+
     @property
     def is_scored(self) -> bool:
         """Whether there is anything to score."""
@@ -235,3 +241,12 @@ class RunConfig(Settings):
     @property
     def path(self) -> Path:
         return Path(self.folder) / self.name
+
+
+def _laid_over(common: LossSettings, own: LossSettings | None) -> LossSettings:
+    """A stage's own loss, with what it leaves unsaid as in the common one if both are of one name."""
+    if own is None:
+        return common
+    if own.name != common.name:
+        return own
+    return common.replace(**{key: getattr(own, key) for key in own.model_fields_set})

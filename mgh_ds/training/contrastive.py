@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mgh_ds.curriculum.stages import Stage
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.training.batch import Batch
@@ -12,13 +13,15 @@ from mgh_ds.training.step import Notes, StepResult, train_step
 
 
 class Contrastive:
-    """Implements `Objective` by the loss that the recipe names."""
+    """Implements `Objective` by the loss that the recipe names, or the stage."""
 
     make_batch = staticmethod(make_contrastive)
 
     def __init__(self, config: RunConfig) -> None:
-        training = config.training
-        self.loss = make_loss(training.loss, Exchange(training.gather, training.negative_groups))
+        exchange = Exchange(config.training.gather, config.training.negative_groups)
+        self.losses = [make_loss(settings, exchange) for settings in config.stage_losses()]
 
-    def train_step(self, engine: Any, batches: Sequence[Batch], records: int, notes: Notes) -> StepResult:
-        return train_step(engine, batches, self.loss, records, notes)
+    def train_step(
+        self, engine: Any, batches: Sequence[Batch], records: int, stage: Stage, notes: Notes
+    ) -> StepResult:
+        return train_step(engine, batches, self.losses[stage.index], records, notes)

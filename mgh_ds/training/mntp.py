@@ -22,6 +22,7 @@ import torch
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.loader import MicroBatch
+from mgh_ds.curriculum.stages import Stage
 from mgh_ds.distributed.group import all_sum, world_size
 from mgh_ds.distributed.sums import Sums
 from mgh_ds.losses.cross_entropy import cross_entropy
@@ -58,7 +59,7 @@ class Mntp:
         return self.masking.masked(texts, tokenizer, step)
 
     def train_step(
-        self, engine: Any, batches: Sequence[MaskedBatch], records: int, notes: Notes = dict
+        self, engine: Any, batches: Sequence[MaskedBatch], records: int, _stage: Stage, notes: Notes = dict
     ) -> StepResult:
         return apply_gradient(engine, self.accumulate_gradient(engine, batches, records, notes))
 

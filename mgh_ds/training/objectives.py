@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mgh_ds.curriculum.loader import MicroBatch
+    from mgh_ds.curriculum.stages import Stage
     from mgh_ds.model.tokens import Tokenizer
     from mgh_ds.training.config import RunConfig
     from mgh_ds.training.step import Notes, StepResult
@@ -70,8 +71,10 @@ class Objective(Protocol):
         """What `train_step` takes of a micro-batch, on the CPU; called in the thread that reads ahead. It has
         `ids`, `size` and `to(device)`, as `training.batch.Batch` has."""
 
-    def train_step(self, engine: Any, batches: "Sequence[Any]", records: int, notes: "Notes") -> "StepResult":
-        """One step, as `training.step.train_step` does it."""
+    def train_step(
+        self, engine: Any, batches: "Sequence[Any]", records: int, stage: "Stage", notes: "Notes", /
+    ) -> "StepResult":
+        """One step of a stage, as `training.step.train_step` does it."""
 
 
 def make_objective(config: "RunConfig") -> Objective:

@@ -43,7 +43,8 @@ from mgh_ds.training.engine import make_engine
 from mgh_ds.training.evaluations import Evaluations, Scorer
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.loggers.opening import Loggers, open_loggers
-from mgh_ds.training.objectives import make_objective
+from mgh_ds.training.needs import check_needs
+from mgh_ds.training.objectives import ContrastiveSettings, make_objective
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.progress import TimeLeft, progress, times_due
 from mgh_ds.training.run_folder import RunFolder, device_name, versions
@@ -74,8 +75,11 @@ class Trainer:
         cache, held_out = folder.store_cache, config.data.held_out
         self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.train])
         self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
-        self.plan = TrainingPlan(self.store.index(), config.curriculum, **config.plan_arguments())
+        index = self.store.index()
+        self.plan = TrainingPlan(index, config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
+        if isinstance(config.training.objective, ContrastiveSettings):
+            check_needs(index, self.plan.stages, config.stage_losses())
         self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
@@ -196,7 +200,7 @@ class Trainer:
         rate = self.engine.get_lr()[0]
         notes = {"digest_low": low, "digest_high": high, "wait_seconds": waited}
         result = self.objective.train_step(
-            self.engine, batches, self.plan.records(step), lambda: notes | self._flags(stop)
+            self.engine, batches, self.plan.records(step), stage, lambda: notes | self._flags(stop)
         )
         seconds = time.perf_counter() - begin
         self._note_written()

@@ -16,7 +16,7 @@ def test_a_small_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(plan, "WORLD_SIZES", (4, 8))
     plan.main(["--records", "1000", "--rounds", "2", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "plan-cpu.json").read_text())
-    assert found["plan"]["index_mb"] == pytest.approx(1000 * 49 / 1e6)
+    assert found["plan"]["index_mb"] == pytest.approx(1000 * 50 / 1e6)
     assert [(row["micro_batch"], row["world_size"]) for row in found["ranks"]] == [
         (size, ranks) for size in (1, 2, 4, 8) for ranks in (4, 8)
     ]

@@ -99,6 +99,23 @@ def test_micro_batches_keep_places_for_what_is_missing() -> None:
     assert batch.document_hash.shape == (3, 3)
 
 
+def test_scores_stand_where_their_texts_do() -> None:
+    one, two = make_record(4, 4, name="one"), make_record(None, name="two")
+    scored = one.model_copy(
+        update={
+            "score": 0.1,
+            "negatives": [one.negatives[0].model_copy(update={"score": -3.0}), one.negatives[1]],
+        }
+    )
+    batch = make_micro_batch(
+        [scored, None, two], [scored.negatives[:1], [], two.negatives], 2, seed=9, group=0
+    )
+    assert batch.scores.dtype == np.float32
+    nan = np.nan
+    expected = np.array([[0.1, -3, nan], [nan] * 3, [nan] * 3], dtype=np.float32)
+    np.testing.assert_array_equal(batch.scores, expected)
+
+
 def test_equal_texts_have_equal_hashes_in_every_process() -> None:
     hashes = text_hashes(["a", "b", "a"])
     assert hashes[0] == hashes[2] != hashes[1]

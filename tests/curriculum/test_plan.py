@@ -46,6 +46,7 @@ def make_index(
         positive_chars=chars[:, 1],
         level_chars=chars[:, 2:] * counts,
         level_counts=counts,
+        scored=(np.arange(records) % 3).astype(np.uint8),
     )
 
 
@@ -418,6 +419,19 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     seen = np.concatenate([plan.batch(step) for step in range(4)])
     assert set(seen[seen != EMPTY].tolist()) == set(range(10, 40))
     assert (plan.coverage()[0].eligible, plan.coverage()[0].lacking) == (30, 10)
+
+
+def test_coverage_counts_the_scores_of_what_is_trained_on() -> None:
+    index = make_index(42, ungraded=0.3)
+    index.level_counts[:10, 4] = 0
+    graded = index.level_counts[:, 1:].any(axis=1)
+    config = CurriculumConfig(stages="level-4", missing_level="skip", ungraded_share=0.5)
+    plan = TrainingPlan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
+    has_level = (index.level_counts[:, [0, 4]] > 0).any(axis=1)
+    for part, rows in zip(plan.coverage(), [graded & has_level, ~graded & has_level], strict=True):
+        counted = [int(rows.sum()), int((index.scored[rows] > 0).sum()), int((index.scored[rows] == 2).sum())]
+        assert list(part.scores) == counted
+        assert part.eligible == part.scores.records > part.scores.positive > part.scores.whole > 0
 
 
 @pytest.mark.parametrize(

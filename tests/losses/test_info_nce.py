@@ -27,7 +27,8 @@ def make_batch(
     negative_groups: int = 1,
     empty: bool = True,
 ) -> tuple[torch.Tensor, Labels]:
-    """Random embeddings in float64 and their labels; few distinct texts make identical ones likely."""
+    """Random embeddings in float64 and their labels; few distinct texts make identical ones likely. One
+    negative in five is ungraded, one score in ten is missing, and equal scores are likely."""
     random = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(records, 2 + negatives, 8, generator=random, dtype=torch.float64)
     valid = torch.ones(records, dtype=torch.bool)
@@ -39,12 +40,16 @@ def make_batch(
     labels = Labels(
         valid=valid,
         document_valid=document_valid,
-        levels=torch.zeros(records, negatives, dtype=torch.int64),
         query_hash=torch.randint(0, texts, (records,), generator=random),
         document_hash=torch.randint(0, texts, (records, 1 + negatives), generator=random),
         symmetric=torch.rand(records, generator=random) > 0.5,
         group=torch.arange(records) % negative_groups,
+        levels=torch.randint(0, 5, (records, negatives), generator=random),
+        scores=torch.randint(0, 8, (records, 1 + negatives), generator=random) / 4,
     )
+    labels.levels[~document_valid[:, 1:]] = 0
+    missing = torch.rand(records, 1 + negatives, generator=random) < 0.1
+    labels.scores[~document_valid | missing] = torch.nan
     return torch.nn.functional.normalize(embeddings, dim=-1).requires_grad_(), labels
 
 
@@ -54,6 +59,8 @@ settings_ = st.builds(
     own_negatives_only=st.booleans(),
     symmetric=st.booleans(),
     false_negative_margin=st.sampled_from([None, 0.0, 0.2]),
+    hardness=st.sampled_from([0.0, 9.0]),
+    level_weights=st.sampled_from([None, [0.0, 0.5, 1.0, 3.0]]),
 )
 ways = st.sampled_from(["whole", "ring"])
 shapes = st.tuples(st.integers(1, 7), st.integers(0, 3))  # records, negatives
@@ -103,6 +110,7 @@ def test_a_text_is_never_a_negative_of_itself() -> None:
             document_hash=torch.tensor(hashes)[:, None],
             symmetric=~flags,
             group=torch.zeros(2, dtype=torch.int64),
+            scores=torch.full((2, 1), torch.nan),
         )
         output = InfoNCE(InfoNCESettings(temperature=0.05), Exchange())(one.expand(2, 2, 4), labels)
         masked, seen = output.statistics["masked_share"]
@@ -122,6 +130,7 @@ def test_an_empty_place_weighs_nothing() -> None:
         document_hash=torch.full((1, 3), 78),
         symmetric=torch.tensor([False]),
         group=torch.tensor([0]),
+        scores=torch.full((1, 3), torch.nan),
     )
     loss = InfoNCE(InfoNCESettings(symmetric=True), Exchange())
     full = loss(embeddings, labels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mgh_ds.records.schema import MAX_NEGATIVES, Record
+from mgh_ds.records.schema import MAX_NEGATIVES, MAX_SCORE, Record
 
 
 def record_values(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -54,8 +54,13 @@ def records(draw: st.DrawFn) -> Record:
         st.sampled_from(["long-long", "long-short", "short-long", "short-short", "paraphrase", "sts"])
     )
     positive = draw(texts())
+    scores = st.none() | st.floats(-MAX_SCORE, MAX_SCORE)
     negatives = st.fixed_dictionaries(
-        {"text": texts().filter(lambda text: text != positive), "level": st.sampled_from([None, 1, 2, 3, 4])}
+        {
+            "text": texts().filter(lambda text: text != positive),
+            "level": st.sampled_from([None, 1, 2, 3, 4]),
+            "score": scores,
+        }
     )
     return Record.model_validate(
         {
@@ -68,6 +73,7 @@ def records(draw: st.DrawFn) -> Record:
             "language": draw(st.sampled_from(["en", "zh-Hant", "pt-BR"])),
             "query": draw(texts()),
             "positive": positive,
+            "score": draw(scores),
             "negatives": draw(st.lists(negatives, max_size=MAX_NEGATIVES // 8)),
             "source": {"dataset": draw(texts()), **draw(st.dictionaries(texts(10), texts(10), max_size=3))},
         }

@@ -46,6 +46,20 @@ def test_validate_shows_what_is_wrong_and_fails(tmp_path: Path, capsys: pytest.C
     assert "\x1b[2J" not in out
 
 
+def test_validate_checks_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    negatives = [{"text": "n", "level": 4, "score": "high"}]
+    rows = [record_values(0, score=0.5), record_values(1, score=2e9), record_values(2, negatives=negatives)]
+    path = write_jsonl(tmp_path / "own.jsonl", [*rows, record_values(3, score=float("nan"))])
+    with pytest.raises(MghError, match=r"3 of 4 rows .* are not usable"):
+        validate_command(path)
+    out = capsys.readouterr().out
+    assert (
+        "line 2, field 'score': Input should be less than or equal to 1000000000 (found 2000000000.0)" in out
+    )
+    assert "line 3, field 'negatives.0.score': Input should be a valid number (found 'high')" in out
+    assert "line 4, field 'row': NaN is not valid JSON" in out
+
+
 def test_validate_of_other_formats_needs_no_settings(tmp_path: Path):
     path = write_jsonl(tmp_path / "any.jsonl", [*triples(2), {"query": "q"}])
     report = validate(path, "llm2vec")
@@ -94,11 +108,11 @@ def test_convert_says_what_became_of_the_rows(tmp_path: Path, capsys: pytest.Cap
 
 
 MIXED = [
-    record_values(0),
+    record_values(0, score=1),
     record_values(
         1, negatives=[{"text": "n" * 100, "level": None}, {"text": "n", "level": 4}], language="de"
     ),
-    record_values(2, negatives=[], query="q" * 50, source={"dataset": "other"}),
+    record_values(2, negatives=[], query="q" * 50, source={"dataset": "other"}, score=0.5),
 ]
 
 
@@ -121,10 +135,12 @@ def test_stats(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_store: boo
         "ungraded": {"negatives": 1, "records": 1},
     }
     assert found["without_negatives"] == 1
+    assert found["scores"] == {"positive": 2, "whole": 1}
     assert found["chars"]["query"] == {"p5": 15, "p50": 15, "p95": 50, "p100": 50}
     assert found["chars"]["negative"]["p100"] == 100
     stats_command(path)
     out = capsys.readouterr().out
     assert "3 records" in out
     assert "2 negatives in 2 records" in out
+    assert "2 of the positive, 1 of all negatives too" in out
     assert ("refused rows" in out) != as_store

@@ -112,6 +112,69 @@ def test_flagembedding(tmp_path: Path):
     assert summary.report.ignored_keys == {"title": 1}
 
 
+def scores_of(records: list[Record]) -> dict[str, list[float | None]]:
+    return {record.positive: record.scores for record in records}
+
+
+def test_flagembedding_keeps_scores(tmp_path: Path):
+    rows = [
+        {"query": "q0", "pos": ["p0", "p1"], "neg": ["n0"], "pos_scores": [9, 8.5], "neg_scores": [-1.25]},
+        {"query": "q1", "pos": ["p2"], "neg": ["n0"], "pos_scores": [1], "neg_scores": None},
+        {"query": "q2", "pos": ["p3"], "neg": ["n0"], "neg_scores": [0.5]},
+        {"query": "q3", "pos": ["p4"], "neg": ["n0", "n1"], "pos_scores": [1], "neg_scores": [0.5]},
+        {"query": "q4", "pos": ["p5", "p6"], "neg": [], "pos_scores": []},
+        {"query": "q5", "pos": ["p7"], "neg": ["n0"], "pos_scores": ["1"]},
+        {"query": "q6", "pos": ["p8"], "neg": ["n0", "n1"], "neg_scores": [0.5, None]},
+        {"query": "q7", "pos": ["p9"], "neg": [], "pos_scores": 0.5},
+        {"query": "q8", "pos": ["p10"], "neg": [], "pos_scores": [float("nan")]},
+    ]
+    path = write_jsonl(tmp_path / "scored.jsonl", rows)
+    found, _, rejected = converted(path, "flagembedding", instruction=ASK)
+    assert scores_of(found) == {
+        "p0": [9.0, -1.25], "p1": [8.5, -1.25], "p2": [1.0, None], "p3": [None, 0.5],
+    }  # fmt: skip
+    assert sorted(refusals(rejected)) == [
+        (4, "neg_scores"), (5, "pos_scores"), (6, "pos_scores.0"), (7, "neg_scores.1"),
+        (8, "pos_scores"), (9, "row"),
+    ]  # fmt: skip
+    reasons = {refusal["line"]: refusal["reason"] for refusal in rejected}
+    assert reasons[4] == "There should be 2 scores, for the texts of neg (found 1)"
+
+
+def test_sentence_transformers_with_scores(tmp_path: Path):
+    pair, triple = {"anchor": "a"}, {"anchor": "a", "negative_2": "n2", "negative_1": "n1"}
+    rows = [
+        pair | {"positive": "p0", "score": 1},
+        pair | {"positive": "p1", "label": None, "scores": [0.5]},
+        triple | {"positive": "p2", "label": [3, 1, -2]},
+        triple | {"positive": "p3", "labels": [3, 1.5, 2], "scores": [9, 9, 9]},
+        triple | {"positive": "p4", "label": 1.5},  # a margin
+        triple | {"positive": "p5", "label": [1.5, 2.5]},  # margins
+        triple | {"positive": "p6", "scores": [1, None, 2]},
+        pair | {"positive": "p7", "score": "good"},
+    ]
+    path = write_jsonl(tmp_path / "scored.jsonl", rows)
+    found, summary, rejected = converted(path, "sentence-transformers", instruction=ASK)
+    assert scores_of(found) == {
+        "p0": [1.0], "p1": [0.5], "p2": [3.0, 1.0, -2.0], "p3": [3.0, 1.5, 2.0], "p4": [None, None, None],
+    }  # fmt: skip
+    assert sorted(refusals(rejected)) == [(6, "label"), (7, "scores.1"), (8, "score")]
+    assert summary.report.ignored_keys["label"] == 2  # null, and the margin
+    assert summary.report.ignored_keys["scores"] == 1
+
+
+def test_scores_from_tables(tmp_path: Path):
+    columns = {"anchor": ["a"] * 3, "positive": ["p0", "p1", "p2"], "negative": ["n"] * 3}
+    scores = pa.array([[2.5, 0.5], None, [1, float("nan")]], pa.list_(pa.float64()))
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    pq.write_table(pa.table(columns | {"scores": scores}), folder / "a.parquet")
+    (folder / "b.csv").write_text("anchor,positive,score\nb,p3,0.25\nb,p4,nan\nb,p5,\n")
+    found, _, rejected = converted(folder, "sentence-transformers", instruction=ASK)
+    assert scores_of(found) == {"p0": [2.5, 0.5], "p1": [None, None], "p3": [0.25], "p5": [None]}
+    assert refusals(rejected) == [(3, "scores.1"), (3, "score")]
+
+
 def test_sentence_transformers(tmp_path: Path):
     rows = [
         {"anchor": "a0", "positive": "p0"},
@@ -121,7 +184,7 @@ def test_sentence_transformers(tmp_path: Path):
         {"anchor": "a4", "positive": "p4", "negative_1": "p4"},
         {"anchor": "a5", "negative": "n"},
         {"query": "a6", "answer": "p6"},
-        {"anchor": "a7", "positive": "p7", "negative_01": "n", "score": 0.5},
+        {"anchor": "a7", "positive": "p7", "negative_01": "n", "score": 0.5, "scores": 0.5},
     ]
     path = write_jsonl(tmp_path / "pairs.jsonl", rows)
     found, summary, rejected = converted(
@@ -137,7 +200,7 @@ def test_sentence_transformers(tmp_path: Path):
     assert {record.source["dataset"] for record in found} == {"mine"}
     assert {record.language for record in found} == {"de"}
     assert refusals(rejected) == [(4, "negative_2"), (5, "negatives"), (6, "positive"), (7, "anchor")]
-    assert summary.report.ignored_keys == {"negative_01": 1, "score": 1}
+    assert summary.report.ignored_keys == {"negative_01": 1, "scores": 1}
 
 
 def test_sentence_transformers_from_parquet(tmp_path: Path):
@@ -323,6 +386,21 @@ def test_sts(tmp_path: Path, scale: int):
     assert sorted(refusals(rejected)) == [
         (3, "score"), (4, "score"), (11, "row"), (12, "score"), (13, "score"), (14, "score"), (15, "score"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1, 5])
+def test_sts_pairs_are_kept_with_their_scores(tmp_path: Path, scale: int):
+    rows = [sts("a", text, score * scale / 5) for text, score in BANDS]
+    rows += [sts("other", "unlike", 0), sts("b40", "a", 4.0 * scale / 5)]
+    bad = [sts("a", "b50", scale), sts("a", "x", -1), sts("a", "x", None), sts("same", "one", 0.5)]
+    path = write_jsonl(tmp_path / "sts.jsonl", [*rows, *bad, sts("one", "same", 0)])
+    found, _, rejected = converted(path, "sts-pairs")
+    kept = {(record.query, record.positive): record.score for record in found}
+    assert kept == pytest.approx({(r["sentence1"], r["sentence2"]): r["score"] / scale for r in rows})
+    assert {len(record.negatives) for record in found} == {0}
+    assert {(record.task.kind, record.task.subtype) for record in found} == {("symmetric", "sts")}
+    assert {record.task.instruction for record in found} == {INSTRUCTIONS["STSBenchmark"].text}
+    assert sorted(refusals(rejected)) == [(11, "row"), (12, "score"), (13, "score"), (14, "row"), (15, "row")]
 
 
 def test_converting_again_gives_the_same_store(tmp_path: Path):

@@ -32,6 +32,20 @@ def test_white_space_around_a_text_goes_and_nothing_else_changes():
     assert record.query == "two  words"
 
 
+def test_a_score_is_written_only_where_there_is_one():
+    values = record_values(negatives=[{"text": "n", "level": 4}, {"text": "m", "level": None}])
+    without = Record.model_validate(values)
+    assert without.model_dump_json() == json.dumps(values, separators=(",", ":"))
+    assert without.scores == [None, None, None]
+    values["score"], values["negatives"][1]["score"] = 3, -0.25
+    record = Record.model_validate(values)
+    assert [type(score) for score in record.scores] == [float, type(None), float]
+    assert record.scores == [3.0, None, -0.25]
+    written = json.loads(record.model_dump_json())
+    assert written == values
+    assert list(written)[4:7] == ["positive", "score", "negatives"]
+
+
 NEGATIVE = {"text": "a text", "level": 1}
 BAD = [
     ("id", None, "string_type"),
@@ -62,6 +76,16 @@ BAD = [
     ("negatives", [{**NEGATIVE, "level": "2"}], "int_type"),
     ("negatives", [{**NEGATIVE, "grade": 2}], "extra_forbidden"),
     ("negatives", [{**NEGATIVE, "text": "Fact 0 is this one, told at some length."}], "negative_is_positive"),
+    ("score", True, "float_type"),
+    ("score", "0.5", "float_type"),
+    ("score", [0.5], "float_type"),
+    ("score", float("nan"), "finite_number"),
+    ("score", float("inf"), "finite_number"),
+    ("score", 1.1e9, "less_than_equal"),
+    ("score", 10**400, "float_type"),
+    ("negatives", [{**NEGATIVE, "score": "0.5"}], "float_type"),
+    ("negatives", [{**NEGATIVE, "score": float("nan")}], "finite_number"),
+    ("negatives", [{**NEGATIVE, "score": -1.1e9}], "greater_than_equal"),
     ("source", {}, "missing_dataset"),
     ("source", {"dataset": None}, "string_type"),
     ("source", {"dataset": "d", "line": 3}, "string_type"),

@@ -91,8 +91,56 @@ def test_the_index_says_what_the_records_are(tmp_path: Path):
             assert index.level_counts[row, column] == len(lengths)
             assert index.level_chars[row, column] == max(lengths, default=0)
     dtypes = [getattr(index, name).dtype.name for name in StoreIndex.__dataclass_fields__]
-    assert dtypes == ["uint64", "uint64", "int32", "int32", "int32", "uint8"]
+    assert dtypes == ["uint64", "uint64", "int32", "int32", "int32", "uint8", "uint8"]
+    assert index.score_counts() == (30, 0, 0)
     assert index.level_chars.shape == index.level_counts.shape == (30, 5)
+
+
+SCORED = [
+    record_values(3, score=0.1, negatives=[{"text": "n", "level": 4}]),
+    record_values(5, score=-7, negatives=[{"text": "n", "level": None, "score": 1 / 3}]),
+    record_values(6, negatives=[{"text": "n", "level": 1, "score": 2.5}, {"text": "m", "level": 1}]),
+    record_values(15, score=1e-300, negatives=[]),
+]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_scores_come_back_and_are_counted(tmp_path: Path):
+    content = make_records(30)
+    for values in SCORED:
+        record = Record.model_validate(values)
+        content[int(record.id.removeprefix("record-"))] = record
+    store = write_store(tmp_path / "store", content)
+    assert list(store) == content
+    assert [record.score for record in store.rows([15, 9, 3])] == [1e-300, None, 0.1]  # of three parts
+    index = store.index()
+    assert {row: int(found) for row, found in enumerate(index.scored) if found} == {3: 1, 5: 2, 15: 2}
+    assert index.score_counts() == (30, 3, 2)
+    assert index.score_counts(np.array([3, 4])) == (2, 1, 0)
+    assert index.score_counts(np.arange(30) > 4) == (25, 2, 2)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_only_parts_with_scores_have_columns_for_them(tmp_path: Path):
+    """What has none is the same bytes as before there were scores: plans and checkpoints know it by its
+    hash."""
+    plain = write_store(tmp_path / "plain", make_records(20))
+    content = [*make_records(19), Record.model_validate(record_values(19, score=1))]
+    scored = write_store(tmp_path / "scored", content)
+    versions = [store.manifest.schema_version for store in (plain, scored)]
+    columns = [
+        {name for part in store.manifest.parts for name in part_columns(store.path / part.file)}
+        for store in (plain, scored)
+    ]
+    assert versions == [1, 2]
+    assert columns[1] - columns[0] == {"score", "negative_scores", "scored"}
+    assert "level_counts" in columns[0]
+    assert plain.manifest.parts[:2] == scored.manifest.parts[:2]
+
+
+def part_columns(path: Path) -> list[str]:
+    names: list[str] = store_module.pa.ipc.open_file(path.read_bytes()).schema.names
+    return names
 
 
 def test_hash64_is_fixed():
@@ -149,8 +197,8 @@ def damage_manifest(folder: Path, **changes: Any) -> None:
         (lambda folder: (folder / "manifest.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "schema version None"),
         (
-            lambda folder: damage_manifest(folder, schema_version=2),
-            "schema version 2, this program reads version 1",
+            lambda folder: damage_manifest(folder, schema_version=3),
+            "schema version 3, this program reads versions 1 and 2",
         ),
         (lambda folder: damage_manifest(folder, rows="3"), "is damaged"),
         (lambda folder: damage_manifest(folder, rows=4), "do not add up"),

@@ -1,16 +1,16 @@
 """FlagEmbedding's training JSONL: rows of `query`, `pos` [texts], `neg` [texts] and more that is optional.
 
-Each positive makes one record with all the negatives, which stay ungraded. `prompt` is the row's instruction.
-`pos_scores` and `neg_scores` serve distillation and `type` serves in-context examples; they have no use here.
+Each positive makes one record with all the negatives, which stay ungraded. `prompt` is the row's instruction,
+`pos_scores` and `neg_scores` are a teacher's, one a text. `type` serves in-context examples: no use here.
 Described in examples/finetune/embedder/README.md of the repository FlagOpen/FlagEmbedding.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from mgh_ds.records.convert.settings import ForeignRow, Settings, make_record, parse_as
+from mgh_ds.records.convert.settings import ForeignRow, Settings, checked_scores, make_record, parse_as
 from mgh_ds.records.convert.verdicts import parse_consistent_rows
 from mgh_ds.records.rows import ErrorReport, Row
 from mgh_ds.records.schema import Id, Record, Text
@@ -33,6 +33,8 @@ reads = FlagEmbeddingRow.reads
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
     def parse(row: Row) -> list[Record]:
         given = parse_as(FlagEmbeddingRow, row, report)
+        positive_scores = _scores(given.pos_scores, "pos_scores", given.pos, "the texts of pos")
+        negative_scores = _scores(given.neg_scores, "neg_scores", given.neg, "the texts of neg")
         return [
             make_record(
                 row,
@@ -40,6 +42,7 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
                 query=given.query,
                 positive=positive,
                 negatives=[(text, None) for text in given.neg],
+                scores=[positive_scores[number], *negative_scores],
                 subtype="short-long",
                 instruction=given.prompt,
                 id=given.id if given.id is None or len(given.pos) == 1 else f"{given.id}-{number}",
@@ -48,3 +51,7 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
         ]
 
     return parse_consistent_rows(rows, parse, report)
+
+
+def _scores(given: Any, field: str, texts: Sequence[str], what: str) -> Sequence[float | None]:
+    return [None] * len(texts) if given is None else checked_scores(given, field, len(texts), what)

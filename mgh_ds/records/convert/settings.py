@@ -13,10 +13,12 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.inputs import stem
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
-from mgh_ds.records.schema import Record, Subtype, Text
+from mgh_ds.records.schema import Record, Score, Subtype, Text
 from mgh_ds.records.subtypes import SUBTYPES
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text, config=ConfigDict(strict=True))
+_SCORE: TypeAdapter[float] = TypeAdapter(Score)
+_SCORES: TypeAdapter[list[float]] = TypeAdapter(list[Score], config=ConfigDict(strict=True))
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,28 @@ def checked_text(value: Any, field: str) -> str:
         raise RowRefused.because(error, within=field) from None
 
 
+def checked_score(value: Any, field: str, *, typed: bool = True) -> float:
+    """`value` if it is a score, or, where the file is not `typed`, a text that is one. Raises RowRefused
+    naming `field`."""
+    try:
+        return _SCORE.validate_python(value, strict=typed)
+    except ValidationError as error:
+        raise RowRefused.because(error, within=field) from None
+
+
+def checked_scores(values: Any, field: str, count: int, what: str) -> list[float]:
+    """`values` if they are scores, one for each of `count` texts, which are `what`. Raises RowRefused naming
+    `field`."""
+    try:
+        scores = _SCORES.validate_python(values)
+    except ValidationError as error:
+        raise RowRefused.because(error, within=field) from None
+    if len(scores) != count:
+        reason = f"There should be {count} scores, for {what} (found {len(scores)})"
+        raise RowRefused(field, "wrong_length", reason)
+    return scores
+
+
 def make_record(
     row: Row,
     settings: Settings,
@@ -78,6 +102,7 @@ def make_record(
     query: str,
     positive: str,
     negatives: Sequence[tuple[str, int | None]],
+    scores: Sequence[float | None] = (),
     subtype: Subtype,
     instruction: str | None = None,
     fallback_instruction: str | None = None,
@@ -85,6 +110,7 @@ def make_record(
 ) -> Record:
     """One record from a foreign row, whose negatives are (text, level).
 
+    `scores` are of the positive and of each negative; empty if there are none.
     `instruction` is the row's own and wins; then come the setting, the registry, and the format's fallback.
     For the subtype: the setting, then the format's, made symmetric where the registry calls the data set so.
     A row without an id gets one from its content, so converting again gives the same ids.
@@ -101,6 +127,7 @@ def make_record(
     elif known is not None and known.symmetric and SUBTYPES[subtype].kind == "asymmetric":
         subtype = "paraphrase"
     content = json.dumps([query, positive, negatives]).encode("ascii")
+    score, *negative_scores = scores or [None] * (1 + len(negatives))
     return Record.model_validate(
         {
             "id": id or f"{dataset}-{hashlib.blake2b(content, digest_size=12).hexdigest()}",
@@ -108,7 +135,11 @@ def make_record(
             "language": settings.language,
             "query": query,
             "positive": positive,
-            "negatives": [{"text": text, "level": level} for text, level in negatives],
+            "score": score,
+            "negatives": [
+                {"text": text, "level": level, "score": score}
+                for (text, level), score in zip(negatives, negative_scores, strict=True)
+            ],
             "source": {"dataset": dataset, "file": Path(row.file).name, "line": str(row.line)},
         }
     )

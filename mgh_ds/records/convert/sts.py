@@ -10,6 +10,7 @@ same two sentences different scores, in whichever order they name them.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -22,28 +23,36 @@ from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record, Text
 
+HIGHEST = 5.0
 POSITIVE_FROM = 4.0
 
 
 class StsRow(ForeignRow):
     sentence1: Text
     sentence2: Text
-    score: Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
+    score: Annotated[float, Field(ge=0, le=HIGHEST, allow_inf_nan=False)]
 
 
 reads = StsRow.reads
 
 
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
+    with scored_pairs(rows, report) as (groups, scale):
+        for group in groups:
+            yield from settle(group, partial(_make_records, group, scale, settings), report)
+
+
+@contextmanager
+def scored_pairs(rows: Iterable[Row], report: ErrorReport) -> Iterator[tuple[PairGroups, float]]:
+    """All pairs, and by what their scores are to be multiplied so that they run from 0 to 5."""
+
     def parse(row: Row) -> Pair:
         given = parse_as(StsRow, row, report)
         return Pair(row, given.sentence1, given.sentence2, given.score)
 
     with PairGroups(symmetric=True) as groups:
         groups.read(rows, parse, report)
-        scale = 5.0 if groups.highest_verdict() <= 1 else 1.0
-        for group in groups:
-            yield from settle(group, partial(_make_records, group, scale, settings), report)
+        yield groups, HIGHEST if groups.highest_verdict() <= 1 else 1.0
 
 
 def _make_records(group: list[Pair], scale: float, settings: Settings) -> list[Record]:

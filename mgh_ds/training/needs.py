@@ -1,0 +1,49 @@
+"""Whether the records have what a loss learns from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum.stages import Stage
+from mgh_ds.losses.settings import NEEDS, LossSettings, Needs
+from mgh_ds.records.store import StoreIndex
+
+
+def check_needs(index: StoreIndex, stages: Sequence[Stage], losses: Sequence[LossSettings]) -> None:
+    """Raises MghError for a stage whose loss can learn nothing from the records or from the negatives that
+    the stage brings; and, unless the loss is a sum of several, where it can learn nothing from some of the
+    records.
+
+    Args:
+        index: of the training data.
+        stages: of the run.
+        losses: of each stage.
+    """
+    for stage, loss in zip(stages, losses, strict=True):
+        for part in loss.parts():
+            if part.needs is None:
+                continue
+            if stage.negatives == 0 and part.needs != "pair_scores":
+                raise MghError(
+                    f"the loss {part.name} learns from a query's own negatives, and the stage "
+                    f"`{stage.name}` brings none: set curriculum.negatives, or take another loss"
+                )
+            found, records = _fitting(index, part.needs), len(index)
+            if found == 0 or (found < records and len(loss.parts()) == 1):
+                raise MghError(
+                    f"the loss {part.name} learns from {NEEDS[part.needs]}, which {records - found:,} of "
+                    f"{records:,} records of data.train do not have: leave them out, or take another loss"
+                    + (", or a sum with one that needs nothing of the kind" if found else "")
+                )
+
+
+def _fitting(index: StoreIndex, needs: Needs) -> int:
+    """How many records have what is needed."""
+    if needs == "levels":
+        which = (index.level_counts[:, 1:] > 0).any(axis=1)
+    elif needs == "scores":
+        which = (index.scored == 2) & (index.level_counts > 0).any(axis=1)
+    else:
+        which = index.scored > 0
+    return int(np.count_nonzero(which))

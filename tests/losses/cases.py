@@ -1,0 +1,38 @@
+"""Settings of every loss but InfoNCE alone, as the tests try them."""
+
+from mgh_ds.losses.settings import (
+    AnyLossSettings,
+    CosentSettings,
+    DistillSettings,
+    InfoNCESettings,
+    LevelMarginSettings,
+    ListwiseSettings,
+    MatryoshkaSettings,
+    TermSettings,
+    WeightedSumSettings,
+)
+
+SUM = WeightedSumSettings(
+    terms=[
+        TermSettings(weight=1.0, loss=InfoNCESettings(temperature=0.05, symmetric=True)),
+        TermSettings(weight=0.3, loss=ListwiseSettings(kind="lambda")),
+        TermSettings(weight=2.0, loss=ListwiseSettings(kind="listnet", others=True)),
+    ]
+)
+CASES: dict[str, AnyLossSettings] = {
+    "listnet": ListwiseSettings(),
+    "listnet, others": ListwiseSettings(others=True, gain_base=3.0),
+    "lambda": ListwiseSettings(kind="lambda"),
+    "lambda, others": ListwiseSettings(kind="lambda", others=True),
+    "wasserstein": ListwiseSettings(kind="wasserstein", temperature=0.5),
+    "wasserstein, others": ListwiseSettings(kind="wasserstein", temperature=0.5, others=True),
+    "hinge": LevelMarginSettings(),
+    "softplus": LevelMarginSettings(kind="softplus", order_weight=0.5),
+    "kl": DistillSettings(),
+    "margin_mse": DistillSettings(kind="margin_mse", temperature=0.5, teacher_temperature=2.0),
+    "cosent": CosentSettings(),
+    "angle": CosentSettings(similarity="angle"),
+    "sum": SUM,
+    "matryoshka": MatryoshkaSettings(dims=[8, 5, 2], weights=[1.0, 0.5, 0.25]),
+    "matryoshka of a sum": MatryoshkaSettings(dims=[6, 3], loss=SUM),
+}

@@ -1,0 +1,125 @@
+"""A stage may have a loss of its own, and a loss is refused where the records lack what it learns from."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mgh_ds.common.errors import MghError
+from mgh_ds.common.json_lines import JsonLines
+from mgh_ds.curriculum import CurriculumConfig
+from mgh_ds.curriculum.stages import make_stages
+from mgh_ds.losses.settings import (
+    AnyLossSettings,
+    CosentSettings,
+    DistillSettings,
+    InfoNCESettings,
+    ListwiseSettings,
+    MatryoshkaSettings,
+    TermSettings,
+    WeightedSumSettings,
+)
+from mgh_ds.records.store import StoreIndex
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.needs import check_needs
+from tests.ranks import run_ranks
+from tests.training import run_worker
+
+LIST = {"name": "listwise", "kind": "lambda"}
+SUM = WeightedSumSettings(terms=[TermSettings(), TermSettings(loss=ListwiseSettings())])
+
+
+def staged(config: RunConfig, *stages: dict[str, object]) -> RunConfig:
+    curriculum = CurriculumConfig(
+        stages=[{"levels": [1, 2, 3, 4], "negatives": 4} | stage for stage in stages]
+    )
+    return config.replace(curriculum=curriculum)
+
+
+def test_a_stage_says_what_differs_from_the_common_loss(tiny_run: Callable[..., RunConfig]) -> None:
+    common = InfoNCESettings(temperature=0.1, hardness=2.0)
+    config = staged(
+        tiny_run(loss=common), {}, {"loss": {"name": "info_nce", "temperature": 0.02}}, {"loss": LIST}
+    )
+    assert config.stage_losses() == [
+        common,
+        InfoNCESettings(temperature=0.02, hardness=2.0),
+        ListwiseSettings(kind="lambda"),
+    ]
+    written = config.model_dump()["curriculum"]["stages"]
+    assert ["loss" in stage for stage in written] == [False, True, True]
+    assert RunConfig.model_validate(config.model_dump()).stage_losses() == config.stage_losses()
+
+
+def test_each_stage_trains_by_its_own_loss(tiny_run: Callable[..., RunConfig]) -> None:
+    config = staged(tiny_run(steps=2), {}, {"loss": LIST})
+    run_ranks(1, run_worker.train, config)
+    steps = [line for line in JsonLines(config.path / "metrics.jsonl").entries() if line["kind"] == "step"]
+    assert [list(step["statistics"]) for step in steps] == [["masked_share"], ["ndcg"]]
+
+
+def index(levels: list[int], scored: list[int]) -> StoreIndex:
+    """Of records with one negative, of these levels, and with scores as `StoreIndex.scored` says."""
+    n = len(levels)
+    counts = np.zeros((n, 5), dtype=np.uint8)
+    counts[np.arange(n), levels] = 1
+    numbers = np.arange(n)
+    return StoreIndex(
+        id_hash=numbers.astype(np.uint64),
+        task_hash=numbers.astype(np.uint64),
+        query_chars=numbers.astype(np.int32),
+        positive_chars=numbers.astype(np.int32),
+        level_chars=counts.astype(np.int32),
+        level_counts=counts,
+        scored=np.array(scored, dtype=np.uint8),
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "levels", "scored", "complaint"),
+    [
+        (
+            ListwiseSettings(),
+            [1, 0, 0],
+            [0, 0, 0],
+            "a negative with a level, which 2 of 3 records of data.train",
+        ),
+        (MatryoshkaSettings(dims=[4], loss=ListwiseSettings()), [0, 0], [0, 0], "which 2 of 2 records"),
+        (SUM, [0, 0], [0, 0], "which 2 of 2"),
+        (SUM, [0, 3], [0, 0], None),
+        (InfoNCESettings(), [0, 0], [0, 0], None),
+        (DistillSettings(), [1, 1], [2, 1], "a score for the positive and for a negative, which 1 of 2"),
+        (DistillSettings(), [1, 1], [2, 2], None),
+        (CosentSettings(), [1, 1], [1, 0], "a score for the positive, which 1 of 2"),
+        (CosentSettings(), [1, 1], [1, 2], None),
+    ],
+)
+def test_records_without_what_a_loss_needs_are_counted(
+    loss: AnyLossSettings, levels: list[int], scored: list[int], complaint: str | None
+) -> None:
+    stages = make_stages(CurriculumConfig(stages="random"), 3)
+    if complaint is None:
+        check_needs(index(levels, scored), stages, [loss])
+        return
+    with pytest.raises(MghError, match=complaint):
+        check_needs(index(levels, scored), stages, [loss])
+
+
+def test_a_stage_without_negatives_has_no_lists() -> None:
+    stages = make_stages(CurriculumConfig(stages="random", negatives=0), 3)
+    with pytest.raises(MghError, match="stage `no negatives` brings none"):
+        check_needs(index([1], [0]), stages, [ListwiseSettings()])
+    check_needs(index([1], [1]), stages, [CosentSettings()])
+
+
+@pytest.mark.parametrize(
+    ("loss", "complaint"),
+    [
+        ({"temperature": 0.1}, r"stages\[0\].loss.name is missing: it must be one of info_nce, listwise"),
+        ({"name": "lstwise"}, r"stages\[0\].loss.name must be one of .* did you mean `listwise`"),
+        ({"name": "listwise", "hardness": 1.0}, "loss.hardness belongs to info_nce, but .*name is listwise"),
+    ],
+)
+def test_a_stages_loss_is_checked_by_key(loss: dict[str, object], complaint: str) -> None:
+    with pytest.raises(MghError, match=complaint):
+        CurriculumConfig(stages=[{"levels": [1], "loss": loss}])
