@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-length", type=int, help="tokens a text is cut to; default: the model's own")
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        help="of an embedding that are kept, the first ones; default: as saved, else all",
+    )
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument(
         "--instructions", action="store_true", help="read texts under their task's instruction"
@@ -79,6 +84,7 @@ def eval_command(
     languages: list[str] | None = None,
     batch_size: int = 64,
     max_length: int | None = None,
+    dimensions: int | None = None,
     device: str | None = None,
     instructions: bool = False,
 ) -> None:
@@ -100,6 +106,7 @@ def eval_command(
         languages: ISO 639-3 codes; hub tasks keep the subsets wholly in these languages. Without it, eng.
         batch_size: texts encoded at once.
         max_length: tokens a text is cut to; without it, the model's own.
+        dimensions: of an embedding that are kept, the first ones; without it, as saved, else all.
         device: cpu or cuda; without it, cuda where there is one.
         instructions: read texts under their task's instruction, for models trained with instructions.
 
@@ -137,10 +144,10 @@ def eval_command(
         "max_length": max_length,
         "languages": None if languages == DEFAULT_LANGUAGES else languages,
     }
-    sinks = {"sink": sink, "clip_multiple": clip_multiple}
-    check_asked(held, output, {"label": model, **options, **sinks, "instructions": instructions})
+    later = {"sink": sink, "clip_multiple": clip_multiple, "dimensions": dimensions}
+    check_asked(held, output, {"label": model, **options, **later, "instructions": instructions})
     # Results of before there were these options name none of them, and stand where none is given.
-    given = {name: value for name, value in sinks.items() if value is not None}
+    given = {name: value for name, value in later.items() if value is not None}
     origin = {"weights": fingerprint(model), "settings": options | given}
     if instructions:
         require_instructions(model, read_settings(resolve_model(model)).use_instructions)
@@ -163,6 +170,7 @@ def eval_command(
                 clip_multiple=clip_multiple,
                 bidirectional=False if causal else None,
                 max_length=max_length,
+                dimensions=dimensions,
                 device=device,
             )
             if causal and not encoder.causal:

@@ -29,22 +29,32 @@ DEFAULT_MAX_LENGTH = 512
 class EmbeddingModel(nn.Module):
     """Token ids in, unit vectors out.
 
-    `backbone` is a transformers model, or one in PEFT's wrapper; `pooling` makes one vector of its states.
+    `backbone` is a transformers model, or one in PEFT's wrapper; `pooling` makes one vector of its states, of
+    which the first `dimensions` are kept (all, if None).
     """
 
     backbone: Any  # both kinds have the attributes that are used here, which nn.Module does not declare
 
-    def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
-        """Raises MghError if the pooling asks for layers that the backbone does not have."""
+    def __init__(self, backbone: nn.Module, pooling: Pooling, dimensions: int | None = None) -> None:
+        """Raises MghError if the pooling asks for layers, or `dimensions` for more, than the backbone has."""
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
         self.layers = pooling.config.layers_of(self.backbone.config.num_hidden_layers)
+        self.cut_to(dimensions)
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self.backbone.config.hidden_size
+        return self.dimensions or self.backbone.config.hidden_size
+
+    def cut_to(self, dimensions: int | None) -> None:
+        """From now on keeps so many dimensions of an embedding, the first ones; None keeps all. Raises
+        MghError for more than there are, or none."""
+        whole = self.backbone.config.hidden_size
+        if dimensions is not None and not 1 <= dimensions <= whole:
+            raise MghError(f"dimensions is {dimensions}, but the model's embeddings have 1 to {whole}")
+        self.dimensions = None if dimensions == whole else dimensions
 
     def forward(self, batch: TokenBatch, places: Tensor | None = None) -> Tensor:
         """Embeddings `[S, dim]`, fp32, of unit length; or with `places`, int64 `[p]`, which count tokens
@@ -53,7 +63,8 @@ class EmbeddingModel(nn.Module):
         if places is not None:
             return self._run(batch, None).flatten(0, -2)[places]
         hidden, collector = self.states(batch)
-        return nn.functional.normalize(self.pooling(hidden, batch, collector), dim=-1)
+        pooled = self.pooling(hidden, batch, collector)
+        return nn.functional.normalize(pooled[:, : self.dimensions], dim=-1)
 
     def token_weights(self, batch: TokenBatch) -> Tensor:
         """The weight of each token in its text's embedding, `[B, N]` or `[T]`, fp32; a text's sum to 1."""
@@ -151,7 +162,7 @@ def load_model(
         padding_free=padding_free,
     )
     tokenizer.check_vocabulary(backbone.get_input_embeddings().num_embeddings, folder)
-    return EmbeddingModel(backbone, Pooling(settings.pooling)).eval(), tokenizer
+    return EmbeddingModel(backbone, Pooling(settings.pooling), settings.dimensions).eval(), tokenizer
 
 
 def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
@@ -164,6 +175,7 @@ def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
         use_instructions=tokenizer.use_instructions,
         prompt=tokenizer.prompt,
         append_eos=tokenizer.append_eos,
+        dimensions=model.dimensions,
     )
 
 

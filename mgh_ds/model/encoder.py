@@ -58,6 +58,7 @@ class Encoder:
         include_instruction: bool | None = None,
         bidirectional: bool | None = None,
         max_length: int | None = None,
+        dimensions: int | None = None,
         dtype: DTypeChoice = "float32",
         device: str | torch.device | None = None,
         instruction_template: str | None = None,
@@ -68,8 +69,9 @@ class Encoder:
 
         An option left out is as such a folder says. For other models: ATA pooling with the last layer's plain
         column sums, BOS pooled and instructions not, decoders made bidirectional, and the length that the
-        model's authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. `device` is
-        the GPU if there is one.
+        model's authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. Of an
+        embedding the first `dimensions` are kept, for models that are trained for it (Matryoshka). `device`
+        is the GPU if there is one.
 
         Raises MghError if the model cannot be found, is of an unknown type, holds what mgh-ds does not apply,
         or does not fit the options.
@@ -95,6 +97,7 @@ class Encoder:
             bidirectional=bidirectional,
             max_length=max_length,
             instruction_template=instruction_template,
+            dimensions=dimensions,
         )
         if clip_multiple is not None and settings.pooling.sink != "clip":
             raise MghError(f"clip_multiple is for sink clip, but sink is {settings.pooling.sink}")

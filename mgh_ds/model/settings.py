@@ -22,7 +22,8 @@ class Settings(config.Settings):
     `max_length` of None is for the model to decide.
 
     `prompt` precedes each text that is read under no instruction. `append_eos` closes a text by the EOS token
-    where the tokenizer does not.
+    where the tokenizer does not. `dimensions` says how many of an embedding's dimensions are kept, the first
+    ones; None keeps all.
     """
 
     pooling: PoolingConfig = PoolingConfig()
@@ -32,6 +33,7 @@ class Settings(config.Settings):
     use_instructions: bool = True
     prompt: str = ""
     append_eos: bool = True
+    dimensions: int | None = None
 
     def changed(self, **options: Any) -> "Settings":
         """These settings with those `options` (fields of this class or of the pooling) that are not None."""
@@ -41,7 +43,10 @@ class Settings(config.Settings):
 
 
 def write_settings(settings: Settings, folder: Path) -> None:
-    files.write_json(folder / SETTINGS_FILE, settings.model_dump())
+    # Where nothing is cut, the file stays one that earlier versions read.
+    files.write_json(
+        folder / SETTINGS_FILE, settings.model_dump(exclude=None if settings.dimensions else {"dimensions"})
+    )
 
 
 def read_settings(folder: Path) -> Settings:

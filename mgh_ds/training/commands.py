@@ -45,12 +45,21 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="best|newest|STEP",
         help="default: the best where the recipe has an evaluation.metric, else the newest",
     )
+    parser.add_argument(
+        "--dimensions",
+        metavar="D",
+        type=int,
+        help="of an embedding that the model keeps, the first ones, as training.loss matryoshka has trained "
+        "them; default: all",
+    )
     parser.set_defaults(call=export_command)
 
 
-def export_command(run_folder: Path, output: Path, checkpoint: str | None = None) -> None:
+def export_command(
+    run_folder: Path, output: Path, checkpoint: str | None = None, dimensions: int | None = None
+) -> None:
     """Writes the model of a run's checkpoint to the new folder `output`."""
     from mgh_ds.training.export import export_run
 
-    choice = export_run(run_folder, output, checkpoint)
+    choice = export_run(run_folder, output, checkpoint, dimensions=dimensions)
     print(f"exported is {choice.words}\nmodel: {output}")

@@ -8,6 +8,7 @@ from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.curriculum.config import order_of
+from mgh_ds.losses.settings import LossSettings, MatryoshkaSettings, WeightedSumSettings
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.model.export import export
 from mgh_ds.model.tokens import Tokenizer
@@ -62,10 +63,19 @@ def _check_backbone(choice: Choice, config: RunConfig) -> None:
         )
 
 
-def export_run(run: Path, output: Path, which: str | None = None, *, replace: bool = False) -> Choice:
+def export_run(
+    run: Path,
+    output: Path,
+    which: str | None = None,
+    *,
+    dimensions: int | None = None,
+    replace: bool = False,
+) -> Choice:
     """Writes the model of a run, adapters merged, to the folder `output`, with a model card; which of its
-    checkpoints, as for `load_run`. Returns what was taken."""
+    checkpoints, as for `load_run`. Of an embedding it keeps the first `dimensions`, None: all. Returns what
+    was taken. Raises MghError for more dimensions than there are."""
     model, tokenizer, config, choice = load_run(run, which)
+    model.cut_to(dimensions)
     export(model, tokenizer, output, card=model_card(config, choice, run), replace=replace)
     return choice
 
@@ -114,7 +124,8 @@ def _objective(config: RunConfig) -> str:
             f"by masked next-token prediction of {100 * objective.mask_share:g} % of the tokens: adapted to "
             "attention in both directions, and meant to be trained on for embeddings"
         )
-    return f"curriculum {_curriculum(config)}, loss {_loss(config)}"
+    losses = dict.fromkeys(map(_loss, config.stage_losses()))  # of stages that share one, it is named once
+    return f"curriculum {_curriculum(config)}, loss {', then '.join(losses)}"
 
 
 def _curriculum(config: RunConfig) -> str:
@@ -124,9 +135,13 @@ def _curriculum(config: RunConfig) -> str:
     return "of levels " + ", then ".join(" and ".join(map(str, stage.levels)) for stage in stages)
 
 
-def _loss(config: RunConfig) -> str:
-    values = config.training.loss.model_dump(exclude={"name"})
-    return f"`{config.training.loss.name}` ({', '.join(f'{key} {value}' for key, value in values.items())})"
+def _loss(loss: LossSettings) -> str:
+    if isinstance(loss, WeightedSumSettings):
+        return " + ".join(f"{term.weight:g} × {_loss(term.loss)}" for term in loss.terms)
+    if isinstance(loss, MatryoshkaSettings):
+        return f"{_loss(loss.loss)} at the widths {', '.join(map(str, loss.dims))}"
+    values = loss.model_dump(exclude={"name"})
+    return f"`{loss.name}` ({', '.join(f'{key} {value}' for key, value in values.items())})"
 
 
 def scores_of(folder: RunFolder, step: int, last_step: int) -> dict[str, Any] | None:

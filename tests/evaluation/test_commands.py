@@ -43,17 +43,18 @@ def test_pooling_and_transform_reach_the_encoder(data_dir: Path, tmp_path: Path)
     assert scores["identity"] != pytest.approx(scores["log1p"], abs=1e-6)
 
 
-def test_the_sink_reaches_the_encoder_and_tells_results_apart(data_dir: Path, tmp_path: Path) -> None:
+def test_sink_and_dimensions_reach_the_encoder_and_tell_results_apart(data_dir: Path, tmp_path: Path) -> None:
     model, scores = "tiny-random/mistral", {}
-    for given in ({}, {"sink": "first"}, {"sink": "clip", "clip_multiple": 1.2}):
-        output = tmp_path / given.get("sink", "keep")
+    for given in ({}, {"sink": "first"}, {"sink": "clip", "clip_multiple": 1.2}, {"dimensions": 8}):
+        output = tmp_path / given.get("sink", "cut" if given else "keep")
         eval_command(model, ["STS17"], output, pooling="ata", data_dir=data_dir, **given)
         content = json.loads((output / "STS17.json").read_text())
         # A result of before there was this option names none, and must not be scored anew for that.
         assert {name: content["fingerprint"]["settings"].get(name) for name in given} == given
-        assert ("sink" in content["fingerprint"]["settings"]) is bool(given)
+        for option in ("sink", "dimensions"):
+            assert (option in content["fingerprint"]["settings"]) is (option in given)
         scores[output.name] = content["details"]["STS17"]["scores"]["test"][0]["cosine_pearson"]
-    assert len(set(scores.values())) == 3
+    assert len(set(scores.values())) == 4
     with pytest.raises(MghError, match="holds results with sink first, asked for was not given"):
         eval_command(model, ["STS17"], tmp_path / "first", pooling="ata", data_dir=data_dir)
 

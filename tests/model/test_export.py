@@ -82,6 +82,23 @@ def test_adapters_were_merged_and_not_lost(trained, tmp_path):
     assert not any("lora" in name for name, _ in again.named_parameters())
 
 
+def test_a_model_that_is_cut_stays_cut(trained, tmp_path):
+    model, tokenizer = trained
+    whole = Encoder(model, tokenizer).encode(TEXTS)
+    wanted = whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True)
+    model.cut_to(16)
+    export(model, tokenizer, tmp_path / "out", card="")
+    ours = Encoder.from_pretrained(tmp_path / "out", device="cpu")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", **OPTIONS)
+    for vectors in (Encoder(model, tokenizer).encode(TEXTS), ours.encode(TEXTS), theirs.encode(TEXTS)):
+        assert vectors.shape == wanted.shape
+        assert (vectors * wanted).sum(1).min() >= 0.9999
+    assert ours.dim == theirs.get_embedding_dimension() == 16
+    assert Encoder.from_pretrained(tmp_path / "out", dimensions=8).dim == 8
+    with pytest.raises(MghError, match="dimensions is 100000, but the model's embeddings have 1 to"):
+        Encoder.from_pretrained(tmp_path / "out", dimensions=100_000)
+
+
 def test_the_model_in_training_is_not_touched(trained, tmp_path):
     model, tokenizer = trained
     model.train()

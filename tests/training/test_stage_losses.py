@@ -1,6 +1,7 @@
 """A stage may have a loss of its own, and a loss is refused where the records lack what it learns from."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from mgh_ds.losses.settings import (
     WeightedSumSettings,
 )
 from mgh_ds.records.store import StoreIndex
+from mgh_ds.training.choice import Choice
 from mgh_ds.training.config import RunConfig
+from mgh_ds.training.export import model_card
 from mgh_ds.training.needs import check_needs
 from tests.ranks import run_ranks
 from tests.training import run_worker
@@ -123,3 +126,16 @@ def test_a_stage_without_negatives_has_no_lists() -> None:
 def test_a_stages_loss_is_checked_by_key(loss: dict[str, object], complaint: str) -> None:
     with pytest.raises(MghError, match=complaint):
         CurriculumConfig(stages=[{"levels": [1], "loss": loss}])
+
+
+def test_the_model_card_names_every_loss(tiny_run: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = staged(
+        tiny_run(loss={"name": "matryoshka", "dims": [16, 8], "loss": SUM.model_dump()}),
+        {},
+        {},
+        {"loss": LIST},
+    )
+    card = " ".join(model_card(config, Choice(tmp_path, 6, "the newest", {}), tmp_path).split())
+    assert card.count("1 × `info_nce` (temperature 0.02") == 1
+    assert "+ 1 × `listwise` (kind listnet" in card
+    assert "at the widths 16, 8, then `listwise` (kind lambda" in card
