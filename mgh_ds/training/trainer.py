@@ -72,6 +72,7 @@ class Trainer:
         self.config, self.folder = config, folder
         on_main(folder.hold)
         training = config.training
+        self.objective = make_objective(config)  # refuses a backbone before data are converted for it
         cache, held_out = folder.store_cache, config.data.held_out
         self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.train])
         self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
@@ -90,7 +91,6 @@ class Trainer:
             if is_main() and (words := checkpoint.lacks_backbone(*self.checkpoint)):
                 print(words)
             self.evaluations.check(self.checkpoint[1]["step"])
-        self.objective = make_objective(config)
         self.model, self.tokenizer = build_run_model(config.model, seed=config.seed)
         # The prefetching thread is at work with the other, which is not made for two.
         self.own_tokenizer = copy.deepcopy(self.tokenizer)
