@@ -60,6 +60,7 @@ VERBS = {
     "eval": Verb(
         "mgh_ds.evaluation.commands:add_arguments", "score a model on MTEB tasks", extra="evaluation"
     ),
+    "encode": Verb("mgh_ds.encoding.commands:add_arguments", "embed a corpus, by one worker or several"),
     "ablate": Verb(
         "mgh_ds.ablation.commands:add_arguments",
         "train and score a grid of recipes",

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "curriculum": {"records"},
     "model": {"records"},
     "distributed": set(),
+    "encoding": {"records", "model", "distributed"},
     "losses": {"distributed"},
     "training": {"records", "curriculum", "model", "distributed", "losses"},
     "evaluation": {"records", "curriculum", "model"},
