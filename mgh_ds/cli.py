@@ -82,6 +82,9 @@ VERBS = {
     "data convert": Verb(
         "mgh_ds.records.commands:add_convert_arguments", "convert files of a known format into a store"
     ),
+    "data mine": Verb(
+        "mgh_ds.mining.commands:add_arguments", "find hard negatives for records in a corpus, and grade them"
+    ),
     "data stats": Verb("mgh_ds.records.commands:add_stats_arguments", "describe a store or JSONL file"),
     "synth plan": Verb(
         "mgh_ds.synthesis.commands:add_plan_arguments",

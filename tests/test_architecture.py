@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "model": {"records"},
     "distributed": set(),
     "encoding": {"records", "model", "distributed"},
+    "mining": {"records", "model", "distributed", "encoding", "evaluation"},
     "losses": {"distributed"},
     "training": {"records", "curriculum", "model", "distributed", "losses"},
     "evaluation": {"records", "curriculum", "model"},

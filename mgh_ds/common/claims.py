@@ -50,6 +50,12 @@ def made(folder: Path, name: str, done: Callable[[], bool], make: Callable[[], o
     return done()
 
 
+def once(folder: Path, name: str, done: Callable[[], bool], make: Callable[[], object]) -> None:
+    """As `made`, and waits while another process makes it."""
+    while not made(folder, name, done, make):
+        time.sleep(WAIT_S)
+
+
 def until_none_left(names: Iterable[int], make: Callable[[set[int]], set[int]]) -> None:
     """Calls `make` with the numbers that are left until there are none. It returns those that were done when
     it came to them or that it made; where that is none, other processes are at work, and it waits."""

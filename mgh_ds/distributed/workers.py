@@ -1,12 +1,13 @@
 """Which one of several workers this process is; they share files and never speak to each other."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from mgh_ds.common.errors import MghError
 
 
-class Worker(NamedTuple):
+@dataclass(frozen=True)
+class Worker:
     """A worker's number, from 0, of so many."""
 
     number: int = 0

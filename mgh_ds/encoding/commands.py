@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mgh_ds.common import files
-from mgh_ds.common.errors import MghError
 from mgh_ds.encoding.settings import EncodingSettings, add_encoding_arguments
 from mgh_ds.records.instructions import Side
 
@@ -64,9 +63,7 @@ def encode_command(
 
     texts = Corpus(corpus, side, instruction)
     found = survey(texts)
-    encoder = chosen.load()
-    if instruction and not encoder.use_instructions:
-        raise MghError(f"{encoder.name} was saved with use_instructions: false: leave --instruction out")
+    encoder = chosen.load(instructions=bool(instruction))
     named = {"corpus": [str(file) for file in texts.files]}
     vectors = Vectors.begin(output, describe(encoder, chosen, found, side, instruction, named))
     encode_parts(vectors, texts, encoder, parts_of(me, vectors.parts), chosen.batch_size)

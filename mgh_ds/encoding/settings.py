@@ -29,14 +29,17 @@ class EncodingSettings:
         if self.batch_size < 1:
             raise MghError(f"--batch-size is {self.batch_size}; it must be at least 1")
 
-    def load(self) -> "Encoder":
-        """The encoder; its `origin` holds the model's fingerprint. Raises MghError if it cannot be loaded."""
+    def load(self, instructions: bool = False) -> "Encoder":
+        """The encoder; its `origin` holds the model's fingerprint. Raises MghError if it cannot be loaded, or
+        if it is to read `instructions` and would leave them out."""
         from mgh_ds.model.encoder import Encoder
         from mgh_ds.model.fingerprint import fingerprint
 
         encoder = Encoder.from_pretrained(
             self.model, self.pooling, max_length=self.max_length, dtype=self.precision, device=self.device
         )
+        if instructions and not encoder.use_instructions:
+            raise MghError(f"{self.model} was saved with use_instructions: false: ask for none")
         encoder.origin = {"weights": fingerprint(self.model)}
         return encoder
 

@@ -2,7 +2,8 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ class Text(NamedTuple):
     place: str
 
 
-class Survey(NamedTuple):
+@dataclass(frozen=True)
+class Survey:
     """What tells texts from others: how many they are, and the SHA-256 of ids, instructions and texts in
     their order, in hexadecimal."""
 
@@ -29,8 +31,9 @@ class Survey(NamedTuple):
     sha256: str
 
 
-def survey(texts: Iterable[Text]) -> Survey:
-    """Reads all texts once; memory holds 8 bytes of each. `texts` must begin anew at each iteration.
+def survey(texts: Iterable[Text], see: Callable[[Text], object] = lambda _: None) -> Survey:
+    """Reads all texts once, and shows each to `see`; memory holds 8 bytes of each. `texts` must begin anew at
+    each iteration.
 
     Raises MghError for an id that occurs twice, with both places.
     """
@@ -41,6 +44,7 @@ def survey(texts: Iterable[Text]) -> Survey:
             encoded = part.encode("utf-8")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         hashes.append(hash64(text.id))
+        see(text)
     found = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.empty(0, np.uint64)
     ordered = np.sort(found)
     twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
