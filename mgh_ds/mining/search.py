@@ -109,7 +109,8 @@ def _best(queries: Floats, documents: Vectors, k: int, excluded: Excluded, devic
         for block, query, top in zip(blocks, held, tops, strict=True):
             scores = query @ block_documents.T
             mine = (rows >= block.start) & (rows < block.stop)
-            scores[rows[mine] - block.start, columns[mine]] = -torch.inf
+            places = (rows[mine] - block.start, columns[mine])
+            scores[tuple(torch.from_numpy(each).to(device) for each in places)] = -torch.inf
             top.add(scores, first)
     return torch.cat([top.documents for top in tops]).cpu().numpy()
 
