@@ -49,7 +49,8 @@ class TopK:
         that do not count."""
         queries, k = self.scores.shape
         better = scores > self.scores[:, -1:]
-        if int(torch.count_nonzero(better)) > queries * k:  # as of the first blocks; few of later ones are better
+        # Many are in the first blocks, few in later ones.
+        if int(torch.count_nonzero(better)) > queries * k:
             better &= scores >= scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1:]
         new_rows, columns = better.nonzero(as_tuple=True)
         if not len(new_rows):
