@@ -60,6 +60,7 @@ VERBS = {
     "eval": Verb(
         "mgh_ds.evaluation.commands:add_arguments", "score a model on MTEB tasks", extra="evaluation"
     ),
+    "encode": Verb("mgh_ds.encoding.commands:add_arguments", "embed a corpus, by one worker or several"),
     "ablate": Verb(
         "mgh_ds.ablation.commands:add_arguments",
         "train and score a grid of recipes",
@@ -80,6 +81,9 @@ VERBS = {
     ),
     "data convert": Verb(
         "mgh_ds.records.commands:add_convert_arguments", "convert files of a known format into a store"
+    ),
+    "data mine": Verb(
+        "mgh_ds.mining.commands:add_arguments", "find hard negatives for records in a corpus, and grade them"
     ),
     "data stats": Verb("mgh_ds.records.commands:add_stats_arguments", "describe a store or JSONL file"),
     "synth plan": Verb(

@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "model": {"records"},
     "distributed": set(),
     "losses": {"records", "distributed"},
+    "encoding": {"records", "model", "distributed"},
+    "mining": {"records", "model", "distributed", "encoding", "evaluation"},
     "training": {"records", "curriculum", "model", "distributed", "losses"},
     "evaluation": {"records", "curriculum", "model"},
     "ablation": {"records", "curriculum", "model", "distributed", "training", "evaluation"},

@@ -6,14 +6,14 @@ import io
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.records.json_rows import read_lines
-from mgh_ds.records.rows import ErrorReport, Row, RowRefused
+from mgh_ds.records.rows import FirstRefusal
 from mgh_ds.records.streams import open_utf8
 
 QRELS_COLUMNS = ("query-id", "corpus-id", "score")
@@ -126,7 +126,7 @@ def _by_id(path: Path, fields: dict[str, type]) -> dict[str, dict[str, Any]]:
 def _read(path: Path, fields: dict[str, type]) -> list[tuple[int, dict[str, Any]]]:
     """Line and named fields of every row; other keys are left behind."""
     rows = []
-    for row in read_lines(path, _Refusal(), lambda _: None):
+    for row in read_lines(path, FirstRefusal(), lambda _: None):
         values = {}
         for name, kind in fields.items():
             problem = _problem(row.values.get(name), kind)
@@ -137,13 +137,6 @@ def _read(path: Path, fields: dict[str, type]) -> list[tuple[int, dict[str, Any]
     if not rows:
         raise MghError(f"{path} holds no rows")
     return rows
-
-
-class _Refusal(ErrorReport):
-    """Ends at the first row that cannot be read."""
-
-    def refuse(self, row: Row, refused: RowRefused) -> NoReturn:
-        raise MghError(f"{row.file}, line {row.line}: {refused.reason}")
 
 
 def _problem(value: Any, kind: type) -> str | None:

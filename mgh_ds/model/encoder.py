@@ -145,12 +145,13 @@ class Encoder:
         texts: Sequence[str],
         instruction: str | None = None,
         batch_size: int = 32,
-        progress: bool = False,
+        progress: bool | Callable[[int], object] = False,
     ) -> NDArray[np.float32]:
         """Embeddings of `texts`, each read under `instruction`, else under the default prompt, if any:
         `[len(texts), dim]`, of unit length.
 
-        Texts of like length share a batch; a text's embedding depends on its batch by rounding only. Raises
+        Texts of like length share a batch; a text's embedding depends on its batch by rounding only.
+        `progress` shows a bar, or is called with the number of texts done since its last call. Raises
         MghError for anything but a sequence of strings, for an instruction that the model would leave out,
         and if an embedding holds NaN or infinity.
         """
@@ -172,13 +173,17 @@ class Encoder:
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode(), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+            with (
+                torch.inference_mode(),
+                tqdm(total=len(texts), unit="text", disable=progress is not True) as bar,
+            ):
+                told = progress if callable(progress) else bar.update
                 for start in range(0, len(texts), batch_size):
                     chosen = longest_first[start : start + batch_size]
                     tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
                     vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
                     require_finite([texts[i] for i in chosen], vectors[chosen], self._cause_of_nan)
-                    bar.update(len(chosen))
+                    told(len(chosen))
         finally:
             self.model.train(was_training)
         return vectors

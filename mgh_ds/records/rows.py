@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
 from pydantic import ValidationError
 
@@ -148,6 +148,13 @@ class ErrorReport:
             "ignored_keys": dict(self.ignored_keys.most_common()),
             **({"not_read": self.not_read} if self.not_read else {}),
         }
+
+
+class FirstRefusal(ErrorReport):
+    """Ends at the first row that cannot be read: for data that must be whole, and are no records."""
+
+    def refuse(self, row: Row, refused: RowRefused) -> NoReturn:
+        raise MghError(f"{row.file}, line {row.line}: {refused.reason}")
 
 
 def file_name(path: Path) -> str:

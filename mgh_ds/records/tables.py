@@ -38,22 +38,47 @@ def read_parquet(path: Path, report: ErrorReport, progress: Progress, reads: Rea
         with pq.ParquetFile(path) as file:
             columns = _used(path, file.schema_arrow.names, reads)
             ignored = set(file.schema_arrow.names) - set(columns)
-            name, number = file_name(path), 0
             size, total = path.stat().st_size, file.metadata.num_rows
+            number = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 progress(size * len(batch) // total)
                 report.ignore(ignored, rows=len(batch))
-                for index in range(len(batch)):
-                    number += 1
-                    report.rows_read += 1
-                    try:
-                        values = _values(batch, index)
-                    except RowRefused as refused:
-                        report.refuse(Row(name, number, b""), refused)
-                    else:
-                        yield Row(name, number, reprlib.repr(values).encode("utf-8"), values)
+                yield from _rows(path, batch, number, report)
+                number += len(batch)
     except pa.ArrowException as error:
         raise MghError(f"{path} is not a readable Parquet file: {error}") from None
+
+
+def read_arrow(path: Path, report: ErrorReport, reads: Reads) -> Iterator[Row]:
+    """The rows of a file in Arrow's streaming format, as `datasets` saves them; otherwise as `read_parquet`.
+
+    Raises MghError if it is no such file, is damaged, or has a column that is used twice.
+    """
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            columns = _used(path, stream.schema.names, reads)
+            ignored = set(stream.schema.names) - set(columns)
+            number = 0
+            for batch in stream:
+                report.ignore(ignored, rows=len(batch))
+                yield from _rows(path, batch.select(columns), number, report)
+                number += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise MghError(f"{path} is not a readable Arrow file: {error}") from None
+
+
+def _rows(path: Path, batch: pa.RecordBatch, before: int, report: ErrorReport) -> Iterator[Row]:
+    """The rows of a batch that has so many `before` it in its file."""
+    name = file_name(path)
+    for index in range(len(batch)):
+        number = before + index + 1
+        report.rows_read += 1
+        try:
+            values = _values(batch, index)
+        except RowRefused as refused:
+            report.refuse(Row(name, number, b""), refused)
+        else:
+            yield Row(name, number, reprlib.repr(values).encode("utf-8"), values)
 
 
 def _values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:

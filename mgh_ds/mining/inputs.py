@@ -1,0 +1,96 @@
+"""What is mined: records and a corpus, read once by whichever worker comes first, then at hand for all."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mgh_ds.common import files
+from mgh_ds.common.checksums import checksum
+from mgh_ds.common.claims import once
+from mgh_ds.common.labels import label
+from mgh_ds.encoding.corpus import Corpus
+from mgh_ds.encoding.texts import Survey, Text
+from mgh_ds.mining.documents import Documents, Int64s, write_documents
+from mgh_ds.records.schema import Record
+from mgh_ds.records.store import Store, open_or_convert
+
+VERSION = 1  # raised when the same data are read otherwise
+INPUTS, POSITIVES, DOCUMENTS = "inputs.json", "positives.arrow", "documents.arrow"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The records, their distinct positives, and the documents that are searched, which may be these."""
+
+    store: Store
+    positives: Documents
+    documents: Documents
+    instructions: bool  # whether queries are read under those of their records
+    replace: bool  # whether the records' own negatives are forgotten
+
+    def records(self, rows: Int64s) -> list[Record]:
+        """The records at these rows of the store, without their own negatives if they are replaced."""
+        found = self.store.rows(rows)
+        return [record.model_copy(update={"negatives": []}) for record in found] if self.replace else found
+
+    @property
+    def queries(self) -> "Queries":
+        return Queries(self.store, self.instructions)
+
+
+def open_inputs(
+    folder: Path,
+    records: Path,
+    corpus: Corpus | None,
+    instructions: bool = False,
+    document_instruction: str | None = None,
+    replace: bool = False,
+) -> Inputs:
+    """Records (a store, MGH JSONL, or the name of a bundled set) and corpus; without one the records' own
+    positives are searched. `folder` gets what is made of them.
+
+    Raises MghError for a bad record or row, with its place, and if `folder` was made of other data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.hold(folder / ".records.lock", wait=True) or contextlib.nullcontext():
+        store = open_or_convert(records, folder / "cache")
+    of_corpus = None if corpus is None else [checksum(file) for file in corpus.files]
+    label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": of_corpus})
+    sources: dict[str, Iterable[Text]] = {
+        POSITIVES: _Positives(store),
+        **({} if corpus is None else {DOCUMENTS: corpus}),
+    }
+    for name, texts in sources.items():
+        path = folder / name
+        once(folder, name, path.exists, partial(write_documents, path, texts))
+    positives = Documents(folder / POSITIVES, document_instruction)
+    documents = positives if corpus is None else Documents(folder / DOCUMENTS, document_instruction)
+    return Inputs(store, positives, documents, instructions, replace)
+
+
+class Queries:
+    """The queries of a store, each read under its record's instruction or under none."""
+
+    def __init__(self, store: Store, instructions: bool) -> None:
+        self._store, self._instructions = store, instructions
+        self.survey = Survey(len(store), store.manifest_hash)
+
+    def __iter__(self) -> Iterator[Text]:
+        for record in self._store:
+            instruction = record.task.instruction if self._instructions else None
+            yield Text(record.id, record.query, instruction, _place(record))
+
+
+class _Positives:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __iter__(self) -> Iterator[Text]:
+        for record in self._store:
+            yield Text(record.id, record.positive, None, _place(record))
+
+
+def _place(record: Record) -> str:
+    return f"record {record.id!r}"

@@ -1,0 +1,1 @@
+from tests.encoding.conftest import alone, encoder, model  # noqa: F401

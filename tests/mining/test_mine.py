@@ -1,0 +1,361 @@
+"""`mgh-ds data mine`: sound records, the same for any number of workers and however often one is killed."""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mgh_ds import cli
+from mgh_ds.common.errors import MghError
+from mgh_ds.curriculum import Loader, TrainingPlan
+from mgh_ds.curriculum.config import CurriculumConfig
+from mgh_ds.distributed.workers import Worker
+from mgh_ds.encoding import work
+from mgh_ds.encoding.corpus import Corpus
+from mgh_ds.encoding.settings import EncodingSettings
+from mgh_ds.mining import candidates, embedding, rescoring
+from mgh_ds.mining.documents import Documents
+from mgh_ds.mining.run import Judge, Request, mine
+from mgh_ds.mining.selection import Selection
+from mgh_ds.model.tiny import SENTENCES
+from mgh_ds.records.commands import validate_command
+from mgh_ds.records.reader import read_records
+from mgh_ds.records.store import open_or_convert
+from tests.records.examples import record_values, write_jsonl
+
+ALONE = Worker()
+RESULT = ("records.jsonl", "mining.json")
+WORDS = sorted({word.strip(".,?").lower() for sentence in SENTENCES for word in sentence.split()})
+
+
+def sentence(random) -> str:
+    return " ".join(random.choice(WORDS, 8))
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here
+    monkeypatch.setattr(candidates, "PART_ROWS", 8)
+    monkeypatch.setattr(rescoring, "PART_ROWS", 4)
+    described = work.describe
+
+    def describe(*arguments):
+        return described(*arguments, part_rows=16)
+
+    monkeypatch.setattr(embedding, "describe", describe)
+
+
+@pytest.fixture
+def records(tmp_path) -> Path:
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(20):
+        text = sentence(random)
+        own = [{"text": sentence(random), "level": None}] if number % 2 else []
+        rows.append(record_values(number, query=f"{text}?", positive=f"{text} yes", negatives=own))
+    rows[3]["query"] = rows[2]["query"]  # two positives of one query
+    rows[5]["positive"] = rows[4]["positive"]  # one positive of two queries
+    return write_jsonl(tmp_path / "records.jsonl", rows)
+
+
+@pytest.fixture
+def corpus(tmp_path, records) -> Path:
+    random = np.random.default_rng(1)
+    own = [json.loads(line) for line in records.read_text().splitlines()]
+    texts = [row["positive"] for row in own] + [row["query"] for row in own[:5]]
+    texts += [sentence(random) for _ in range(25)] + [
+        negative["text"] for row in own for negative in row["negatives"]
+    ]
+    rows = [{"_id": str(number), "text": text} for number, text in enumerate(texts)]
+    return write_jsonl(tmp_path / "corpus.jsonl", rows)
+
+
+@pytest.fixture
+def run(encoder, records):
+    """Mines into a folder, as one of several workers; keywords are fields of `Selection`."""
+
+    def run(
+        folder,
+        corpus=None,
+        worker=ALONE,
+        judge=None,
+        rank_max=15,
+        instructions=False,
+        replace=False,
+        **selection,
+    ):
+        asked = Selection(**{"negatives": 3, "relative_max": None, **selection})
+        request = Request(
+            records=records,
+            corpus=None if corpus is None else Corpus(corpus),
+            selection=asked,
+            encoding=EncodingSettings(model="unused"),
+            rank_max=rank_max,
+            instructions=instructions,
+            replace=replace,
+        )
+        return mine(folder, request, encoder, judge, worker)
+
+    return run
+
+
+def result(folder):
+    return list(read_records(folder / "records.jsonl"))
+
+
+def mined(record):
+    """The texts that were added to a record, with what its source says of them."""
+    count = len(record.source.get("mined_ranks", "").split())
+    texts = [negative.text for negative in record.negatives[len(record.negatives) - count :]]
+    return list(zip(texts, record.source.get("mined_scores", "").split(), strict=True))
+
+
+@pytest.mark.parametrize("searched", ["positives", "corpus"])
+def test_negatives_are_the_most_similar_texts_that_are_not_known(
+    run, records, corpus, encoder, tmp_path, searched
+):
+    run(tmp_path / "out", corpus if searched == "corpus" else None)
+    before = list(read_records(records))
+    if searched == "corpus":
+        texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
+    else:
+        texts = [record.positive for record in before]
+    texts = list(dict.fromkeys(texts))
+    similarity = encoder.encode([r.query for r in before]).astype(float) @ encoder.encode(texts).T.astype(
+        float
+    )
+    for row, (old, new) in enumerate(zip(before, result(tmp_path / "out"), strict=True)):
+        known = {other.positive for other in before if other.query == old.query} | {old.query}
+        known |= {negative.text for negative in old.negatives}
+        ranked = [i for i in np.argsort(-similarity[row], kind="stable") if texts[i] not in known]
+        assert [text for text, _ in mined(new)] == [texts[i] for i in ranked[:3]]
+        assert [float(score) for _, score in mined(new)] == pytest.approx(
+            similarity[row][ranked[:3]], abs=1e-4
+        )
+        assert new.negatives[: len(old.negatives)] == old.negatives
+        assert [negative.score for negative in new.negatives[len(old.negatives) :]] == pytest.approx(
+            similarity[row][ranked[:3]], abs=1e-6
+        )
+        assert new.score == pytest.approx(float(new.source["mined_positive_score"]), abs=1e-4)
+        assert new.source["mined_ranks"] == "1 2 3"
+        assert float(new.source["mined_positive_score"]) == pytest.approx(
+            float(encoder.encode([old.query])[0] @ encoder.encode([old.positive])[0]), abs=1e-4
+        )
+        assert {"dataset", "domain", "mined_by", "mined_by_sha256"} <= new.source.keys()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_any_number_of_workers_gives_the_same_records(run, corpus, tmp_path, count):
+    run(tmp_path / "one", corpus, bands=(0.5, 0.8, 0.9))
+    for number in range(count):  # the first does what nobody else has begun
+        run(tmp_path / "many", corpus, Worker(number, count), bands=(0.5, 0.8, 0.9))
+    for name in RESULT:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+def test_workers_at_the_same_time_share_the_work(run, corpus, tmp_path):
+    children = []
+    for number in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                run(tmp_path / "many", corpus, Worker(number, 2))
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    run(tmp_path / "one", corpus)
+    assert (tmp_path / "one" / "records.jsonl").read_bytes() == (
+        tmp_path / "many" / "records.jsonl"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("moment", [4, 20, 37, 50])
+def test_killed_at_any_write_is_never_killed(run, corpus, tmp_path, moment):
+    child = os.fork()
+    if child == 0:  # a copy of this process, which kills itself at its `moment`-th flush to the disk
+        flushes = iter(range(1000))
+        sync = os.fsync
+
+        def die(descriptor):
+            if next(flushes) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sync(descriptor)
+
+        os.fsync = die
+        run(tmp_path / "killed", corpus)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (tmp_path / "killed" / "mining.json").exists()
+    run(tmp_path / "killed", corpus)
+    run(tmp_path / "whole", corpus)
+    for name in RESULT:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_is_there_is_not_made_again_and_another_choice_is_refused(run, corpus, tmp_path, monkeypatch):
+    first = run(tmp_path / "out", corpus)
+    monkeypatch.setattr(candidates, "search", None)
+    assert run(tmp_path / "out", corpus) == first
+    with pytest.raises(MghError, match=r"chosen otherwise .selection\.max_score: None → 0\.5"):
+        run(tmp_path / "out", corpus, max_score=0.5)
+    (tmp_path / "out" / "mining.json").unlink()
+    assert run(tmp_path / "out", corpus, max_score=0.5) != first
+    with pytest.raises(MghError, match=r"made of something else .depth: 15 → 10"):
+        run(tmp_path / "out", corpus, rank_max=10)
+    with pytest.raises(MghError, match=r"made of something else .corpus: "):
+        run(tmp_path / "out")
+
+
+def test_graded_records_pass_validation_and_train_under_the_curriculum(run, corpus, tmp_path, capsys):
+    said = run(tmp_path / "out", corpus, negatives=1, level_ranks=(2, 6, 12), replace=True)
+    assert said["negatives_by_level"] == {"1": 20, "2": 20, "3": 20, "4": 20}
+    validate_command(tmp_path / "out" / "records.jsonl")
+    assert "20 rows read, 20 accepted, 0 refused" in capsys.readouterr().out
+    store = open_or_convert(tmp_path / "out" / "records.jsonl", tmp_path / "cache")
+    plan = TrainingPlan(
+        store.index(),
+        CurriculumConfig(stages="coarse_to_fine", negatives=1),
+        steps=4,
+        global_batch=8,
+        micro_batch=8,
+        seed=0,
+    )
+    loader = Loader(store, plan)
+    seen = [
+        set(batch.levels[batch.document_valid[:, 1:]].tolist())
+        for step in range(4)
+        for batch in loader.micro_batches(step, 1, 0)
+    ]
+    assert seen[0] == {1}
+    assert seen[-1] == {4}
+
+
+def test_negatives_that_are_replaced_may_be_found_again_with_a_level(run, corpus, records, tmp_path):
+    run(tmp_path / "out", corpus, negatives=13, rank_max=50, level_ranks=(2, 6, 12), replace=True)
+    new = {record.id: {n.text for n in record.negatives} for record in result(tmp_path / "out")}
+    own = [(record.id, n.text) for record in read_records(records) for n in record.negatives]
+    assert any(text in new[name] for name, text in own)
+    assert all(n.level for record in result(tmp_path / "out") for n in record.negatives)
+
+
+def test_bands_are_shares_of_the_positives_score(run, tmp_path):
+    run(tmp_path / "out", negatives=2, bands=(0.9, 0.95, 0.98))
+    levels = Counter()
+    for record in result(tmp_path / "out"):
+        positive = float(record.source["mined_positive_score"])
+        new = record.negatives[len(record.negatives) - len(mined(record)) :]
+        for negative, (_, score) in zip(new, mined(record), strict=True):
+            share = float(score) / positive
+            low, high = [(-9, 0.9), (0.9, 0.95), (0.95, 0.98), (0.98, 9)][negative.level - 1]
+            assert low - 1e-3 <= share <= high + 1e-3
+            levels[negative.level] += 1
+    assert len(levels) >= 3
+
+
+def test_a_record_for_which_nothing_is_left_stays_as_it_was(run, records, tmp_path):
+    said = run(tmp_path / "out", max_score=-2.0)
+    assert said["records_without_mined_negatives"] == 20
+    assert said["left_out"]["above --max-score"] == sum(said["left_out"].values()) > 0
+    assert result(tmp_path / "out") == list(read_records(records))
+
+
+def test_queries_are_read_under_their_instruction_if_asked(run, encoder, tmp_path):
+    run(tmp_path / "out", instructions=True)
+    record = result(tmp_path / "out")[0]
+    query = encoder.encode([record.query], record.task.instruction)[0]
+    cosine = float(query @ encoder.encode([record.positive])[0])
+    assert float(record.source["mined_positive_score"]) == pytest.approx(cosine, abs=1e-4)
+    assert cosine != pytest.approx(
+        float(encoder.encode([record.query])[0] @ encoder.encode([record.positive])[0]), abs=1e-3
+    )
+
+
+def test_a_cross_encoder_scores_anew_and_decides(run, tmp_path):
+    asked = []
+
+    def all_alike(pairs):
+        asked.extend(pairs)
+        return np.full(len(pairs), 0.9)
+
+    judge = Judge("all-alike", {"weights": "1"}, lambda: all_alike)
+    run(tmp_path / "out", judge=judge, relative_max=0.95)
+    assert not any(mined(record) for record in result(tmp_path / "out"))
+    assert len(asked) == 20 * (1 + 15)  # each positive, and each candidate
+
+
+def test_rescored_candidates_keep_their_ranks_and_say_both_scores(run, corpus, tmp_path):
+    def by_length(pairs):
+        return np.array([len(text) / 200 for _, text in pairs])
+
+    judge = Judge("by-length", {"weights": "1"}, lambda: by_length)
+    run(tmp_path / "out", corpus, judge=judge, rank_max=10)
+    for record in result(tmp_path / "out"):
+        texts = [text for text, _ in mined(record)]
+        judged = [float(score) for score in record.source["mined_judge_scores"].split()]
+        assert judged == pytest.approx([len(text) / 200 for text in texts], abs=1e-4)
+        assert judged == sorted(judged, reverse=True)
+        assert [negative.score for negative in record.negatives[-len(judged) :]] == pytest.approx(
+            judged, abs=1e-4
+        )
+        assert record.score == pytest.approx(len(record.positive) / 200)
+        assert float(record.source["mined_judge_positive_score"]) == pytest.approx(
+            len(record.positive) / 200, abs=1e-4
+        )
+        assert all(1 <= int(rank) <= 10 for rank in record.source["mined_ranks"].split())
+    other = Judge("other", {"weights": "2"}, lambda: by_length)
+    with pytest.raises(MghError, match=r"cross_encoder\.weights: 1 → 2"):
+        run(tmp_path / "out", corpus, judge=other, rank_max=10)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"_id": "3", "text": "again"},
+            r"line 1: id '3' is that of .*|line \d+: id '3' is that of .*line 4 too",
+        ),
+        ({"_id": "x", "text": ""}, r"corpus\.jsonl, line \d+: field 'text' is empty"),
+        ({"_id": "x", "text": "nul \0 nul"}, r"corpus\.jsonl, line \d+: no record may hold its text"),
+    ],
+)
+def test_a_bad_row_of_the_corpus_is_refused_with_its_place(run, corpus, tmp_path, row, said):
+    with corpus.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(MghError, match=said):
+        run(tmp_path / "out", corpus)
+    assert not (tmp_path / "out" / "documents.arrow").exists()
+
+
+def test_more_negatives_than_the_corpus_has_texts_are_refused(run, tmp_path):
+    few = write_jsonl(tmp_path / "few.jsonl", [{"id": 1, "text": "one"}, {"id": 2, "text": "one"}])
+    with pytest.raises(
+        MghError, match=r"--negatives asks for 3 documents, but .*few\.jsonl has 1 distinct texts"
+    ):
+        run(tmp_path / "out", few, rank_max=None)
+    assert not (tmp_path / "out" / "vectors").exists()
+
+
+def test_documents_are_the_distinct_texts_at_any_row(corpus, tmp_path, run):
+    run(tmp_path / "out", corpus)
+    documents = Documents(tmp_path / "out" / "documents.arrow")
+    texts = list(dict.fromkeys(text.text for text in Corpus(corpus)))
+    assert [text.text for text in documents] == texts
+    rows = np.array([7, 0, 7, len(texts) - 1])
+    assert documents.texts(rows) == [texts[row] for row in rows]
+    assert documents.find(documents.hashes[rows]).tolist() == rows.tolist()
+    assert documents.find([12345]).tolist() == [-1]
+
+
+def test_the_verb_mines_and_says_what_it_left_out(records, model, tmp_path, capsys):
+    words = ["data", "mine", str(records), str(tmp_path / "out"), "--model", model, "--pooling", "mean"]
+    cli.main([*words, "--negatives", "2", "--relative-max", "inf", "--max-score", "0.999", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert f"20 records in {tmp_path / 'out' / 'records.jsonl'}; negatives mined: level none: " in said
+    assert "left out, not needed: " in said
+    assert len(result(tmp_path / "out")) == 20
