@@ -41,9 +41,9 @@ synth-demo: $(VLLM) $(SMOLLM2)  ## tasks and samples from SmolLM2-135M-Instruct,
 test: $(READY)  ## the test suite; three workers, since some tests wait
 	python -m pytest -m "not system and not gpu" -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, every kernel compiled, and the published figures where MGH_DATA_DIR names the data
+test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, every kernel compiled, and the published figures where MGH_DATA_DIR names the data; three workers, since some wait
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself
-	python -m pytest -m system -n 2 --dist loadgroup --deselect tests/system/test_demo.py --durations 20
+	python -m pytest -m system -n 3 --dist loadgroup --deselect tests/system/test_demo.py --durations 20
 
 test-long: $(READY)  ## the random tests at length: 10,000 plans for each promise, 50 kills
 	MGH_DS_LONG=1 python -m pytest tests/curriculum tests/training/test_faults.py --timeout 7200
