@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 def _as_said(loss: LossSettings | None) -> dict[str, Any] | None:
     """Without what the recipe leaves unsaid, so that it stays unsaid where it is read again."""
-    return None if loss is None else {"name": loss.name, **loss.model_dump(exclude_unset=True)}
+    return None if loss is None else loss.model_dump(exclude_unset=True)
 
 
 class StageConfig(Settings):

@@ -73,13 +73,15 @@ class Vectors:
         """The folder, with its manifest written if that is not there. Raises MghError, which names the first
         difference, if the folder is for other vectors."""
         path = folder / MANIFEST
+        # Looked at before the manifest: what another worker adds meanwhile has a manifest beside it.
+        occupied = folder.exists() and any(not each.name.startswith(".") for each in folder.iterdir())
         if path.exists():
             found = _read_manifest(path)
             different = differences(found.decisive(), manifest.decisive())
             if different:
                 raise MghError(f"{folder} holds other vectors ({different[0]}): choose another folder")
             return cls(folder, found)
-        if folder.exists() and any(not each.name.startswith(".") for each in folder.iterdir()):
+        if occupied:
             raise MghError(f"{folder} holds something else than vectors: choose another folder")
         files.write_json(path, manifest.model_dump())
         return cls(folder, manifest)

@@ -3,7 +3,7 @@
 Imports nothing heavy, so that what is wrong with a recipe is said before torch is loaded.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from mgh_ds.records.levels import LEVELS
 Needs = Literal["levels", "scores", "pair_scores"]
 NEEDS: dict[Needs, str] = {
     "levels": "a negative with a level",
-    "scores": "a score for the positive and for a negative",
+    "scores": "a score for the positive and for each of its negatives",
     "pair_scores": "a score for the positive",
 }
 """What a loss may need of a record, in words."""
@@ -26,6 +26,10 @@ class LossSettings(Settings):
 
     needs: ClassVar[Needs | None] = None
     """What a record must have for the loss to learn anything from it."""
+
+    def model_post_init(self, _context: Any) -> None:
+        # Which loss it is counts as said, so that a stage's loss is written with its name at every depth.
+        self.model_fields_set.add("name")
 
     def parts(self) -> list["LossSettings"]:
         """The losses that this one is made of; itself, if it is one."""
@@ -187,6 +191,11 @@ class MatryoshkaSettings(LossSettings):
         if self.weights is not None and len(self.weights) != len(self.dims):
             raise ValueError(
                 f"weights has {len(self.weights)} numbers for {len(self.dims)} dims: name one for each"
+            )
+        angled = any(isinstance(part, CosentSettings) and part.similarity == "angle" for part in self.parts())
+        if angled and (odd := [width for width in self.dims if width % 2]):
+            raise ValueError(
+                f"dims must be even for similarity angle, which reads two halves, found {odd[0]}"
             )
         return self
 

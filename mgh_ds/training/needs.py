@@ -1,4 +1,4 @@
-"""Whether the records have what a loss learns from."""
+"""Whether the records have what a loss learns from, and the model as many dimensions as it looks at."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.stages import Stage
-from mgh_ds.losses.settings import NEEDS, LossSettings, Needs
+from mgh_ds.losses.settings import NEEDS, LossSettings, MatryoshkaSettings, Needs
 from mgh_ds.records.store import StoreIndex
 
 
@@ -36,6 +36,17 @@ def check_needs(index: StoreIndex, stages: Sequence[Stage], losses: Sequence[Los
                     f"{records:,} records of data.train do not have: leave them out, or take another loss"
                     + (", or a sum with one that needs nothing of the kind" if found else "")
                 )
+
+
+def check_dims(losses: Sequence[LossSettings], dim: int) -> None:
+    """Raises MghError for a loss of any stage that looks at more dimensions than the `dim` of the model's
+    embeddings: at the start, and not when its stage comes."""
+    for loss in losses:
+        if isinstance(loss, MatryoshkaSettings) and loss.dims[0] > dim:
+            raise MghError(
+                f"the loss matryoshka names dims to {loss.dims[0]}, but the model's embeddings have {dim}: "
+                "leave the wider ones out"
+            )
 
 
 def _fitting(index: StoreIndex, needs: Needs) -> int:

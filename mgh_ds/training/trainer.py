@@ -43,7 +43,7 @@ from mgh_ds.training.engine import make_engine
 from mgh_ds.training.evaluations import Evaluations, Scorer
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.loggers.opening import Loggers, open_loggers
-from mgh_ds.training.needs import check_needs
+from mgh_ds.training.needs import check_dims, check_needs
 from mgh_ds.training.objectives import ContrastiveSettings, make_objective
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.progress import TimeLeft, progress, times_due
@@ -92,6 +92,8 @@ class Trainer:
                 print(words)
             self.evaluations.check(self.checkpoint[1]["step"])
         self.model, self.tokenizer = build_run_model(config.model, seed=config.seed)
+        if isinstance(training.objective, ContrastiveSettings):
+            check_dims(config.stage_losses(), self.model.dim)
         # The prefetching thread is at work with the other, which is not made for two.
         self.own_tokenizer = copy.deepcopy(self.tokenizer)
         self.engine = make_engine(self.model, config.model, training)

@@ -17,7 +17,7 @@ from mgh_ds.encoding.commands import encode_command
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
 from mgh_ds.encoding.texts import survey
-from mgh_ds.encoding.vectors import Vectors
+from mgh_ds.encoding.vectors import MANIFEST, Vectors
 from tests.records.examples import write_jsonl
 
 PART_ROWS = 4
@@ -189,6 +189,23 @@ def test_the_verb_reads_queries_under_their_instruction(encoder, model, tmp_path
     assert made.manifest.model == encoder.origin["weights"]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["named"]["corpus"] == [str(folder / "queries.jsonl")]
+
+
+def test_a_folder_that_another_worker_begins_meanwhile_is_gone_on_with(
+    corpus, encoder, tmp_path, monkeypatch
+):
+    folder = tmp_path / "vectors"
+    exists = Path.exists
+
+    def begun_meanwhile(path):
+        found = exists(path)
+        if path in (folder, folder / MANIFEST) and not found:
+            monkeypatch.undo()
+            begin(corpus, folder, encoder)
+        return found
+
+    monkeypatch.setattr(Path, "exists", begun_meanwhile)
+    assert begin(corpus, folder, encoder).manifest == encode(corpus, folder, encoder).manifest
 
 
 def test_a_folder_of_something_else_is_left_alone(corpus, model, tmp_path):

@@ -13,6 +13,7 @@ from mgh_ds.losses.base import Labels
 from mgh_ds.losses.cosent import angle
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.settings import (
+    CosentSettings,
     LevelMarginSettings,
     ListwiseSettings,
     MatryoshkaSettings,
@@ -49,8 +50,8 @@ def test_an_empty_place_weighs_nothing(name: str) -> None:
     padding = make_batch(4, records=2)[1][[1]]  # the empty record of a batch of two
     loss = make_loss(CASES[name], Exchange())
     full = loss(embeddings, labels)
-    nothing = torch.full_like(embeddings[:1], torch.nan) if "others" not in name else embeddings[:1]
-    padded = loss(torch.cat([embeddings, nothing.nan_to_num(7.0)]), Labels.cat([labels, padding]))
+    anything = torch.full_like(embeddings[:1], 7.0)
+    padded = loss(torch.cat([embeddings, anything]), Labels.cat([labels, padding]))
     torch.testing.assert_close(full.total, padded.total, rtol=1e-12, atol=1e-12)
     assert {k: [float(v) for v in ratio] for k, ratio in full.statistics.items()} == {
         k: [pytest.approx(float(v)) for v in ratio] for k, ratio in padded.statistics.items()
@@ -99,6 +100,12 @@ def test_margins_that_are_kept_cost_nothing() -> None:
 def test_the_angle_is_that_of_sentence_transformers() -> None:
     x, y = torch.nn.functional.normalize(torch.randn(2, 7, 6, dtype=torch.float64), dim=-1)
     torch.testing.assert_close(angle(x, y), pairwise_angle_sim(x, y))
+
+
+def test_an_odd_width_has_no_angle() -> None:
+    MatryoshkaSettings(dims=[8, 5], loss=CosentSettings())
+    with pytest.raises(MghError, match=r"dims must be even for similarity angle.* found 5"):
+        MatryoshkaSettings(dims=[8, 5], loss=CosentSettings(similarity="angle"))
 
 
 def test_terms_of_one_name_are_told_apart() -> None:

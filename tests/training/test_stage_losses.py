@@ -24,7 +24,7 @@ from mgh_ds.records.store import StoreIndex
 from mgh_ds.training.choice import Choice
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.export import model_card
-from mgh_ds.training.needs import check_needs
+from mgh_ds.training.needs import check_dims, check_needs
 from tests.ranks import run_ranks
 from tests.training import run_worker
 
@@ -52,6 +52,19 @@ def test_a_stage_says_what_differs_from_the_common_loss(tiny_run: Callable[..., 
     written = config.model_dump()["curriculum"]["stages"]
     assert ["loss" in stage for stage in written] == [False, True, True]
     assert RunConfig.model_validate(config.model_dump()).stage_losses() == config.stage_losses()
+
+
+def test_a_loss_within_a_stages_loss_is_written_with_its_name() -> None:
+    matryoshka = MatryoshkaSettings(dims=[8], loss=SUM)
+    config = CurriculumConfig(stages=[{"levels": [1], "loss": matryoshka}])
+    assert CurriculumConfig.model_validate(config.model_dump()).stages[0].loss == matryoshka
+
+
+def test_widths_beyond_the_models_are_refused_before_their_stage_comes() -> None:
+    losses = [InfoNCESettings(), MatryoshkaSettings(dims=[16, 8])]
+    check_dims(losses, 16)
+    with pytest.raises(MghError, match="names dims to 16, but the model's embeddings have 12"):
+        check_dims(losses, 12)
 
 
 def test_each_stage_trains_by_its_own_loss(tiny_run: Callable[..., RunConfig]) -> None:
@@ -91,7 +104,7 @@ def index(levels: list[int], scored: list[int]) -> StoreIndex:
         (SUM, [0, 0], [0, 0], "which 2 of 2"),
         (SUM, [0, 3], [0, 0], None),
         (InfoNCESettings(), [0, 0], [0, 0], None),
-        (DistillSettings(), [1, 1], [2, 1], "a score for the positive and for a negative, which 1 of 2"),
+        (DistillSettings(), [1, 1], [2, 1], "for the positive and for each of its negatives, which 1 of 2"),
         (DistillSettings(), [1, 1], [2, 2], None),
         (CosentSettings(), [1, 1], [1, 0], "a score for the positive, which 1 of 2"),
         (CosentSettings(), [1, 1], [1, 2], None),
