@@ -77,7 +77,7 @@ class ListwiseSettings(LossSettings):
     wasserstein: distance of the scores' distribution over the batch to that of the targets."""
     temperature: float = Field(default=0.05, gt=0)
     """Divides the cosines."""
-    gain_base: float = Field(default=2.0, gt=1)
+    gain_base: float = Field(default=2.0, gt=1, le=100)
     """A document of relevance r has the gain gain_base^r − 1: a negative's relevance is its level, the
     positive's one more than the hardest level, 0 for an ungraded one."""
     others: bool = False

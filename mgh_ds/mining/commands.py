@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RANK",
         help="grade negatives by rank: the last ranks of levels 4, 3 and 2",
     )
+    parser.add_argument("--drop-unmined", action="store_true", help="leave out records that get no negative")
     parser.add_argument(
         "--cross-encoder",
         metavar="MODEL",
@@ -109,11 +110,12 @@ def mine_command(
     max_score: float | None = None,
     bands: list[float] | None = None,
     level_ranks: list[int] | None = None,
+    drop_unmined: bool = False,
     **settings: Any,
 ) -> None:
     """Mines negatives and prints what became of the candidates; `records.jsonl` in `output` is the result.
 
-    The options from `negatives` to `level_ranks` are explained in `Selection`; `settings` are the fields of
+    The options from `negatives` to `drop_unmined` are explained in `Selection`; `settings` are the fields of
     `EncodingSettings`.
 
     Raises MghError, before anything is encoded, for options that contradict each other, a model that cannot
@@ -133,6 +135,7 @@ def mine_command(
         max_score=max_score,
         bands=tuple(bands) if bands else None,
         level_ranks=tuple(level_ranks) if level_ranks else None,
+        drop_unmined=drop_unmined,
     )
     files.require_writable(output, f"output {output}")
 
@@ -161,6 +164,7 @@ def mine_command(
     by_level = ", ".join(f"level {name}: {count:,}" for name, count in said["negatives_by_level"].items())
     print(f"{said['records']:,} records in {output / RECORDS}; negatives mined: {by_level or 'none'}")
     if said["records_without_mined_negatives"]:
-        print(f"{said['records_without_mined_negatives']:,} records got none")
+        fate = " and are left out" if drop_unmined else ""
+        print(f"{said['records_without_mined_negatives']:,} records got none{fate}")
     for reason, count in said["left_out"].items():
         print(f"left out, {reason}: {count:,} candidates")

@@ -91,23 +91,23 @@ def _records(
         ]
         texts = iter(inputs.documents.texts(np.array(rows, np.int64)))
         for place, record, its in zip(block, records, chosen, strict=True):
-            outcome.records += 1
             outcome.without += not its
+            if not its and selection.drop_unmined:
+                continue
+            outcome.records += 1
             outcome.levels.update(NO_LEVEL if one.level is None else str(one.level) for one in its)
-            said = _said(provenance, its, part, place, judged)
             mined = [
                 {"text": next(texts), "level": one.level, "score": float(scores[place, one.place])}
                 for one in its
             ]
+            said = _said(provenance, its, part, place, judged) if its else {}
             yield _with_negatives(record, mined, float(positives[place]), said)
 
 
 def _with_negatives(
     record: Record, mined: Sequence[dict[str, Any]], score: float, said: dict[str, str]
 ) -> Record:
-    """The record with more negatives. All scores in it are of one scale, so those of others go."""
-    if not mined:
-        return record
+    """The record with more negatives. All scores of a file are of one scale, so those of others go."""
     own = [{"text": negative.text, "level": negative.level} for negative in record.negatives]
     values = record.model_dump()
     values |= {"negatives": [*own, *mined], "score": score, "source": record.source | said}

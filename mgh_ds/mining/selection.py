@@ -38,6 +38,7 @@ class Selection:
     max_score         the highest score (TopK-Abs)
     bands             shares of the positive's score at which levels 2, 3 and 4 begin
     level_ranks       the last ranks of levels 4, 3 and 2; what comes after is of level 1
+    drop_unmined      records that get no negative are left out
 
     Raises MghError for what contradicts itself.
     """
@@ -49,6 +50,7 @@ class Selection:
     max_score: float | None = None
     bands: tuple[float, ...] | None = None
     level_ranks: tuple[int, ...] | None = None
+    drop_unmined: bool = False
 
     def __post_init__(self) -> None:
         if self.bands and self.level_ranks:

@@ -21,18 +21,24 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 def plan_command(config: str, world_size: int, export: Path | None, settings: Sequence[str]) -> None:
     """Prints what a run would train on, and how evenly its ranks would be loaded. Loads no model.
 
-    Raises MghError for a wrong recipe, missing records, and a plan that cannot be made.
+    Raises MghError for a wrong recipe, missing records, records that the loss learns nothing
+    from, and a plan that cannot be made.
     """
     from mgh_ds.common.config import load_config
     from mgh_ds.curriculum import commands
+    from mgh_ds.curriculum.stages import make_stages
     from mgh_ds.records.mixture import Mixture
     from mgh_ds.training.config import RunConfig
     from mgh_ds.training.data import open_training_data
+    from mgh_ds.training.needs import check_needs
+    from mgh_ds.training.objectives import ContrastiveSettings
     from mgh_ds.training.run_folder import RunFolder
 
     run = load_config(RunConfig, ["--config", config, *settings])
     cache = RunFolder(run.path).store_cache
     records = Mixture([open_training_data(run, path, cache) for path in run.data.train])
+    if isinstance(run.training.objective, ContrastiveSettings):
+        check_needs(records.index(), make_stages(run.curriculum, run.training.steps), run.stage_losses())
     commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export)
 
 

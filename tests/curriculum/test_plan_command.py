@@ -102,3 +102,8 @@ def test_keys_of_the_recipe_may_be_overridden_and_others_are_refused(
     assert printed.index("level 4") < printed.index("levels 2, 3") < printed.index("level 1")
     with pytest.raises(SystemExit, match="did you mean"):
         command(arguments, "--world-size", "1", "--curriculum.stagess", "all")
+
+
+def test_records_that_the_loss_learns_nothing_from_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="distill learns from a score for the positive and for each"):
+        command(arguments, "--world-size", "1", "--training.loss.name", "distill")

@@ -258,11 +258,26 @@ def test_bands_are_shares_of_the_positives_score(run, tmp_path):
     assert len(levels) >= 3
 
 
-def test_a_record_for_which_nothing_is_left_stays_as_it_was(run, records, tmp_path):
+def test_a_record_for_which_nothing_is_left_stays_with_what_it_had(run, records, tmp_path):
     said = run(tmp_path / "out", max_score=-2.0)
     assert said["records_without_mined_negatives"] == 20
     assert said["left_out"]["above --max-score"] == sum(said["left_out"].values()) > 0
-    assert result(tmp_path / "out") == list(read_records(records))
+    found = result(tmp_path / "out")
+    assert all(record.score is not None for record in found), "one scale in the whole file"
+    assert [record.model_copy(update={"score": None}) for record in found] == list(read_records(records))
+
+
+def test_records_that_got_none_may_be_left_out(run, tmp_path):
+    run(tmp_path / "all", relative_max=None)
+    best = sorted(float(score) for record in result(tmp_path / "all") for _, score in mined(record)[-1:])
+    chosen = {"relative_max": None, "rank_max": 3, "max_score": best[len(best) // 2]}
+    said = run(tmp_path / "out", **chosen, drop_unmined=True)
+    found = result(tmp_path / "out")
+    assert len(found) == said["records"] == 20 - said["records_without_mined_negatives"]
+    assert 0 < len(found) < 20
+    run(tmp_path / "whole", **chosen)
+    kept = [record for record in result(tmp_path / "whole") if mined(record)]
+    assert found == kept, "the others are as if nothing had been left out"
 
 
 def test_queries_are_read_under_their_instruction_if_asked(run, encoder, tmp_path):
