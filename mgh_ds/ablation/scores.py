@@ -6,23 +6,29 @@ The file appears when training is over, and gains one task at a time.
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from mgh_ds.ablation.grid import Cell
 from mgh_ds.common import files
 from mgh_ds.common.differences import NO_KEY, Difference, differences
 from mgh_ds.common.errors import MghError
+from mgh_ds.evaluation.results import LevelScore
 
 FILE = "ablation-scores.json"
-HARD_NEGATIVES = "HardNegatives"  # among the tasks' names: of held-out records, those below their positive
+# Of held-out records, among the tasks' names: how many of the hardest negatives lie below their positive, and
+# how far the documents of a query lie in the order of their levels.
+HARD_NEGATIVES, LEVEL_ORDER = "HardNegatives", "LevelOrder"
+OF_HELD_OUT = {HARD_NEGATIVES: "accuracy", LEVEL_ORDER: "Kendall's τ"}
 
 
 class Score(TypedDict):
-    """A task's main score; `metric` is mteb's name for it and `revision` says which data were scored."""
+    """A task's main score; `metric` is mteb's name for it and `revision` says which data were scored. Hard
+    negatives have accuracy and margin by level beside it."""
 
     metric: str
     score: float
     revision: str
+    levels: NotRequired[dict[str, LevelScore]]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""What every cell of a grid is scored on: MTEB tasks, and held-out records' hardest negatives."""
+"""What every cell of a grid is scored on: MTEB tasks, and what becomes of held-out records' levels."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mgh_ds.ablation.grid import Cell
-from mgh_ds.ablation.scores import HARD_NEGATIVES, Score
+from mgh_ds.ablation.scores import LEVEL_ORDER, OF_HELD_OUT, Score
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.commands import load_tasks
-from mgh_ds.evaluation.levels import level_accuracy
+from mgh_ds.evaluation.levels import GradedMargin, by_level, graded_margins, order
 from mgh_ds.evaluation.run import evaluate
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.records.store import Store
@@ -23,12 +23,13 @@ class CellScoring:
         self._data_dir, self._held_out = data_dir, held_out
         self.revisions = {task.metadata.name: _revision(task) for task in self._load(list(tasks))}
         if held_out is not None:
-            self.revisions[HARD_NEGATIVES] = held_out.manifest_hash
+            self.revisions |= dict.fromkeys(OF_HELD_OUT, held_out.manifest_hash)
+        self._last: tuple[Encoder, list[GradedMargin]] | None = None
 
     def score(self, encoder: Encoder, cell: Cell, task: str) -> Score:
         """The main score of one task. Raises MghError for records without a graded negative."""
-        if task == HARD_NEGATIVES:
-            return self._hard_negatives(encoder, cell)
+        if task in OF_HELD_OUT:
+            return self._of_held_out(encoder, cell, task)
         [loaded] = self._load([task])
         result = evaluate(
             encoder,
@@ -41,15 +42,25 @@ class CellScoring:
         ((_, found),) = result.tasks.items()
         return Score(metric=found["metric"], score=found["score"], revision=_revision(loaded))
 
-    def _hard_negatives(self, encoder: Encoder, cell: Cell) -> Score:
-        assert self._held_out is not None
-        levels = level_accuracy(
-            encoder, list(self._held_out), instructions=cell.config.model.use_instructions
-        )
-        if not levels:
-            raise MghError(f"{self._held_out.path} has no graded negatives to score")
+    def _of_held_out(self, encoder: Encoder, cell: Cell, task: str) -> Score:
+        margins = self._margins(encoder, cell)
+        metric, revision = OF_HELD_OUT[task], self.revisions[task]
+        if task == LEVEL_ORDER:
+            return Score(metric=metric, score=order(margins), revision=revision)
+        levels = by_level(margins)
         hardest = levels[max(levels, key=int)]
-        return Score(metric="accuracy", score=hardest["accuracy"], revision=self.revisions[HARD_NEGATIVES])
+        return Score(metric=metric, score=hardest["accuracy"], revision=revision, levels=levels)
+
+    def _margins(self, encoder: Encoder, cell: Cell) -> list[GradedMargin]:
+        """Of the held-out records; an encoder's are kept until another comes."""
+        assert self._held_out is not None
+        if self._last is None or self._last[0] is not encoder:
+            records = list(self._held_out)
+            found = graded_margins(encoder, records, instructions=cell.config.model.use_instructions)
+            if not found:
+                raise MghError(f"{self._held_out.path} has no graded negatives to score")
+            self._last = encoder, found
+        return self._last[1]
 
     def _load(self, names: list[str]) -> list[Any]:
         return load_tasks(names, self._data_dir, ["eng"])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.ablation.scores import FILE, HARD_NEGATIVES, Scores, differing_keys
+from mgh_ds.ablation.scores import FILE, HARD_NEGATIVES, LEVEL_ORDER, OF_HELD_OUT, Scores, differing_keys
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
@@ -72,12 +72,12 @@ def summarise(cells: Sequence[Scores], reference: str | None = None) -> dict[str
     """The whole table as plain data, scores times 100; a row a recipe, by pooling, in the paper's order, or
     where there is a row `reference` that first and the others by name.
 
-    The mean is over the tasks that every trained cell has; hard negatives are no task.
+    The mean is over the tasks that every trained cell has; what held-out records say is no task.
     """
     trained = _trained(cells)
     tasks = {task: score["metric"] for cell in cells for task, score in cell.tasks.items()}
     common = [
-        task for task in tasks if task != HARD_NEGATIVES and all(task in cell.tasks for cell in trained)
+        task for task in tasks if task not in OF_HELD_OUT and all(task in cell.tasks for cell in trained)
     ]
     recipe = trained[0].recipe
     by_pooling: dict[str, list[Scores]] = {}
@@ -111,6 +111,10 @@ def markdown(table: dict[str, Any]) -> str:
     ]
     if HARD_NEGATIVES in table["tasks"]:
         lines.append(f"`{HARD_NEGATIVES}`: how many of the hardest lie below the positive; not in the mean.")
+    if LEVEL_ORDER in table["tasks"]:
+        lines.append(
+            f"`{LEVEL_ORDER}`: Kendall's τ of a query's documents against their levels; not in the mean."
+        )
     for pooling, found in table["poolings"].items():
         lines += ["", f"## Pooling: {pooling}", "", _section(table, found)]
         if table["are_orders"]:

@@ -18,7 +18,7 @@ from mgh_ds.cli import main as cli
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.config import order_of
-from mgh_ds.evaluation.levels import level_accuracy
+from mgh_ds.evaluation.levels import by_level, graded_margins, order
 from mgh_ds.evaluation.local_tasks import local_tasks
 from mgh_ds.evaluation.run import evaluate
 from mgh_ds.records.store import open_or_convert
@@ -230,12 +230,17 @@ def test_models_are_compared_where_the_keys_that_vary_are_named(grid: Grid, refu
     assert [row["difference"] is None for row in treated["rows"]] == [True, False]
     assert treated["untrained"].keys() == {"untrained-random", "untrained-long"}
     encoder = Encoder.from_pretrained(grid.output / "random-ata-0" / "export")
-    level = level_accuracy(encoder, list(open_or_convert(grid.held_out, grid.output / "data")))["4"]
-    assert grid.scores("random-ata-0")["HardNegatives"] == level["accuracy"]
+    margins = graded_margins(encoder, list(open_or_convert(grid.held_out, grid.output / "data")))
+    scored = json.loads((grid.output / "random-ata-0" / "ablation-scores.json").read_text())["tasks"]
+    assert scored["HardNegatives"]["levels"] == by_level(margins)
+    assert scored["HardNegatives"]["score"] == by_level(margins)["4"]["accuracy"]
+    assert scored["LevelOrder"]["score"] == order(margins)
     text = (grid.output / "ablation.md").read_text()
-    assert "| recipe | seeds | STS17 (Spearman) | HardNegatives (accuracy) | mean | difference |" in text
+    assert (
+        "| STS17 (Spearman) | HardNegatives (accuracy) | LevelOrder (Kendall's τ) | mean | difference |" in text
+    )
     assert "place in the paper" not in text
-    assert "τ" not in text
+    assert "Ranking by `mean`" not in text
 
 
 @pytest.mark.parametrize(

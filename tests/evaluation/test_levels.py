@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgh_ds import Encoder
-from mgh_ds.evaluation.levels import level_accuracy
+from mgh_ds.evaluation.levels import GradedMargin, graded_margins, level_accuracy, order
 from mgh_ds.records.schema import Record
 from tests.evaluation.conftest import make_record, vector
 
@@ -91,3 +91,36 @@ def test_a_tie_is_not_a_success(minilm: Encoder, monkeypatch: pytest.MonkeyPatch
 
 def test_ungraded_negatives_have_no_level(minilm: Encoder) -> None:
     assert level_accuracy(minilm, [make_record("a", "asymmetric", "q", "p", [("n", None)])]) == {}
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(-9, 9)), min_size=1, max_size=6), min_size=1)
+)
+def test_the_order_is_kendalls(lists: list[list[tuple[int, int]]]) -> None:
+    margins, taus = [], []
+    for record, negatives in enumerate(lists):
+        margins += [GradedMargin(record, level, margin / 10) for level, margin in negatives]
+        documents = [(5, 0), *negatives]
+        signs = [
+            (second > first) - (second < first)
+            for level, first in documents
+            for other, second in documents
+            if level > other
+        ]
+        taus.append(sum(signs) / len(signs))
+    assert order(margins) == pytest.approx(sum(taus) / len(taus))
+    assert order([GradedMargin(0, level, 5.0 - level) for level in (4, 2, 1, 3)]) == 1
+    assert order([GradedMargin(0, level, level - 5.0) for level in (4, 2, 1, 3)]) == -1
+
+
+def test_margins_know_their_record_and_level() -> None:
+    encoder: Any = Directions()
+    made = [
+        make_record("0", "asymmetric", "3", "4", [("5", 2)]),
+        make_record("1", "asymmetric", "1", "2", [("1", 4)]),
+    ]
+    found = graded_margins(encoder, made)
+    assert [(one.record, one.level) for one in found] == [(0, 2), (1, 4)]
+    assert [one.margin for one in found] == pytest.approx(
+        [np.cos(0.1) - np.cos(0.2), np.cos(0.1) - 1], abs=1e-6
+    )
