@@ -24,7 +24,7 @@ from mgh_ds.curriculum.layout import EMPTY, make_layout
 from mgh_ds.curriculum.mixing import fold_key
 from mgh_ds.curriculum.stages import SourceName, Stage, make_stages
 from mgh_ds.records.levels import LEVELS
-from mgh_ds.records.store import ScoreCounts, StoreIndex
+from mgh_ds.records.store import StoreIndex
 
 __all__ = ["EMPTY", "Coverage", "TrainingPlan"]
 
@@ -37,8 +37,7 @@ SOURCES: tuple[SourceName, ...] = ("all", "graded", "ungraded")
 @dataclass(frozen=True)
 class Coverage:
     """A source of a stage: its records that are trained on, those without a negative at the stage's levels
-    (which fall back or sit it out), how often the steps that draw from it go through them, and how many of
-    those that are trained on have scores."""
+    (which fall back or sit it out), and how often the steps that draw from it go through them."""
 
     stage: Stage
     source: SourceName
@@ -46,7 +45,6 @@ class Coverage:
     eligible: int
     lacking: int
     epochs: float
-    scores: ScoreCounts
 
     @property
     def name(self) -> str:
@@ -183,6 +181,10 @@ class TrainingPlan:
         """What each stage trains on, source by source, and how many records lack its levels."""
         return list(self._coverage.values())
 
+    def trained_on(self, stage: Stage) -> np.ndarray:
+        """Which records a stage trains on, bool [n]."""
+        return np.logical_or.reduce([self._eligible(stage, source) for source in stage.source_steps()])
+
     def _place(self, step: int) -> tuple[SourceName, int, int]:
         """The source that a step draws from, the source's epoch, and the batch's position in it."""
         stage = self.stage(step)
@@ -195,8 +197,7 @@ class TrainingPlan:
     def _cover(self, stage: Stage, source: SourceName, steps: int) -> Coverage:
         in_source, has_levels = self._in_source(source), self._has_levels(stage)
         lacking = int(np.count_nonzero(in_source & ~has_levels))
-        scores = self.index.score_counts(self._eligible(stage, source))
-        eligible = scores.records
+        eligible = int(np.count_nonzero(self._eligible(stage, source)))
         if not eligible:
             kind = "" if source == "all" else f"{source} "
             share = stage.ungraded_share
@@ -204,7 +205,7 @@ class TrainingPlan:
             raise MghError(f"stage `{stage.name}` has no {kind}record to train on{why}")
         if source != "ungraded":
             self._check_levels(stage)
-        return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible), scores)
+        return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible))
 
     def _check_levels(self, stage: Stage) -> None:
         present = [level for level in LEVELS if self.index.level_counts[:, level].any()]

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -79,14 +79,6 @@ class Manifest(BaseModel):
     notes: dict[str, Any]
 
 
-class ScoreCounts(NamedTuple):
-    """How many of some records have scores."""
-
-    records: int  # all of them
-    positive: int  # those whose positive has a score
-    whole: int  # those whose positive and negatives, as many as there are, all have one
-
-
 @dataclass(frozen=True)
 class StoreIndex:
     """What the curriculum must know of every record to plan with it, without reading a text.
@@ -110,11 +102,6 @@ class StoreIndex:
         """The index of several stores' records, one store after another."""
         columns = [field.name for field in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns})
-
-    def score_counts(self, rows: npt.NDArray[Any] | slice = slice(None)) -> ScoreCounts:
-        """Of these rows, given as row numbers or as bool [n]; of all, unless some are named."""
-        found = self.scored[rows]
-        return ScoreCounts(len(found), int(np.count_nonzero(found)), int(np.count_nonzero(found == 2)))
 
 
 class StoreWriter:

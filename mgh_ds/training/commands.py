@@ -25,8 +25,7 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     from, and a plan that cannot be made.
     """
     from mgh_ds.common.config import load_config
-    from mgh_ds.curriculum import commands
-    from mgh_ds.curriculum.stages import make_stages
+    from mgh_ds.curriculum import TrainingPlan, commands
     from mgh_ds.records.mixture import Mixture
     from mgh_ds.training.config import RunConfig
     from mgh_ds.training.data import open_training_data
@@ -38,7 +37,8 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     cache = RunFolder(run.path).store_cache
     records = Mixture([open_training_data(run, path, cache) for path in run.data.train])
     if isinstance(run.training.objective, ContrastiveSettings):
-        check_needs(records.index(), make_stages(run.curriculum, run.training.steps), run.stage_losses())
+        plan = TrainingPlan(records.index(), run.curriculum, **run.plan_arguments())
+        check_needs(plan, run.stage_losses())
     commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export)
 
 

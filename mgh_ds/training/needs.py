@@ -5,22 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.curriculum.stages import Stage
+from mgh_ds.curriculum import TrainingPlan
 from mgh_ds.losses.settings import NEEDS, LossSettings, MatryoshkaSettings, Needs
 from mgh_ds.records.store import StoreIndex
 
 
-def check_needs(index: StoreIndex, stages: Sequence[Stage], losses: Sequence[LossSettings]) -> None:
-    """Raises MghError for a stage whose loss can learn nothing from the records or from the negatives that
-    the stage brings; and, unless the loss is a sum of several, where it can learn nothing from some of the
-    records.
-
-    Args:
-        index: of the training data.
-        stages: of the run.
-        losses: of each stage.
-    """
-    for stage, loss in zip(stages, losses, strict=True):
+def check_needs(plan: TrainingPlan, losses: Sequence[LossSettings]) -> None:
+    """Raises MghError for a stage whose loss can learn nothing from the records that the stage trains on, or
+    from the negatives that it brings; and, unless the loss is a sum of several, where it can learn nothing
+    from some of the records. `losses` are those of each stage."""
+    for stage, loss in zip(plan.stages, losses, strict=True):
+        records, alone = plan.trained_on(stage), len(loss.parts()) == 1
         for part in loss.parts():
             if part.needs is None:
                 continue
@@ -29,12 +24,13 @@ def check_needs(index: StoreIndex, stages: Sequence[Stage], losses: Sequence[Los
                     f"the loss {part.name} learns from a query's own negatives, and the stage "
                     f"`{stage.name}` brings none: set curriculum.negatives, or take another loss"
                 )
-            found, records = _fitting(index, part.needs), len(index)
-            if found == 0 or (found < records and len(loss.parts()) == 1):
+            wanted = int(np.count_nonzero(records))
+            found = int(np.count_nonzero(records & _fitting(plan.index, part.needs)))
+            if found == 0 or (found < wanted and alone):
                 raise MghError(
-                    f"the loss {part.name} learns from {NEEDS[part.needs]}, which {records - found:,} of "
-                    f"{records:,} records of data.train do not have: leave them out, or take another loss"
-                    + (", or a sum with one that needs nothing of the kind" if found else "")
+                    f"the loss {part.name} learns from {NEEDS[part.needs]}, which {wanted - found:,} of "
+                    f"{wanted:,} records of the stage `{stage.name}` do not have: leave them out, or take "
+                    "another loss" + (", or a sum with one that needs nothing of the kind" if found else "")
                 )
 
 
@@ -49,12 +45,10 @@ def check_dims(losses: Sequence[LossSettings], dim: int) -> None:
             )
 
 
-def _fitting(index: StoreIndex, needs: Needs) -> int:
-    """How many records have what is needed."""
-    if needs == "levels":
-        which = (index.level_counts[:, 1:] > 0).any(axis=1)
-    elif needs == "scores":
-        which = (index.scored == 2) & (index.level_counts > 0).any(axis=1)
-    else:
-        which = index.scored > 0
-    return int(np.count_nonzero(which))
+def _fitting(index: StoreIndex, needs: Needs) -> np.ndarray:
+    """Which records have what is needed, bool [n]."""
+    if needs == "pair_scores":
+        return np.asarray(index.scored > 0)
+    if needs == "scores":
+        return np.asarray((index.scored == 2) & (index.level_counts > 0).any(axis=1))
+    return np.asarray((index.level_counts[:, 1:] > 0).any(axis=1))

@@ -76,11 +76,10 @@ class Trainer:
         cache, held_out = folder.store_cache, config.data.held_out
         self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.train])
         self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
-        index = self.store.index()
-        self.plan = TrainingPlan(index, config.curriculum, **config.plan_arguments())
+        self.plan = TrainingPlan(self.store.index(), config.curriculum, **config.plan_arguments())
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
         if isinstance(config.training.objective, ContrastiveSettings):
-            check_needs(index, self.plan.stages, config.stage_losses())
+            check_needs(self.plan, config.stage_losses())
         self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)

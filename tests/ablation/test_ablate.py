@@ -237,7 +237,8 @@ def test_models_are_compared_where_the_keys_that_vary_are_named(grid: Grid, refu
     assert scored["LevelOrder"]["score"] == order(margins)
     text = (grid.output / "ablation.md").read_text()
     assert (
-        "| STS17 (Spearman) | HardNegatives (accuracy) | LevelOrder (Kendall's τ) | mean | difference |" in text
+        "| STS17 (Spearman) | HardNegatives (accuracy) | LevelOrder (Kendall's τ) | mean | difference |"
+        in text
     )
     assert "place in the paper" not in text
     assert "Ranking by `mean`" not in text

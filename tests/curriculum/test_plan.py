@@ -421,17 +421,17 @@ def test_records_without_the_level_sit_the_stage_out_when_asked() -> None:
     assert (plan.coverage()[0].eligible, plan.coverage()[0].lacking) == (30, 10)
 
 
-def test_coverage_counts_the_scores_of_what_is_trained_on() -> None:
+def test_what_a_stage_trains_on_is_what_its_batches_hold() -> None:
     index = make_index(42, ungraded=0.3)
     index.level_counts[:10, 4] = 0
     graded = index.level_counts[:, 1:].any(axis=1)
-    config = CurriculumConfig(stages="level-4", missing_level="skip", ungraded_share=0.5)
-    plan = TrainingPlan(index, config, steps=4, global_batch=8, micro_batch=4, seed=0)
     has_level = (index.level_counts[:, [0, 4]] > 0).any(axis=1)
-    for part, rows in zip(plan.coverage(), [graded & has_level, ~graded & has_level], strict=True):
-        counted = [int(rows.sum()), int((index.scored[rows] > 0).sum()), int((index.scored[rows] == 2).sum())]
-        assert list(part.scores) == counted
-        assert part.eligible == part.scores.records > part.scores.positive > part.scores.whole > 0
+    for share, wanted in ((None, has_level), (0.5, has_level), (0.0, graded & has_level)):
+        config = CurriculumConfig(stages="level-4", missing_level="skip", ungraded_share=share)
+        plan = TrainingPlan(index, config, steps=14, global_batch=8, micro_batch=4, seed=0)
+        seen = np.unique(np.concatenate([plan.batch(step) for step in range(14)]))
+        assert seen[seen != EMPTY].tolist() == np.flatnonzero(wanted).tolist()
+        assert plan.trained_on(plan.stages[0]).tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_index_says_what_the_records_are(tmp_path: Path):
             assert index.level_chars[row, column] == max(lengths, default=0)
     dtypes = [getattr(index, name).dtype.name for name in StoreIndex.__dataclass_fields__]
     assert dtypes == ["uint64", "uint64", "int32", "int32", "int32", "uint8", "uint8"]
-    assert index.score_counts() == (30, 0, 0)
+    assert not index.scored.any()
     assert index.level_chars.shape == index.level_counts.shape == (30, 5)
 
 
@@ -105,7 +105,7 @@ SCORED = [
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_scores_come_back_and_are_counted(tmp_path: Path):
+def test_scores_come_back_and_the_index_knows_of_them(tmp_path: Path):
     content = make_records(30)
     for values in SCORED:
         record = Record.model_validate(values)
@@ -115,9 +115,6 @@ def test_scores_come_back_and_are_counted(tmp_path: Path):
     assert [record.score for record in store.rows([15, 9, 3])] == [1e-300, None, 0.1]  # of three parts
     index = store.index()
     assert {row: int(found) for row, found in enumerate(index.scored) if found} == {3: 1, 5: 2, 15: 2}
-    assert index.score_counts() == (30, 3, 2)
-    assert index.score_counts(np.array([3, 4])) == (2, 1, 0)
-    assert index.score_counts(np.arange(30) > 4) == (25, 2, 2)
 
 
 @pytest.mark.usefixtures("small_parts")

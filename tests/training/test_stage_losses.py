@@ -8,8 +8,7 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.json_lines import JsonLines
-from mgh_ds.curriculum import CurriculumConfig
-from mgh_ds.curriculum.stages import make_stages
+from mgh_ds.curriculum import CurriculumConfig, TrainingPlan
 from mgh_ds.losses.settings import (
     AnyLossSettings,
     CosentSettings,
@@ -74,13 +73,15 @@ def test_each_stage_trains_by_its_own_loss(tiny_run: Callable[..., RunConfig]) -
     assert [list(step["statistics"]) for step in steps] == [["masked_share"], ["ndcg"]]
 
 
-def index(levels: list[int], scored: list[int]) -> StoreIndex:
-    """Of records with one negative, of these levels, and with scores as `StoreIndex.scored` says."""
-    n = len(levels)
+def plan_of(graded: list[int], scored: list[int], **curriculum: object) -> TrainingPlan:
+    """For records with a negative of each level, or an ungraded one, and with scores as `StoreIndex.scored`
+    says."""
+    n = len(graded)
     counts = np.zeros((n, 5), dtype=np.uint8)
-    counts[np.arange(n), levels] = 1
+    counts[:, 0] = 1 - np.array(graded)
+    counts[:, 1:] = np.array(graded)[:, None]
     numbers = np.arange(n)
-    return StoreIndex(
+    index = StoreIndex(
         id_hash=numbers.astype(np.uint64),
         task_hash=numbers.astype(np.uint64),
         query_chars=numbers.astype(np.int32),
@@ -89,20 +90,23 @@ def index(levels: list[int], scored: list[int]) -> StoreIndex:
         level_counts=counts,
         scored=np.array(scored, dtype=np.uint8),
     )
+    return TrainingPlan(
+        index, CurriculumConfig(stages="random", **curriculum), steps=4, global_batch=2, micro_batch=1, seed=0
+    )
 
 
 @pytest.mark.parametrize(
-    ("loss", "levels", "scored", "complaint"),
+    ("loss", "graded", "scored", "complaint"),
     [
         (
             ListwiseSettings(),
             [1, 0, 0],
             [0, 0, 0],
-            "a negative with a level, which 2 of 3 records of data.train",
+            "a negative with a level, which 2 of 3 records of the stage",
         ),
         (MatryoshkaSettings(dims=[4], loss=ListwiseSettings()), [0, 0], [0, 0], "which 2 of 2 records"),
         (SUM, [0, 0], [0, 0], "which 2 of 2"),
-        (SUM, [0, 3], [0, 0], None),
+        (SUM, [0, 1], [0, 0], None),
         (InfoNCESettings(), [0, 0], [0, 0], None),
         (DistillSettings(), [1, 1], [2, 1], "for the positive and for each of its negatives, which 1 of 2"),
         (DistillSettings(), [1, 1], [2, 2], None),
@@ -111,21 +115,25 @@ def index(levels: list[int], scored: list[int]) -> StoreIndex:
     ],
 )
 def test_records_without_what_a_loss_needs_are_counted(
-    loss: AnyLossSettings, levels: list[int], scored: list[int], complaint: str | None
+    loss: AnyLossSettings, graded: list[int], scored: list[int], complaint: str | None
 ) -> None:
-    stages = make_stages(CurriculumConfig(stages="random"), 3)
     if complaint is None:
-        check_needs(index(levels, scored), stages, [loss])
+        check_needs(plan_of(graded, scored), [loss])
         return
     with pytest.raises(MghError, match=complaint):
-        check_needs(index(levels, scored), stages, [loss])
+        check_needs(plan_of(graded, scored), [loss])
+
+
+def test_records_that_no_stage_draws_need_nothing() -> None:
+    check_needs(plan_of([1, 0, 1], [0, 0, 0], ungraded_share=0.0), [ListwiseSettings()])
+    with pytest.raises(MghError, match="which 1 of 3 records"):
+        check_needs(plan_of([1, 0, 1], [0, 0, 0], ungraded_share=0.5), [ListwiseSettings()])
 
 
 def test_a_stage_without_negatives_has_no_lists() -> None:
-    stages = make_stages(CurriculumConfig(stages="random", negatives=0), 3)
     with pytest.raises(MghError, match="stage `no negatives` brings none"):
-        check_needs(index([1], [0]), stages, [ListwiseSettings()])
-    check_needs(index([1], [1]), stages, [CosentSettings()])
+        check_needs(plan_of([1], [0], negatives=0), [ListwiseSettings()])
+    check_needs(plan_of([1], [1], negatives=0), [CosentSettings()])
 
 
 @pytest.mark.parametrize(
