@@ -31,6 +31,7 @@ from mgh_ds.training.token_weights import text_weights
 
 MEAN = "mean"
 LEVEL = "levels."  # and the level: its accuracy
+RETRIEVAL = ("ndcg_at_", "map_at_", "mrr_at_")  # mteb's names of metrics begin so
 
 Line = dict[str, Any]
 """A line of kind "evaluation": step, label, seconds; then scores, metrics and data by task, levels, and
@@ -163,6 +164,8 @@ class Evaluations:
 
         def logged() -> Line:
             log(line)
+            for words in fallen(self.lines, line):
+                tqdm.write(f"warning: {words}")
             return line
 
         self.lines.append(on_main(logged))  # what rank 0 found, on every rank
@@ -259,6 +262,18 @@ def value_of(line: Line, metric: str) -> float | None:
         level = line.get("levels", {}).get(metric.removeprefix(LEVEL))
         return level["accuracy"] if level else None
     return scores.get(metric)
+
+
+def fallen(earlier: Sequence[Line], line: Line) -> list[str]:
+    """What to say of retrieval tasks that score below what the run began with: gains elsewhere may have been
+    bought with it. `earlier` are the lines before `line`."""
+    before = earlier[0].get("scores", {}) if earlier and earlier[0]["step"] == 0 else {}
+    step = line["step"]
+    return [
+        f"{task} is {100 * score:.2f} after step {step}, below its {100 * before[task]:.2f} before training"
+        for task, score in line.get("scores", {}).items()
+        if line["metrics"][task].startswith(RETRIEVAL) and score < before.get(task, score)
+    ]
 
 
 def best_step(lines: Sequence[Line], metric: str | None) -> int | None:

@@ -20,6 +20,7 @@ from mgh_ds.training.evaluations import (
     best_step,
     check_data,
     evaluation_lines,
+    fallen,
     is_due,
     is_exhausted,
     value_of,
@@ -79,6 +80,21 @@ def test_best_and_patience_are_functions_of_the_log(
     assert best_step(known, None) is None
     assert not is_exhausted(known, "A", None)
     assert best_step(known, "C") is None, "a task that was not scored then"
+
+
+def test_retrieval_that_falls_below_its_start_is_named() -> None:
+    def line(step: int, **scores: float) -> dict[str, Any]:
+        metrics = {"SciFact": "ndcg_at_10", "STS17": "cosine_spearman"}
+        return {"step": step, "scores": scores, "metrics": {name: metrics[name] for name in scores}}
+
+    start = line(0, SciFact=0.6057, STS17=0.8)
+    assert fallen([start], line(5, SciFact=0.567, STS17=0.7)) == [
+        "SciFact is 56.70 after step 5, below its 60.57 before training"
+    ]
+    assert fallen([start, line(5, SciFact=0.7)], line(9, SciFact=0.6057)) == []
+    assert fallen([], start) == fallen([line(5, SciFact=0.7)], line(9, SciFact=0.6)) == []
+    assert fallen([{"step": 0, "problem": "none"}], line(5, SciFact=0.1)) == []
+    assert fallen([start], {"step": 5, "problem": "the ink has dried up"}) == []
 
 
 def test_a_metric_is_a_task_the_mean_or_a_level() -> None:
