@@ -5,6 +5,7 @@ A loss may look at other ranks' embeddings through its `Exchange`; how many rank
 embeddings came in chunks, is nothing that it has to know.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -65,6 +66,12 @@ class LossOutput(NamedTuple):
         """As statistics of a loss that this one is part of: its mean, by that name, and its own under it."""
         own = {f"{name}/{key}": ratio for key, ratio in self.statistics.items()}
         return {name: Ratio(self.total.detach(), labels.valid.sum()), **own}
+
+
+@functools.lru_cache
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers of a recipe as a tensor, [len(values)], which goes to the device once and not in every step."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 class Loss(ABC):

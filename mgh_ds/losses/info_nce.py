@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
+from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio, constants
 from mgh_ds.losses.gather import Candidates, Exchange
 from mgh_ds.losses.keys import document_keys, pair_keys, query_keys, visibility
 from mgh_ds.losses.settings import InfoNCESettings
@@ -104,7 +104,8 @@ class Weighing:
     def _of_levels(self, pairs: torch.Tensor, keys: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Logarithms of the weights, [n, c]: 0 for what is no graded negative of the query's own."""
         assert self.level_weights is not None
-        weights = like.new_tensor([1.0, *self.level_weights]).log()  # an ungraded one weighs 1
+        ungraded = 1.0
+        weights = constants((ungraded, *self.level_weights), like.dtype, like.device).log()
         _, partner, _, standing = keys.unbind(dim=-1)
         own = partner == pairs[:, :1]
         return torch.where(own, weights[standing.clamp_min(0)], 0)

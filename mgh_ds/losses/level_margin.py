@@ -10,7 +10,7 @@ and a harder negative above an easier one.
 
 import torch
 
-from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
+from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio, constants
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.settings import LevelMarginSettings
 
@@ -23,13 +23,14 @@ class LevelMargin(Loss):
 
     def __init__(self, settings: LevelMarginSettings, exchange: Exchange) -> None:
         super().__init__(settings, exchange)
-        self.margins = [0.0, *settings.margins]
+        self.margins = (0.0, *settings.margins)  # nothing is asked of an ungraded one
 
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
         cosines = torch.einsum("nd,nkd->nk", embeddings[:, 0], embeddings[:, 1:])
         levels, negatives = labels.levels, cosines[:, 1:]
         graded = labels.document_valid[:, 1:] & labels.valid[:, None] & (levels > 0)
-        below = cosines.new_tensor(self.margins)[levels] - cosines[:, :1] + negatives
+        margins = constants(self.margins, cosines.dtype, cosines.device)
+        below = margins[levels] - cosines[:, :1] + negatives
         neighbours = levels[:, :, None] == levels[:, None] + 1  # [n, K, K]: the harder one, the easier one
         neighbours &= graded[:, :, None] & graded[:, None]
         order = self.settings.order_margin - negatives[:, :, None] + negatives[:, None]
