@@ -43,7 +43,9 @@ test: $(READY)  ## the test suite; three workers, since some tests wait
 
 test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, every kernel compiled, and the published figures where MGH_DATA_DIR names the data; three workers, since some wait
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself
-	python -m pytest -m system -n 3 --dist loadgroup --deselect tests/system/test_demo.py --durations 20
+	# In the order of collection, in which those of vLLM come first (tests/system/conftest.py).
+	python -m pytest -m system -n 3 --dist loadgroup --no-loadscope-reorder --durations 20 \
+		--deselect tests/system/test_demo.py
 
 test-long: $(READY)  ## the random tests at length: 10,000 plans for each promise, 50 kills
 	MGH_DS_LONG=1 python -m pytest tests/curriculum tests/training/test_faults.py --timeout 7200

@@ -1,4 +1,4 @@
-"""Machines, and what a skipped test counts for."""
+"""Machines, what a skipped test counts for, and which tests come first."""
 
 import os
 import subprocess
@@ -21,6 +21,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"MGH_DS_NO_SKIPS is set, and this was skipped: {reason}"
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """vLLM's first: nothing else keeps one of several workers busy for so long."""
+    items.sort(key=lambda item: not any("vllm" in mark.args for mark in item.iter_markers("xdist_group")))
 
 
 @pytest.fixture(scope="session")
