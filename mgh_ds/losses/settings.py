@@ -91,9 +91,9 @@ class LevelMarginSettings(LossSettings):
 
     name: Literal["level_margin"] = "level_margin"
     """The positive stands above a negative by its level's margin, and harder negatives above easier ones."""
-    margins: list[float] = Field(default=[0.4, 0.3, 0.2, 0.1])
+    margins: list[Annotated[float, Field(ge=0, le=2)]] = Field(default=[0.4, 0.3, 0.2, 0.1])
     """Least distance of the positive's cosine to a negative's, a number for each level, the easiest first."""
-    order_margin: float = 0.05
+    order_margin: float = Field(default=0.05, ge=0, le=2)
     """Least distance of the cosines of a query's negatives of neighbouring levels, the harder one above."""
     order_weight: float = Field(default=1.0, ge=0)
     """Of the order among negatives; 0: only the distance to the positive counts."""

@@ -58,7 +58,7 @@ def test_the_file_holds_every_way(tmp_path, capsys):
     assert text in capsys.readouterr().out
     last = text.split("## ")[-1].splitlines()
     [whole] = [line for line in last if line.startswith("| whole | 1 |")]
-    received = 1023 * 8 * 5 * (2 * 4096 * 4 + 24)
+    received = 1023 * 8 * 5 * (2 * 4096 * 4 + 32)
     assert whole.endswith(f"| {received / 1e6:,.1f} |")
     small = [line for line in text.splitlines() if line.startswith("| ring")]
     assert len(small) == 2 * 2 * 2

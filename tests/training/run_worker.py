@@ -128,7 +128,7 @@ def save_first_gradient(config: RunConfig, out: Path) -> None:
         run = trainer.Trainer(config, RunFolder(config.path / str(world_size())))
         texts = Loader(run.store, run.plan).micro_batches(0, world_size(), rank())
         batches = [make_batch(one, run.tokenizer) for one in texts]
-        step.train_step(run.engine, batches, run.objective.loss, run.plan.records(0))
+        step.train_step(run.engine, batches, run.objective.losses[0], run.plan.records(0))
         if is_main():
             weights = {name: weight.detach().clone() for name, weight in trainable(run.model).items()}
             save_file(weights, out / f"{world_size()}.safetensors")
