@@ -7,7 +7,7 @@ embeddings came in chunks, is nothing that it has to know.
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -62,10 +62,17 @@ class LossOutput(NamedTuple):
     total: torch.Tensor  # scalar: the losses of this rank's valid records, added up; with gradient
     statistics: dict[str, Ratio]  # the same names on every rank; they appear in the run's metrics
 
-    def named(self, name: str, labels: Labels) -> dict[str, Ratio]:
-        """As statistics of a loss that this one is part of: its mean, by that name, and its own under it."""
-        own = {f"{name}/{key}": ratio for key, ratio in self.statistics.items()}
-        return {name: Ratio(self.total.detach(), labels.valid.sum()), **own}
+    @classmethod
+    def weighted(cls, parts: Iterable[tuple[str, float, "LossOutput"]], labels: Labels) -> "LossOutput":
+        """Of a loss that is a sum of parts, by name and weight. Its statistics are each part's mean before
+        weighing, by the part's name, and the part's own under it."""
+        total = torch.zeros((), device=labels.valid.device)
+        statistics: dict[str, Ratio] = {}
+        for name, weight, part in parts:
+            total = total + weight * part.total
+            statistics[name] = Ratio(part.total.detach(), labels.valid.sum())
+            statistics |= {f"{name}/{key}": ratio for key, ratio in part.statistics.items()}
+        return cls(total, statistics)
 
 
 @functools.lru_cache

@@ -9,7 +9,7 @@ import torch
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.losses import make_loss
-from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
+from mgh_ds.losses.base import Labels, Loss, LossOutput
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.settings import MatryoshkaSettings
 
@@ -29,13 +29,9 @@ class Matryoshka(Loss):
         self.weights = settings.weights or [1.0] * len(settings.dims)
 
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
-        total = embeddings.new_zeros(())
-        statistics: dict[str, Ratio] = {}
-        for width, weight in zip(self.settings.dims, self.weights, strict=True):
-            output = self.loss(cut(embeddings, width), labels)
-            total = total + weight * output.total
-            statistics |= output.named(str(width), labels)
-        return LossOutput(total, statistics)
+        widths = zip(self.settings.dims, self.weights, strict=True)
+        parts = ((str(width), weight, self.loss(cut(embeddings, width), labels)) for width, weight in widths)
+        return LossOutput.weighted(parts, labels)
 
 
 def cut(embeddings: torch.Tensor, width: int) -> torch.Tensor:

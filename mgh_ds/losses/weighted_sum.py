@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from mgh_ds.losses import make_loss
-from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio
+from mgh_ds.losses.base import Labels, Loss, LossOutput
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.settings import WeightedSumSettings
 
@@ -22,13 +22,9 @@ class WeightedSum(Loss):
         self.names = _names([term.loss.name for term in settings.terms])
 
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
-        total = embeddings.new_zeros(())
-        statistics: dict[str, Ratio] = {}
-        for name, (weight, loss) in zip(self.names, self.terms, strict=True):
-            output = loss(embeddings, labels)
-            total = total + weight * output.total
-            statistics |= output.named(name, labels)
-        return LossOutput(total, statistics)
+        named = zip(self.names, self.terms, strict=True)
+        parts = ((name, weight, loss(embeddings, labels)) for name, (weight, loss) in named)
+        return LossOutput.weighted(parts, labels)
 
 
 def _names(names: list[str]) -> list[str]:
