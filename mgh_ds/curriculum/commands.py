@@ -1,7 +1,7 @@
 """`mgh-ds plan`: what a run would train on, step by step and rank by rank, before it is started."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def plan_command(
     arguments: Mapping[str, Any],
     world_size: int,
     export: Path | None,
+    check: Callable[[TrainingPlan], object],
 ) -> None:
     """Prints stages, balance, cost and hashes of a plan, and writes its local batches to `export`.
 
@@ -33,6 +34,7 @@ def plan_command(
         arguments: the other arguments of `TrainingPlan`.
         world_size: number of ranks.
         export: a file for one JSON line a step and rank, or None.
+        check: raises MghError for a plan that is not to be trained on.
 
     Raises MghError if the plan cannot be made or the ranks are too many for it.
     """
@@ -40,6 +42,7 @@ def plan_command(
         raise MghError(f"--world-size must be 1 or more, found {world_size}")
     index = records.index()
     plan, cost = measure_cost(lambda: TrainingPlan(index, config, **arguments))
+    check(plan)
     unsorted = TrainingPlan(index, config.replace(length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
     rich.print(stage_table(plan))

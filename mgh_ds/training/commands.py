@@ -36,10 +36,12 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     run = load_config(RunConfig, ["--config", config, *settings])
     cache = RunFolder(run.path).store_cache
     records = Mixture([open_training_data(run, path, cache) for path in run.data.train])
-    if isinstance(run.training.objective, ContrastiveSettings):
-        plan = TrainingPlan(records.index(), run.curriculum, **run.plan_arguments())
-        check_needs(plan, run.stage_losses())
-    commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export)
+
+    def check(plan: TrainingPlan) -> None:
+        if isinstance(run.training.objective, ContrastiveSettings):
+            check_needs(plan, run.stage_losses())
+
+    commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export, check)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
