@@ -52,7 +52,7 @@ test-long: $(READY)  ## the random tests at length: 10,000 plans for each promis
 
 gpu: chip $(READY) $(PEERS)  ## on an NVIDIA GPU: the tests of kernels and model, then every measurement
 	python -m pytest tests/kernels tests/model -m "not system"
-	python -m pytest tests/kernels/test_compilation.py -m system
+	python -m pytest tests/kernels/test_compilation.py tests/system/test_smollm2_attention.py -m system
 	python -m benchmarks.kernel
 	python -m benchmarks.step
 

@@ -38,7 +38,7 @@ def run_cell(
     scores = Scores.read(cell.path)
     if scores is None:
         say(f"{cell.name}: training" if cell.seed is not None else cell.name)
-        train(cell, ranks)
+        train(cell, backbone, ranks)
         scores = Scores.of(cell, data, backbone)
         scores.write(cell.path)
     missing = [task for task in scoring.revisions if task not in scores.tasks]
@@ -51,13 +51,13 @@ def run_cell(
         scores.write(cell.path)
 
 
-def train(cell: Cell, ranks: int) -> None:
+def train(cell: Cell, backbone: dict[str, str], ranks: int) -> None:
     """Trains and exports a cell; started again it goes on from its newest checkpoint. The untrained model is
     exported as it is."""
     if cell.seed is None:
         untrained = cell.config.model.replace(lora=None)
         if not (cell.path / "export").exists():
-            Encoder(*build_run_model(untrained), untrained.name_or_path).save(cell.path / "export")
+            Encoder(*build_run_model(untrained, backbone), untrained.name_or_path).save(cell.path / "export")
         return
     log = cell.path.parent / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -43,15 +43,28 @@ def base_fingerprint(config: ModelConfig) -> Fingerprint:
     found = dict(fingerprint(config.name_or_path))
     for number, layer in enumerate(_layers(config), start=1):
         _check(layer, config, found)
-        weights = layer.choice.manifest["files"][checkpoint.WEIGHTS]
-        found[f"adapter-{number}"] = f"{weights}, scale {_scale(layer):g}"
+        found[f"adapter-{number}"] = _known_as(layer)
     return found
 
 
-def build_run_model(config: ModelConfig, seed: int = 0) -> tuple[EmbeddingModel, Tokenizer]:
-    """`build_model` with the adapters that the recipe names. Raises MghError as it does; that they belong to
-    this backbone, `base_fingerprint` says."""
-    return build_model(config, seed, [_adapter(layer) for layer in _layers(config)])
+def build_run_model(
+    config: ModelConfig, base: Fingerprint, seed: int = 0
+) -> tuple[EmbeddingModel, Tokenizer]:
+    """`build_model` with the adapters that the recipe names, which are those of `base`, the model's
+    `base_fingerprint`. Raises MghError as `build_model` does, and if one has been trained on since."""
+    layers = list(_layers(config))
+    for number, layer in enumerate(layers, start=1):
+        if base[f"adapter-{number}"] != _known_as(layer):
+            raise MghError(
+                f"model.adapters: {layer.name} has another checkpoint now than when it was checked; let that "
+                "run come to its end, then start again"
+            )
+    return build_model(config, seed, [_adapter(layer) for layer in layers])
+
+
+def adapter_lines(config: ModelConfig) -> list[str]:
+    """Which checkpoint of each earlier run is taken, in words."""
+    return [f"adapters of {layer.name}: {layer.choice.words}" for layer in _layers(config)]
 
 
 def _layers(config: ModelConfig) -> Iterator[_Layer]:
@@ -83,6 +96,10 @@ def _check(layer: _Layer, config: ModelConfig, below: Fingerprint) -> None:
             f"model.adapters: {name} was trained with model.num_layers {trained.model.num_layers}, but here "
             f"it is {config.num_layers}: both must be the same"
         )
+
+
+def _known_as(layer: _Layer) -> str:
+    return f"{layer.choice.manifest['files'][checkpoint.WEIGHTS]}, scale {_scale(layer):g}"
 
 
 def _adapter(layer: _Layer) -> Adapter:

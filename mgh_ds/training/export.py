@@ -11,6 +11,7 @@ from mgh_ds.curriculum.config import order_of
 from mgh_ds.losses.settings import LossSettings, MatryoshkaSettings, WeightedSumSettings
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.model.export import export
+from mgh_ds.model.fingerprint import Fingerprint
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.training import checkpoint
 from mgh_ds.training.adapters import base_fingerprint, build_run_model
@@ -34,8 +35,9 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
         raise MghError(f"{run} is not a run folder: it holds no config.yaml")
     config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
     choice = choose(run, config.evaluation.metric, which)
-    _check_backbone(choice, config)
-    model, tokenizer = build_run_model(config.model, seed=config.seed)
+    base = base_fingerprint(config.model)
+    _check_backbone(choice, config, base)
+    model, tokenizer = build_run_model(config.model, base, seed=config.seed)
     weights, parameters = open_file(choice.path / checkpoint.WEIGHTS), trainable(model)
     if weights.shapes != weight_shapes(parameters):
         raise MghError(
@@ -46,16 +48,14 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
     return model.eval(), tokenizer, config, choice
 
 
-def _check_backbone(choice: Choice, config: RunConfig) -> None:
+def _check_backbone(choice: Choice, config: RunConfig, base: Fingerprint) -> None:
     """Raises MghError where the checkpoint would be laid over another backbone than its own. What the run was
     told to accept when it went on is accepted here."""
     name = config.model.name_or_path
     if words := checkpoint.lacks_backbone(choice.path, choice.manifest):
         print(words)
         return
-    found = checkpoint.backbone_changes(
-        choice.manifest, base_fingerprint(config.model), config.accept_changes
-    )
+    found = checkpoint.backbone_changes(choice.manifest, base, config.accept_changes)
     if found:
         raise MghError(
             f"{name} is not the backbone that {choice.path} was trained on; differing: "

@@ -34,7 +34,7 @@ from mgh_ds.model.fingerprint import Fingerprint
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
-from mgh_ds.training.adapters import base_fingerprint, build_run_model
+from mgh_ds.training.adapters import adapter_lines, base_fingerprint, build_run_model
 from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
@@ -90,7 +90,7 @@ class Trainer:
             if is_main() and (words := checkpoint.lacks_backbone(*self.checkpoint)):
                 print(words)
             self.evaluations.check(self.checkpoint[1]["step"])
-        self.model, self.tokenizer = build_run_model(config.model, seed=config.seed)
+        self.model, self.tokenizer = build_run_model(config.model, self.backbone, seed=config.seed)
         if isinstance(training.objective, ContrastiveSettings):
             check_dims(config.stage_losses(), self.model.dim)
         # The prefetching thread is at work with the other, which is not made for two.
@@ -108,7 +108,7 @@ class Trainer:
         False."""
         step = self._resume()
         if is_main():
-            print("\n".join(self.describe_plan()))
+            print("\n".join([*adapter_lines(self.config.model), *self.describe_plan()]))
             self.loggers = open_loggers(self.config, self.folder.path, step if self.checkpoint else -1)
         with self.loggers:
             return self._train(step, stop)

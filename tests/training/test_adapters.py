@@ -11,7 +11,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.training import checkpoint
-from mgh_ds.training.adapters import base_fingerprint, build_run_model
+from mgh_ds.training.adapters import adapter_lines, base_fingerprint, build_run_model
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.export import export_run
 from tests.ranks import run_ranks
@@ -37,7 +37,9 @@ def test_what_is_merged_is_what_the_run_would_export(mntp: RunConfig, tmp_path: 
     export_run(mntp.path, tmp_path / "export")
     exported = load_file(tmp_path / "export" / "model.safetensors")
     plain, _ = build_model(mntp.model.replace(lora=None))
-    merged, _ = build_run_model(with_adapters(mntp, mntp).model.replace(lora=None))
+    on_top = with_adapters(mntp, mntp).model.replace(lora=None)
+    base = base_fingerprint(on_top)
+    merged, _ = build_run_model(on_top, base)
     weights = merged.backbone.state_dict()
     assert weights.keys() == exported.keys()
     for name, weight in weights.items():
@@ -46,6 +48,8 @@ def test_what_is_merged_is_what_the_run_would_export(mntp: RunConfig, tmp_path: 
         name for name, weight in plain.backbone.state_dict().items() if not torch.equal(weight, weights[name])
     ]
     assert len(changed) == 3 * 7, "all linear layers of all blocks"
+    with pytest.raises(MghError, match=r"mntp has another checkpoint now than when it was checked"):
+        build_run_model(on_top, base | {"adapter-1": "0" * 64 + ", scale 2"})
 
 
 def test_a_run_on_top_of_it_and_a_third_on_top_of_both(
@@ -55,6 +59,7 @@ def test_a_run_on_top_of_it_and_a_third_on_top_of_both(
     second = second.replace(name="second", model=second.model.replace(name_or_path=mntp.model.name_or_path))
     second = with_adapters(second, mntp)
     run_ranks(1, run_worker.train, second)
+    assert adapter_lines(second.model) == [f"adapters of {mntp.path}: the newest checkpoint, of step 2"]
     _, manifest = checkpoint.of_step(second.path / "checkpoints", 3)
     backbone = manifest["identity"]["backbone"]
     assert backbone == base_fingerprint(second.model)
@@ -66,7 +71,7 @@ def test_a_run_on_top_of_it_and_a_third_on_top_of_both(
     exported = load_file(tmp_path / "export" / "model.safetensors")
     third = with_adapters(second, mntp, second)
     assert set(base_fingerprint(third.model)) - set(backbone) == {"adapter-2"}
-    merged, _ = build_run_model(third.model.replace(lora=None))
+    merged, _ = build_run_model(third.model.replace(lora=None), base_fingerprint(third.model))
     for name, weight in merged.backbone.state_dict().items():
         torch.testing.assert_close(weight, exported[name], rtol=0, atol=1e-6)
 
