@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from benchmarks import floors, timing
 from benchmarks.cases import Case, make_inputs
-from benchmarks.plot import Panel
 from benchmarks.summary import Verdict, judged
 from benchmarks.table import Row
+from mgh_ds.common.charts.figure import Panel
 
 LENGTHS = tuple(2**i for i in range(6, 14))
 D = 64

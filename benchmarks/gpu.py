@@ -12,9 +12,9 @@ from benchmarks import environment, floors, page, summary, timing
 from benchmarks.cases import Case, Inputs, make_inputs
 from benchmarks.contenders import OURS, Absent, Calls, Contender
 from benchmarks.floors import Chip, Work
-from benchmarks.plot import Panel
 from benchmarks.table import Row
 from benchmarks.timing import Clock, Timing
+from mgh_ds.common.charts.figure import Panel
 
 ABOUT = (
     "Medians of repeated calls with a cold L2 cache, timed by CUDA events while the host is ahead. TFLOP/s "

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import plot, table
-from benchmarks.plot import Panel
+from benchmarks import table
 from benchmarks.summary import Verdict
 from benchmarks.table import Row
 from mgh_ds.common import files
+from mgh_ds.common.charts import figure
+from mgh_ds.common.charts.figure import Panel
 from mgh_ds.common.score_tables import markdown_table
 
 COLUMNS = ("", "target", "cases", "median", "worst", "met")
@@ -25,7 +26,7 @@ def publish(
     """Writes the three files of a device: `path` with the endings csv, svg and md."""
     csv_file, svg_file, md_file = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "svg", "md"))
     table.write(csv_file, environment, Row._fields, rows)
-    plot.write(svg_file, panels)
+    figure.write(svg_file, panels)
     parts = [
         f"# {title}",
         about,

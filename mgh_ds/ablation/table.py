@@ -7,7 +7,9 @@ from typing import Any
 
 from mgh_ds.ablation.scores import FILE, HARD_NEGATIVES, LEVEL_ORDER, OF_HELD_OUT, Scores, differing_keys
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
+from mgh_ds.ablation.trade import trade
 from mgh_ds.common import files
+from mgh_ds.common.charts import figure
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import markdown_table, metric_name
 
@@ -29,14 +31,18 @@ MEAN = "mean"
 
 def write_table(folder: Path, reference: str | None = None) -> Path | None:
     """Writes `ablation.json` and `ablation.md` into `folder` from the scores there, each row compared with
-    the row `reference` (None: that of coarse_to_fine); returns the latter's path, or None while there is no
-    scored run."""
+    the row `reference` (None: that of coarse_to_fine), and `trade.svg` where there are scores for it; returns
+    the table's path, or None while there is no scored run."""
     cells = read_cells(folder)
     if not any(_trained(cells)):
         return None
     table = summarise(cells, reference)
     files.write_json(folder / "ablation.json", table)
-    files.write_text(folder / "ablation.md", markdown(table))
+    text = markdown(table)
+    if panels := trade(cells):
+        figure.write(folder / "trade.svg", panels)
+        text += "\n![Hard negatives against retrieval, a point a run](trade.svg)\n"
+    files.write_text(folder / "ablation.md", text)
     return folder / "ablation.md"
 
 
@@ -119,6 +125,13 @@ def markdown(table: dict[str, Any]) -> str:
         lines += ["", f"## Pooling: {pooling}", "", _section(table, found)]
         if table["are_orders"]:
             lines += ["", _agreement(found)]
+        elif len(found["rows"]) > 1:
+            lines += [
+                "",
+                f"Differences to `{table['reference']}`, paired by seed:",
+                "",
+                _differences(table, found),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -137,7 +150,7 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str], reference: str |
     compared = {
         row for row in values if (orders[row] == REFERENCE if reference is None else row == reference)
     }
-    theirs = next((values[row].get(MEAN, {}) for row in values if row in compared), {})
+    theirs = next((values[row] for row in values if row in compared), {})
     entries: list[dict[str, Any]] = [
         {
             "row": row,
@@ -145,9 +158,10 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str], reference: str |
             "paper": places[row],
             "seeds": len(rows[row]),
             "scores": {name: _plain(estimate([*by_seed.values()])) for name, by_seed in values[row].items()},
-            "difference": None
-            if row in compared
-            else _plain(paired_difference(values[row].get(MEAN, {}), theirs)),
+            "differences": {
+                name: None if row in compared else _plain(paired_difference(by_seed, theirs.get(name, {})))
+                for name, by_seed in values[row].items()
+            },
         }
         for row in sorted(values, key=lambda row: (places[row] or len(PAPER) + 1, row != reference, row))
     ]
@@ -191,11 +205,24 @@ def _section(table: dict[str, Any], found: dict[str, Any]) -> str:
         scores = [_cell(entry["scores"].get(name), entry["seeds"]) for name in names]
         place = str(entry["paper"] or "not in it")
         label = entry["row"].removeprefix("ablation-")
-        difference = _cell(entry["difference"], entry["seeds"], sign="+")
+        difference = _cell(entry["differences"].get(MEAN), entry["seeds"], sign="+")
         rows.append([label, place, str(entry["seeds"]), *scores, difference])
     if not table["are_orders"]:
         header, rows = (["recipe", *header[2:]], [[row[0], *row[2:]] for row in rows])
     return markdown_table(header, rows)
+
+
+def _differences(table: dict[str, Any], found: dict[str, Any]) -> str:
+    names = [*table["tasks"], MEAN]
+    rows = [
+        [
+            entry["row"],
+            *(_cell(entry["differences"].get(name), entry["seeds"], sign="+") for name in names),
+        ]
+        for entry in found["rows"]
+        if entry["row"] != table["reference"]
+    ]
+    return markdown_table(["recipe", *names], rows)
 
 
 def _cell(found: dict[str, Any] | None, seeds: int, sign: str = "") -> str:

@@ -50,11 +50,11 @@ def test_means_and_paired_differences() -> None:
     best, last = rows["ablation-coarse_to_fine"], rows["ablation-fine_to_coarse"]
     assert best["scores"]["STS17"]["mean"] == pytest.approx(70)
     assert best["scores"]["mean"]["mean"] == pytest.approx((70 + 65) / 2)
-    assert best["difference"] is None
+    assert best["differences"]["mean"] is None
     # By seed: 60 − 70 and 60 − 65.
-    assert last["difference"]["mean"] == pytest.approx(-7.5)
-    assert last["difference"]["half_width"] == pytest.approx(12.7062 * 2.5, rel=1e-5)
-    assert rows["ablation-all"]["difference"] == {
+    assert last["differences"]["mean"]["mean"] == pytest.approx(-7.5)
+    assert last["differences"]["mean"]["half_width"] == pytest.approx(12.7062 * 2.5, rel=1e-5)
+    assert rows["ablation-all"]["differences"]["mean"] == {
         "mean": pytest.approx(20),
         "half_width": None,
         "seeds": 1,
@@ -62,7 +62,9 @@ def test_means_and_paired_differences() -> None:
     assert table["poolings"]["ata"]["untrained"] == {
         "untrained": pytest.approx({"STS17": 20, "SICK-R": 40, "mean": 30})
     }
-    assert table["poolings"]["mean"]["rows"][0]["difference"] is None, "no coarse_to_fine with this pooling"
+    assert table["poolings"]["mean"]["rows"][0]["differences"]["mean"] is None, (
+        "no coarse_to_fine with this pooling"
+    )
 
 
 def test_the_markdown_shows_what_there_is() -> None:
@@ -137,6 +139,12 @@ def test_a_row_of_ones_own_is_the_reference() -> None:
         "ablation-coarse_to_fine",
         "ablation-fine_to_coarse",
     ]
-    assert rows[0]["difference"] is None
-    assert rows[1]["difference"]["mean"] == pytest.approx(-20)
+    assert rows[0]["differences"] == dict.fromkeys(["STS17", "SICK-R", "mean"])
+    assert rows[1]["differences"]["mean"]["mean"] == pytest.approx(-20)
     assert "`difference` is that of the means to `ablation-all`" in markdown(table)
+    lines = [
+        line for line in markdown(table).splitlines() if line.startswith("| ablation-coarse_to_fine | -")
+    ]
+    one = "(1 of 2 seeds)"
+    expected = f"| ablation-coarse_to_fine | -10.00 {one} | -30.00 {one} |  | -20.00 {one} |"
+    assert lines == [expected], "no SciFact"

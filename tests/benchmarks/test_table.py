@@ -4,11 +4,12 @@ import csv
 
 import pytest
 
-from benchmarks import plot, table
-from benchmarks.plot import Panel
+from benchmarks import table
 from benchmarks.table import Row
 from mgh_ds.common import files
+from mgh_ds.common.charts import figure
 from mgh_ds.common.charts.chart import Logarithmic
+from mgh_ds.common.charts.figure import Panel
 
 ROW = Row("padded", "full", "float16", 64, "16/8", 512, 32, 16384, "forward", "ours: out")
 ENVIRONMENT = {"device": "Some chip, with a comma", "torch": "2.13.0"}
@@ -53,11 +54,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_the_plot_shows_every_point_once_and_nothing_that_is_not_there():
     lines = {"ours": [(64, 1.0), (128, 2.0)], "theirs & others": [(64, 10.0)], "absent": []}
-    svg = plot.render([Panel("Time", "n", "ms", lines), Panel("Nothing", "n", "ms", {"absent": []})])
+    svg = figure.render([Panel("Time", "n", "ms", lines), Panel("Nothing", "n", "ms", {"absent": []})])
     assert svg.count("<circle") == 3
     assert "theirs &amp; others" in svg
     assert "absent" not in svg
     assert "Nothing" not in svg
+
+
+def test_scattered_points_are_not_joined_and_ninth_series_are_hollow():
+    points = {f"series {number}": [(number, 1.0), (number, 2.0)] for number in range(9)}
+    svg = figure.render([Panel("Trade", "x", "y", points, scattered=True, levels=["series 3"])])
+    assert svg.count("<circle") == 2 * 9 + 9
+    assert svg.count('class="dot series-0 hollow"') == 3
+    assert svg.count("<path") == 9 + 1, "empty ones, and the line across"
+    assert 'class="line series-0" d=""' in svg
+    assert svg.count('class="faint series-3"') == 1
 
 
 def test_the_plots_axes_are_logarithmic():
