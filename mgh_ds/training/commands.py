@@ -60,14 +60,26 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an embedding that the model keeps, the first ones, as training.loss matryoshka has trained "
         "them; default: all",
     )
+    parser.add_argument(
+        "--interpolate",
+        metavar="A",
+        type=float,
+        default=1.0,
+        help="weights between those that training began with (0) and the run's (1, the default): what lies "
+        "between keeps more of what the backbone could do",
+    )
     parser.set_defaults(call=export_command)
 
 
 def export_command(
-    run_folder: Path, output: Path, checkpoint: str | None = None, dimensions: int | None = None
+    run_folder: Path,
+    output: Path,
+    checkpoint: str | None = None,
+    dimensions: int | None = None,
+    interpolate: float = 1.0,
 ) -> None:
     """Writes the model of a run's checkpoint to the new folder `output`."""
     from mgh_ds.training.export import export_run
 
-    choice = export_run(run_folder, output, checkpoint, dimensions=dimensions)
+    choice = export_run(run_folder, output, checkpoint, dimensions=dimensions, interpolate=interpolate)
     print(f"exported is {choice.words}\nmodel: {output}")

@@ -9,6 +9,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.curriculum.config import order_of
 from mgh_ds.losses.settings import LossSettings, MatryoshkaSettings, WeightedSumSettings
+from mgh_ds.model.adapters import DOWN
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.model.export import export
 from mgh_ds.model.fingerprint import Fingerprint
@@ -24,13 +25,20 @@ from mgh_ds.training.state import trainable, weight_shapes
 from mgh_ds.training.tensor_file import open_file
 
 
-def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Tokenizer, RunConfig, Choice]:
+def load_run(
+    run: Path, which: str | None = None, interpolate: float = 1.0
+) -> tuple[EmbeddingModel, Tokenizer, RunConfig, Choice]:
     """Model, tokenizer and configuration of a run at one of its checkpoints: "best" by the recipe's metric,
     "newest", or the number of a step; None: the best where the recipe names a metric, else the newest.
 
+    With `interpolate` α below 1 the weights are (1 − α) times those that training began with and α times the
+    run's (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903).
+
     Raises MghError if the folder is not a run, has no such checkpoint, or the backbone is another now than
-    the one that it was trained on.
+    the one that it was trained on, and for an α that is not from 0 to 1.
     """
+    if not 0 <= interpolate <= 1:
+        raise MghError(f"--interpolate is {interpolate:g}; it must be from 0, the backbone, to 1, the run")
     if not (run / "config.yaml").is_file():
         raise MghError(f"{run} is not a run folder: it holds no config.yaml")
     config = load_config(RunConfig, ["--config", str(run / "config.yaml")])
@@ -44,7 +52,10 @@ def load_run(run: Path, which: str | None = None) -> tuple[EmbeddingModel, Token
             f"{choice.path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
     for name, parameter in parameters.items():
-        parameter.data.copy_(weights.read(name))
+        # What adapters add is B·A, from B = 0 on: A as it is and a share of B are that share of the sum.
+        share = 1.0 if name.endswith(DOWN) else interpolate
+        learnt = weights.read(name)
+        parameter.data.copy_(learnt if share == 1 else parameter.data.float().lerp(learnt, share))
     return model.eval(), tokenizer, config, choice
 
 
@@ -69,19 +80,22 @@ def export_run(
     which: str | None = None,
     *,
     dimensions: int | None = None,
+    interpolate: float = 1.0,
     replace: bool = False,
 ) -> Choice:
     """Writes the model of a run, adapters merged, to the folder `output`, with a model card; which of its
-    checkpoints, as for `load_run`. Of an embedding it keeps the first `dimensions`, None: all. Returns what
-    was taken. Raises MghError for more dimensions than there are."""
-    model, tokenizer, config, choice = load_run(run, which)
+    checkpoints, and what `interpolate` is, as for `load_run`. Of an embedding it keeps the first
+    `dimensions`, None: all. Returns what was taken. Raises MghError for more dimensions than there are."""
+    model, tokenizer, config, choice = load_run(run, which, interpolate)
     model.cut_to(dimensions)
-    export(model, tokenizer, output, card=model_card(config, choice, run), replace=replace)
+    card = model_card(config, choice, run, interpolate)
+    export(model, tokenizer, output, card=card, replace=replace)
     return choice
 
 
-def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
-    """The exported folder's README.md: what the model is, how it was trained and what it scored."""
+def model_card(config: RunConfig, choice: Choice, run: Path, interpolate: float = 1.0) -> str:
+    """The exported folder's README.md: what the model is, how it was trained and what it scored, which is
+    known of the run's own weights alone."""
     training, pooling = config.training, config.model.pooling
     lines = [
         "---",
@@ -97,6 +111,11 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         f"trained by mgh-ds for {choice.step} of {training.steps} steps ({choice.words})",
         f"with global batches of {training.global_batch} records,",
         f"{_objective(config)}.",
+        *(
+            []
+            if interpolate == 1
+            else [f"The weights lie between its own ({interpolate:g}) and the backbone's."]
+        ),
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
@@ -107,7 +126,7 @@ def model_card(config: RunConfig, choice: Choice, run: Path) -> str:
         "",
         "sentence-transformers 6 and later import `mgh_ds` only with `trust_remote_code=True`;",
         "version 5 needs no flag.",
-        *_score_lines(RunFolder(run), choice.step, training.steps),
+        *(_score_lines(RunFolder(run), choice.step, training.steps) if interpolate == 1 else []),
     ]
     return "\n".join(lines) + "\n"
 

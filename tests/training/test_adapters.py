@@ -13,7 +13,7 @@ from mgh_ds.model.embedder import build_model
 from mgh_ds.training import checkpoint
 from mgh_ds.training.adapters import adapter_lines, base_fingerprint, build_run_model
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.export import export_run
+from mgh_ds.training.export import export_run, load_run
 from tests.ranks import run_ranks
 from tests.training import run_worker
 from tests.training.mntp_setup import make_decoder, mntp_run, write_texts
@@ -48,6 +48,14 @@ def test_what_is_merged_is_what_the_run_would_export(mntp: RunConfig, tmp_path: 
         name for name, weight in plain.backbone.state_dict().items() if not torch.equal(weight, weights[name])
     ]
     assert len(changed) == 3 * 7, "all linear layers of all blocks"
+    export_run(mntp.path, tmp_path / "between", interpolate=0.25)
+    between = load_file(tmp_path / "between" / "model.safetensors")
+    for name, weight in plain.backbone.state_dict().items():
+        torch.testing.assert_close(between[name], weight.lerp(exported[name], 0.25), rtol=0, atol=1e-7)
+    card = (tmp_path / "between" / "README.md").read_text()
+    assert "The weights lie between its own (0.25) and the backbone's." in card
+    with pytest.raises(MghError, match=r"--interpolate is 1\.5; it must be from 0"):
+        load_run(mntp.path, interpolate=1.5)
     with pytest.raises(MghError, match=r"mntp has another checkpoint now than when it was checked"):
         build_run_model(on_top, base | {"adapter-1": "0" * 64 + ", scale 2"})
 

@@ -105,6 +105,10 @@ def test_all_weights_train_in_bfloat16_with_activation_checkpointing(tiny_run: M
     model, *_ = load_run(killed.path)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[name].bfloat16()), name
+    between, *_ = load_run(killed.path, interpolate=0.25)
+    for name, parameter in between.named_parameters():
+        mixed = untrained[name].float().lerp(weights[name], 0.25)
+        assert torch.equal(parameter, mixed.bfloat16()), name
     export_run(killed.path, tmp_path / "export")
     exported = load_file(tmp_path / "export" / "model.safetensors")
     assert {f"backbone.{name}" for name in exported} == weights.keys()
