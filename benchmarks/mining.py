@@ -3,45 +3,36 @@
     python -m benchmarks.mining                                                  # the bundled MGH records
     python -m benchmarks.mining --records RECORDS --corpus CORPUS --documents 20000
 
-Each contender is a process that mines everything anew in each turn, model and files included; they take
-turns, each round in the other order, and the ratio is taken round by round. The first round does not count.
 The run fails where the two find other negatives. Writes `cpu-mining.csv`; peak memory is the process's own,
 resident.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
-from benchmarks import environment, table
-from benchmarks.gate import Runner
+from benchmarks import table
 from benchmarks.kernel import RESULTS
+from benchmarks.turns import CONTENDERS, Comparison, Turns, compare, surroundings, take_turns
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.model.weights import MINILM, resolve_model
 from mgh_ds.records.store import open_or_convert
 
-ROOT = Path(__file__).parents[1]
-CONTENDERS = ("ours", "theirs")
 # Of the negatives, those that only one of both may find: batches and sums differ in float32's last bits,
 # which decides near a border.
 MOST_DIFFERENT = 0.02
 
 
-class MiningRow(NamedTuple):
-    """`ratio` is the median over the rounds of our time divided by theirs, between its quartiles."""
+class Mined(NamedTuple):
+    """What the figures of a `Comparison` are of."""
 
     model: str
     records: str
@@ -50,28 +41,18 @@ class MiningRow(NamedTuple):
     depth: int
     negatives: int
     threads: int
-    ours_s: float
-    theirs_s: float
-    ratio: float
-    lower_quartile: float
-    upper_quartile: float
-    ours_peak_mib: float
-    theirs_peak_mib: float
-    same_negatives: float
     rounds: int
+    same_negatives: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mining.") as name:
         job = prepare(options, Path(name))
-        row = measure(options, job, Path(name))
-    table.write(options.output / "cpu-mining.csv", _environment(), MiningRow._fields, [row])
-    print(
-        f"ours takes {row.ratio:.2f} of their time ({row.lower_quartile:.2f} to {row.upper_quartile:.2f}); "
-        f"peak memory {row.ours_peak_mib:,.0f} MiB against {row.theirs_peak_mib:,.0f} MiB; "
-        f"{row.same_negatives:.1%} of the negatives are the same"
-    )
+        mined, figures = measure(options, job, Path(name))
+    columns = (*Mined._fields, *Comparison._fields)
+    table.write(options.output / "cpu-mining.csv", surroundings(), columns, [(*mined, *figures)])
+    print(f"{figures.words}; {mined.same_negatives:.1%} of the negatives are the same")
     return 0
 
 
@@ -104,16 +85,13 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def measure(options: argparse.Namespace, job: dict[str, Any], folder: Path) -> MiningRow:
+def measure(options: argparse.Namespace, job: dict[str, Any], folder: Path) -> tuple[Mined, Comparison]:
     """Raises MghError if a contender fails, or if they find other negatives."""
-    turns = take_turns(job, folder, options.threads)
+    turns: Turns = take_turns("benchmarks.mining_worker", job, folder, options.threads)
     same = _same([turns[name][-1]["negatives"] for name in CONTENDERS])
     if same < 1 - MOST_DIFFERENT:
         raise MghError(f"only {same:.1%} of the negatives are the same: they did not do the same work")
-    seconds = {name: [turn["seconds"] for turn in turns[name][1:]] for name in CONTENDERS}
-    ratios = [a / b for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    lower, median, upper = np.percentile(ratios, (25, 50, 75)).tolist()
-    return MiningRow(
+    mined = Mined(
         model=options.model,
         records=str(options.records),
         queries=job["queries"],
@@ -121,46 +99,10 @@ def measure(options: argparse.Namespace, job: dict[str, Any], folder: Path) -> M
         depth=job["depth"],
         negatives=job["negatives"],
         threads=options.threads,
-        ours_s=statistics.median(seconds["ours"]),
-        theirs_s=statistics.median(seconds["theirs"]),
-        ratio=median,
-        lower_quartile=lower,
-        upper_quartile=upper,
-        ours_peak_mib=turns["ours"][-1]["peak_mib"],
-        theirs_peak_mib=turns["theirs"][-1]["peak_mib"],
-        same_negatives=same,
         rounds=options.rounds,
+        same_negatives=same,
     )
-
-
-def take_turns(job: dict[str, Any], folder: Path, threads: int) -> dict[str, list[dict[str, Any]]]:
-    """By contender, what it reported of each turn. Raises MghError with its last words if one fails."""
-    settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    with contextlib.ExitStack() as stack:
-        runners = {}
-        for name in CONTENDERS:
-            (folder / name).mkdir()
-            files.write_json(folder / name / "job.json", {**job, "contender": name})
-            command = [sys.executable, "-m", "benchmarks.mining_worker", str(folder / name / "job.json")]
-            runner = Runner(command, os.environ | settings, folder / name / "log")
-            runners[name] = stack.enter_context(runner)
-            turns[name].append(_named(name, runner.report))  # alone, until its first turn is done
-        for number in range(1, job["rounds"]):
-            for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
-                runners[name].open()
-                turns[name].append(_named(name, runners[name].report))
-        for name, runner in runners.items():
-            _named(name, runner.finish)
-    return turns
-
-
-def _named(name: str, call: Any) -> Any:
-    try:
-        return call()
-    except RuntimeError as error:
-        raise MghError(f"{name} failed:\n{error}") from None
+    return mined, compare(turns)
 
 
 def _same(found: Sequence[Sequence[Sequence[str]]]) -> float:
@@ -168,11 +110,6 @@ def _same(found: Sequence[Sequence[Sequence[str]]]) -> float:
     both = [(set(a), set(b)) for a, b in zip(*found, strict=True) if b]
     union = sum(len(a | b) for a, b in both)
     return sum(len(a & b) for a, b in both) / union if union else 0.0
-
-
-def _environment() -> dict[str, str]:
-    theirs = environment.version("sentence-transformers")
-    return environment.describe(torch.device("cpu")) | {"sentence-transformers": theirs}
 
 
 def _write(path: Path, rows: Iterable[Any]) -> None:

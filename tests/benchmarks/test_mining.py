@@ -36,9 +36,9 @@ def test_ratios_are_formed_in_a_round_and_the_first_does_not_count(options, tmp_
     found = [["a", "b"], ["c"]]
     given = {"ours": turns([50, 1, 2, 3], found), "theirs": turns([1, 2, 2, 2], found)}
     monkeypatch.setattr(mining, "take_turns", lambda *_: given)
-    row = mining.measure(options, job, tmp_path)
-    assert (row.ratio, row.lower_quartile, row.upper_quartile) == (1.0, 0.75, 1.25)
-    assert (row.ours_s, row.theirs_s, row.same_negatives) == (2, 2, 1.0)
+    mined, figures = mining.measure(options, job, tmp_path)
+    assert (figures.ratio, figures.lower_quartile, figures.upper_quartile) == (1.0, 0.75, 1.25)
+    assert (figures.ours_s, figures.theirs_s, mined.same_negatives) == (2, 2, 1.0)
     given["theirs"] = turns([1, 2, 2, 2], [["a", "x"], ["c"]])
     with pytest.raises(MghError, match=r"only 50\.0% of the negatives are the same"):
         mining.measure(options, job, tmp_path)

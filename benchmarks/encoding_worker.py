@@ -1,0 +1,56 @@
+"""A contender of `benchmarks.encoding`: encodes the same corpus once a turn, and says how long that took.
+
+python -m benchmarks.encoding_worker JOB GATE
+"""
+
+import json
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gate import Gate
+
+
+def main(job_file: str, descriptor: str) -> None:
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    encode = {"ours": ours, "theirs": theirs}[job["contender"]]
+    gate = Gate(int(descriptor), job["rounds"])
+    for _ in range(job["rounds"]):
+        written = encode(job, Path(job_file).parent)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        gate.stop({"peak_mib": peak, "files": [str(path) for path in written]})
+
+
+def ours(job: dict[str, Any], folder: Path) -> list[Path]:
+    """`mgh-ds encode` from its beginning. The files that hold the vectors, in order."""
+    from mgh_ds.encoding.commands import encode_command
+
+    output = folder / "vectors"
+    shutil.rmtree(output, ignore_errors=True)
+    encode_command(
+        Path(job["corpus"]), output, model=job["model"], batch_size=job["batch_size"], device="cpu"
+    )
+    return sorted(output.glob("part-*.npy"))
+
+
+def theirs(job: dict[str, Any], folder: Path) -> list[Path]:
+    """`encode` of sentence-transformers, its model loaded and its vectors written anew in every turn."""
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    lines = Path(job["corpus"]).read_text(encoding="utf-8").splitlines()
+    model = SentenceTransformer(job["model"], device="cpu")
+    vectors = model.encode(
+        [json.loads(line)["text"] for line in lines],
+        batch_size=job["batch_size"],
+        normalize_embeddings=True,
+        show_progress_bar=False,
+    )
+    np.save(folder / "vectors.npy", vectors)
+    return [folder / "vectors.npy"]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
