@@ -49,10 +49,12 @@ class EncodingSettings:
         return encoder
 
 
-def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
+def add_encoding_arguments(parser: argparse.ArgumentParser, model_required: bool = True) -> None:
     """Declares the fields of `EncodingSettings`, and `--worker` and `--workers`."""
     parser.add_argument(
-        "--model", required=True, help="Hugging Face name, model folder, GGUF file or a run's folder"
+        "--model",
+        required=model_required,
+        help="Hugging Face name, model folder, GGUF file or a run's folder",
     )
     parser.add_argument(
         "--pooling",

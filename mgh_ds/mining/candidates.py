@@ -40,9 +40,7 @@ class CandidateFiles:
             "version": VERSION,
             "depth": depth,
             "replace": inputs.replace,
-            "queries": embedded.queries.manifest.fingerprint,
-            "positives": embedded.positives.manifest.fingerprint,
-            "documents": embedded.documents.manifest.fingerprint,
+            **embedded.fingerprints,
         }
         label(folder / "manifest.json", self.made_of)
 

@@ -22,6 +22,15 @@ class Embedded:
     positives: Vectors
     documents: Vectors
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the vectors depend on."""
+        return {
+            "queries": self.queries.manifest.fingerprint,
+            "positives": self.positives.manifest.fingerprint,
+            "documents": self.documents.manifest.fingerprint,
+        }
+
 
 def embed(folder: Path, inputs: Inputs, encoder: Encoder, settings: EncodingSettings, me: Worker) -> Embedded:
     """Encodes all texts; a worker's own parts of all three first.

@@ -15,19 +15,11 @@ left it waits, so all workers end together, whichever of them are killed, and th
 number of them.
 """
 
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.common import files
-from mgh_ds.common.claims import once
-from mgh_ds.common.differences import differences
-from mgh_ds.common.errors import MghError
-from mgh_ds.common.protocols import ScorePairs
 from mgh_ds.distributed.workers import Worker
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
@@ -36,20 +28,10 @@ from mgh_ds.mining.embedding import embed
 from mgh_ds.mining.inputs import open_inputs
 from mgh_ds.mining.output import Provenance, write_records
 from mgh_ds.mining.parts import make_parts
-from mgh_ds.mining.rescoring import RescoredFiles
+from mgh_ds.mining.rescoring import Judge, RescoredFiles
+from mgh_ds.mining.result import settled, sha256_of
 from mgh_ds.mining.selection import Selection, settled_depth
 from mgh_ds.model.encoder import Encoder
-
-RECORDS, REPORT = "records.jsonl", "mining.json"
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A cross-encoder: its name, its fingerprint, and what loads it."""
-
-    name: str
-    fingerprint: dict[str, str]
-    load: Callable[[], ScorePairs]
 
 
 @dataclass(frozen=True)
@@ -92,23 +74,12 @@ def mine(folder: Path, request: Request, encoder: Encoder, judge: Judge | None, 
     if judge is not None:
         rescored = RescoredFiles(folder / "rescored", inputs, found, judge.load(), judge.fingerprint)
         make_parts(rescored.parts, me, rescored.path, rescored.make, "rescore")
-    weights = json.dumps(encoder.origin["weights"], sort_keys=True)
     provenance = Provenance(
-        encoder.name, hashlib.sha256(weights.encode()).hexdigest(), None if judge is None else judge.name
+        encoder.name, sha256_of(encoder.origin["weights"]), None if judge is None else judge.name
     )
-    asked = json.loads(json.dumps({"selection": asdict(selection), "rank_max": depth, **asdict(provenance)}))
-    report = folder / REPORT
 
-    def write() -> None:
-        outcome = write_records(folder / RECORDS, inputs, found, rescored, selection, provenance)
-        files.write_json(report, {"asked": asked, **outcome.as_json()})
+    def write(path: Path) -> dict[str, Any]:
+        return write_records(path, inputs, found, rescored, selection, provenance).as_json()
 
-    once(folder, RECORDS, report.exists, write)
-    said = files.read_json(report)
-    different = differences(said["asked"], asked)
-    if different:
-        raise MghError(
-            f"{folder / RECORDS} was chosen otherwise ({different[0]}): remove {report} to choose anew, "
-            "or mine into another folder"
-        )
-    return said
+    asked = {"selection": asdict(selection), "rank_max": depth, **asdict(provenance)}
+    return settled(folder, asked, write)

@@ -19,7 +19,8 @@ from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
 from mgh_ds.mining import candidates, embedding, rescoring
 from mgh_ds.mining.documents import Documents
-from mgh_ds.mining.run import Judge, Request, mine
+from mgh_ds.mining.rescoring import Judge
+from mgh_ds.mining.run import Request, mine
 from mgh_ds.mining.selection import Selection
 from mgh_ds.model.tiny import SENTENCES
 from mgh_ds.records.commands import validate_command
