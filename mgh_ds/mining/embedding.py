@@ -54,5 +54,5 @@ def embed(folder: Path, inputs: Inputs, encoder: Encoder, settings: EncodingSett
         for texts, vectors in work:
             parts = parts_of(me, vectors.parts) if own else range(vectors.parts)
             what = f"encode {vectors.folder.name}"
-            encode_parts(vectors, texts, encoder, parts, settings.batch_size, what)
+            encode_parts(vectors, texts, encoder, parts, settings.batch_size, what, settings.batch_tokens)
     return Embedded(queries, positives, documents)

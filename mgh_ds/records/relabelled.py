@@ -76,7 +76,7 @@ class Relabelling:
 
     by: Counter[str] = field(default_factory=Counter)  # records
     _levels: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _scores: Counter[tuple[str, str]] = field(default_factory=Counter)  # sums
+    _scores: dict[tuple[str, str], float] = field(default_factory=dict)  # sums
     _positives: float = 0.0
 
     def add(self, source: Mapping[str, str]) -> None:
@@ -88,7 +88,7 @@ class Relabelling:
         self._positives += found.positive_score
         for before, after, score in found.changes:
             self._levels[before, after] += 1
-            self._scores[before, after] += score
+            self._scores[before, after] = self._scores.get((before, after), 0.0) + score
 
     def as_json(self) -> dict[str, Any]:
         """How many negatives went from which level to which, and mean scores by level before and after."""
@@ -112,18 +112,20 @@ class Relabelling:
         return round(_total(self._scores, **which) / self._count(**which), 4)
 
 
-def _total(values: Counter[tuple[str, str]], before: str | None = None, after: str | None = None) -> float:
+def _total(
+    values: Mapping[tuple[str, str], float], before: str | None = None, after: str | None = None
+) -> float:
     return sum(value for key, value in values.items() if before in (None, key[0]) and after in (None, key[1]))
 
 
 def relabelling_table(found: dict[str, Any]) -> Table:
     """The sums of `Relabelling.as_json` for people: a row for each level before, a column for each after."""
     by = ", ".join(printable(name) for name in found["by"])
-    table = Table(
-        title=f"{found['records']:,} records relabelled by {by}; the positives score "
-        f"{found['mean_positive_score']:.3f} on average",
-        title_justify="left",
+    title = (
+        f"{found['records']:,} records relabelled by {by}; "
+        f"their positives score {found['mean_positive_score']:.3f} on average"
     )
+    table = Table(title=Text(title), title_justify="left")
     afters = list(found["mean_score_after"])
     for name in ("before \\ after", *afters, "mean score"):
         table.add_column(Text(name), justify="right")
