@@ -50,6 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="forget the negatives that records have; by default they stay, as they are, before those mined",
     )
+    parser.add_argument(
+        "--index",
+        metavar="FACTORY",
+        help="search by an index of faiss, on the CPU: Flat, which is exact as the default is, or an "
+        "approximate one such as HNSW32 or IVF4096,Flat",
+    )
+    parser.add_argument(
+        "--index-parameters", metavar="P", help="how the index is searched, such as nprobe=32 or efSearch=64"
+    )
     default = Selection()
     parser.add_argument(
         "--negatives",
@@ -113,6 +122,8 @@ def mine_command(
     document_instruction: str | None = None,
     replace: bool = False,
     rank_max: int | None = None,
+    index: str | None = None,
+    index_parameters: str | None = None,
     cross_encoder: str | None = None,
     worker: int | None = None,
     workers: int | None = None,
@@ -139,6 +150,10 @@ def mine_command(
 
     if cross_encoder:
         extras.need("evaluation", "--cross-encoder")
+    if index:
+        extras.need("faiss", "--index")
+    elif index_parameters:
+        raise MghError("--index-parameters is for --index: name the index too")
     me = this_worker(worker, workers, os.environ)
     selection = Selection(
         negatives=negatives,
@@ -152,7 +167,7 @@ def mine_command(
     )
     files.require_writable(output, f"output {output}")
     if relabel:
-        _refuse_search(selection, corpus=corpus, replace=replace, rank_max=rank_max)
+        _refuse_search(selection, corpus=corpus, replace=replace, rank_max=rank_max, index=index)
         teacher = _teacher(model, cross_encoder, instructions, document_instruction, settings)
         _relabel(records, output, selection, teacher, me)
         return
@@ -161,6 +176,7 @@ def mine_command(
     encoding = EncodingSettings(model=model, **settings)
 
     from mgh_ds.encoding.corpus import Corpus
+    from mgh_ds.mining.faiss_index import IndexSpec
     from mgh_ds.mining.rescoring import Judge
     from mgh_ds.mining.result import RECORDS
     from mgh_ds.mining.run import Request, mine
@@ -174,6 +190,7 @@ def mine_command(
         instructions=instructions,
         document_instruction=document_instruction,
         replace=replace,
+        index=IndexSpec(index, index_parameters) if index else None,
     )
     judge = Judge.named(cross_encoder) if cross_encoder else None
     encoder = encoding.load(instructions=bool(instructions or document_instruction))

@@ -87,6 +87,7 @@ def run(encoder, records):
         rank_max=15,
         instructions=False,
         replace=False,
+        index=None,
         **selection,
     ):
         asked = Selection(**{"negatives": 3, "relative_max": None, **selection})
@@ -98,6 +99,7 @@ def run(encoder, records):
             rank_max=rank_max,
             instructions=instructions,
             replace=replace,
+            index=index,
         )
         return mine(folder, request, encoder, judge, worker)
 

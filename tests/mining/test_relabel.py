@@ -263,6 +263,7 @@ def test_the_verb_relabels_and_refuses_what_it_cannot_heed(records, model, tmp_p
     for options, said in [
         (["--model", model, "--corpus", "c"], "leave out --corpus"),
         (["--model", model, "--negatives", "3"], "leave out --negatives"),
+        (["--model", model, "--index-parameters", "nprobe=3"], "--index-parameters is for --index"),
         (["--model", model, "--level-ranks", "1", "2", "3"], "leave out --level-ranks"),
         (["--model", model, "--cross-encoder", "x"], "takes one teacher"),
         ([], "takes one teacher"),
