@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mgh_ds import cli
 from mgh_ds.common.errors import MghError
 from mgh_ds.mining import faiss_index
 from mgh_ds.mining.faiss_index import FaissIndex, IndexSpec
@@ -113,3 +114,10 @@ def test_records_say_that_their_search_was_approximate(run, corpus, tmp_path):  
     }
     with pytest.raises(MghError, match=r"index\.parameters: efSearch=64 → None"):
         run(tmp_path / "out", corpus, index=IndexSpec("HNSW8"))
+
+
+def test_the_verb_searches_by_the_index_that_is_named(records, model, tmp_path):  # noqa: F811
+    words = ["data", "mine", str(records), str(tmp_path / "out"), "--model", model, "--pooling", "mean"]
+    cli.main([*words, "--device", "cpu", "--index", "IVF2,Flat", "--index-parameters", "nprobe=2"])
+    found = {record.source.get("mined_index") for record in result(tmp_path / "out")}
+    assert "IVF2,Flat nprobe=2, approximate" in found
