@@ -63,6 +63,7 @@ def test_a_threshold_without_a_cross_encoder_is_refused() -> None:
         ("evaluation", ["eval", "--model", "m", "--tasks", "STS17", "--output", "o.json"]),
         ("evaluation", ["ablate", "configs/ablation-random.yaml"]),
         ("synthesis", ["synth", "audit", "nowhere"]),
+        ("faiss", ["data", "mine", "nowhere", "out", "--model", "m", "--index", "Flat"]),
         ("evaluation", ["synth", "audit", "nowhere", "--cross-encoder", "m"]),
     ],
 )
@@ -135,6 +136,7 @@ MAY_USE_EXTRAS = ("ablation", "audit", "evaluation", "synthesis")
 BESIDE = {
     ("sentence_transformers_module.py", "sentence_transformers"),  # imported by sentence-transformers itself
     ("gguf_file.py", "gguf"),  # asked for there by its extra
+    ("faiss_index.py", "faiss"),  # asked for by mining's verb
     ("schema.py", "pydantic_core"),  # pydantic's own
     ("weights_and_biases.py", "wandb"),  # imported where a recipe names that logger
     ("keys.py", "annotated_types"),

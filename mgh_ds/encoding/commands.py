@@ -66,7 +66,8 @@ def encode_command(
     encoder = chosen.load(instructions=bool(instruction))
     named = {"corpus": [str(file) for file in texts.files]}
     vectors = Vectors.begin(output, describe(encoder, chosen, found, side, instruction, named))
-    encode_parts(vectors, texts, encoder, parts_of(me, vectors.parts), chosen.batch_size)
+    mine = parts_of(me, vectors.parts)
+    encode_parts(vectors, texts, encoder, mine, chosen.batch_size, batch_tokens=chosen.batch_tokens)
     done = sum(vectors.is_done(part) for part in range(vectors.parts))
     said = f"{found.count:,} vectors of {vectors.manifest.dimensions} dimensions in {output}"
     print(said if done == vectors.parts else f"{said}: {done} of {vectors.parts} parts are there")

@@ -24,10 +24,12 @@ class EncodingSettings:
     dtype: StoredType = "float32"
     dimensions: int | None = None
     batch_size: int = 64
+    batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise MghError(f"--batch-size is {self.batch_size}; it must be at least 1")
+        for name, value in (("--batch-size", self.batch_size), ("--batch-tokens", self.batch_tokens)):
+            if value is not None and value < 1:
+                raise MghError(f"{name} is {value}; it must be at least 1")
 
     def load(self, instructions: bool = False) -> "Encoder":
         """The encoder; its `origin` holds the model's fingerprint. Raises MghError if it cannot be loaded, or
@@ -49,10 +51,12 @@ class EncodingSettings:
         return encoder
 
 
-def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
+def add_encoding_arguments(parser: argparse.ArgumentParser, model_required: bool = True) -> None:
     """Declares the fields of `EncodingSettings`, and `--worker` and `--workers`."""
     parser.add_argument(
-        "--model", required=True, help="Hugging Face name, model folder, GGUF file or a run's folder"
+        "--model",
+        required=model_required,
+        help="Hugging Face name, model folder, GGUF file or a run's folder",
     )
     parser.add_argument(
         "--pooling",
@@ -79,7 +83,14 @@ def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="keep the first D of each vector, of unit length again, as of Matryoshka models; default: all",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="texts encoded at once (default: 64)")
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument("--batch-size", type=int, default=64, help="texts encoded at once (default: 64)")
+    batch.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="encode as many texts at once as have N tokens together, instead of a number of texts",
+    )
     parser.add_argument(
         "--worker",
         type=int,

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from mgh_ds.common.claims import made, until_none_left
@@ -53,13 +54,15 @@ def encode_parts(
     parts: Sequence[int],
     batch_size: int = 64,
     what: str = "encode",
+    batch_tokens: int | None = None,
 ) -> None:
     """Makes those of `parts` that are not done, and waits for those that other processes are making.
 
-    A part is encoded by itself, so that its bits depend on its texts and on `batch_size`, and not on who
-    makes the others. Memory holds one part. `texts` must begin anew at each iteration, and be those of the
-    manifest.
+    A part is encoded by itself, so that its bits depend on its texts, and on `batch_size` and `batch_tokens`
+    (see `Encoder.encode`), but not on who makes the others. Memory holds one part. `texts` must begin anew at
+    each iteration, and be those of the manifest.
     """
+    encode = partial(encoder.encode, batch_size=batch_size, batch_tokens=batch_tokens)
     left = [part for part in parts if not vectors.is_done(part)]
     total = sum(len(vectors.rows(part)) for part in left)
     with tqdm(total=total, desc=what, unit=" texts", disable=None, leave=False) as bar:
@@ -70,7 +73,7 @@ def encode_parts(
                 if part not in wanted:
                     continue
                 done = partial(vectors.is_done, part)
-                work = partial(_make, vectors, part, group, encoder, batch_size, bar.update)
+                work = partial(_make, vectors, part, group, encode, bar.update)
                 if made(vectors.folder, vectors.path(part).stem, done, work):
                     finished.add(part)
             return finished
@@ -87,12 +90,11 @@ def _make(
     vectors: Vectors,
     part: int,
     texts: Sequence[Text],
-    encoder: Encoder,
-    batch_size: int,
+    encode: Callable[..., npt.NDArray[np.float32]],
     progress: Callable[[int], object],
 ) -> None:
-    found = np.empty((len(texts), encoder.dim), np.float32)
+    found = np.empty((len(texts), vectors.manifest.dimensions), np.float32)
     for instruction in dict.fromkeys(text.instruction for text in texts):
         rows = [row for row, text in enumerate(texts) if text.instruction == instruction]
-        found[rows] = encoder.encode([texts[row].text for row in rows], instruction, batch_size, progress)
+        found[rows] = encode([texts[row].text for row in rows], instruction, progress=progress)
     vectors.write(part, [text.id for text in texts], found)

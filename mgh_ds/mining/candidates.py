@@ -11,6 +11,7 @@ import torch
 from mgh_ds.common import files
 from mgh_ds.common.labels import label
 from mgh_ds.mining.embedding import Embedded
+from mgh_ds.mining.faiss_index import FaissIndex
 from mgh_ds.mining.inputs import Inputs
 from mgh_ds.mining.known import Known
 from mgh_ds.mining.search import Candidates, Float64s, Int64s, dots, search
@@ -29,20 +30,22 @@ class Found(NamedTuple):
 
 
 class CandidateFiles:
-    """part-00000.npz, …: what `search` finds for each record, the first `depth` documents that are no known
-    positives (`known`). Raises MghError if the folder is of another search."""
+    """part-00000.npz, …: what `search`, or an index in its place, finds for each record, the first `depth`
+    documents that are no known positives (`known`). Raises MghError if the folder is of another search."""
 
-    def __init__(self, folder: Path, inputs: Inputs, embedded: Embedded, depth: int) -> None:
+    def __init__(
+        self, folder: Path, inputs: Inputs, embedded: Embedded, depth: int, index: FaissIndex | None = None
+    ) -> None:
         self.folder, self._inputs, self._embedded, self._depth = folder, inputs, embedded, depth
+        self._index = index
         self._known = Known(inputs.store)
         self.parts = -(-len(inputs.store) // PART_ROWS)
         self.made_of = {
             "version": VERSION,
             "depth": depth,
             "replace": inputs.replace,
-            "queries": embedded.queries.manifest.fingerprint,
-            "positives": embedded.positives.manifest.fingerprint,
-            "documents": embedded.documents.manifest.fingerprint,
+            **embedded.fingerprints,
+            **({} if index is None else {"index": index.made_of}),
         }
         label(folder / "manifest.json", self.made_of)
 
@@ -54,7 +57,10 @@ class CandidateFiles:
         rows, inputs, vectors = self._rows(part), self._inputs, self._embedded
         queries = vectors.queries.take(rows)
         excluded = self._known.excluded(inputs.records(rows), inputs.documents)
-        found = search(queries, vectors.documents, self._depth, excluded, device)
+        if self._index is None:
+            found = search(queries, vectors.documents, self._depth, excluded, device)
+        else:
+            found = self._index.search(queries, self._depth, excluded)
         positives = vectors.positives.take(inputs.positives.find(self._known.positives[rows]))
         with files.new_file(self.path(part)) as file:
             np.savez(file, positives=dots(queries, positives), **found._asdict())

@@ -1,14 +1,20 @@
-"""`mgh-ds data mine`: hard negatives for records from a corpus, by one worker or several."""
+"""`mgh-ds data mine`: hard negatives for records from a corpus, or new levels for those that records have, by
+one worker or several."""
 
 import argparse
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgh_ds.common import extras, files
+from mgh_ds.common.errors import MghError
 from mgh_ds.encoding.settings import EncodingSettings, add_encoding_arguments
 from mgh_ds.mining.selection import BORDERS, Selection
+
+if TYPE_CHECKING:
+    from mgh_ds.distributed.workers import Worker
+    from mgh_ds.mining.relabel import Teacher
 
 # Only light imports here: the command line reads this module even to print its help.
 
@@ -26,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where negatives come from, as mgh-ds encode reads it; default: the records' own positives",
     )
-    add_encoding_arguments(parser)
+    parser.add_argument(
+        "--relabel",
+        action="store_true",
+        help="mine nothing, but judge the negatives that records have, by --model or --cross-encoder: what "
+        "the filters take for a positive goes, and --bands give the others their levels",
+    )
+    add_encoding_arguments(parser, model_required=False)  # not where a cross-encoder relabels
     parser.add_argument(
         "--instructions", action="store_true", help="read queries under their record's instruction"
     )
@@ -37,6 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--replace",
         action="store_true",
         help="forget the negatives that records have; by default they stay, as they are, before those mined",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="FACTORY",
+        help="search by an index of faiss, on the CPU: Flat, which is exact as the default is, or an "
+        "approximate one such as HNSW32 or IVF4096,Flat",
+    )
+    parser.add_argument(
+        "--index-parameters", metavar="P", help="how the index is searched, such as nprobe=32 or efSearch=64"
     )
     default = Selection()
     parser.add_argument(
@@ -94,12 +115,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def mine_command(
     records: Path,
     output: Path,
-    model: str,
+    model: str | None = None,
     corpus: Path | None = None,
+    relabel: bool = False,
     instructions: bool = False,
     document_instruction: str | None = None,
     replace: bool = False,
     rank_max: int | None = None,
+    index: str | None = None,
+    index_parameters: str | None = None,
     cross_encoder: str | None = None,
     worker: int | None = None,
     workers: int | None = None,
@@ -113,7 +137,8 @@ def mine_command(
     drop_unmined: bool = False,
     **settings: Any,
 ) -> None:
-    """Mines negatives and prints what became of the candidates; `records.jsonl` in `output` is the result.
+    """Mines negatives, or judges those that are there (`relabel`), and prints what became of them;
+    `records.jsonl` in `output` is the result.
 
     The options from `negatives` to `drop_unmined` are explained in `Selection`; `settings` are the fields of
     `EncodingSettings`.
@@ -125,8 +150,11 @@ def mine_command(
 
     if cross_encoder:
         extras.need("evaluation", "--cross-encoder")
+    if index:
+        extras.need("faiss", "--index")
+    elif index_parameters:
+        raise MghError("--index-parameters is for --index: name the index too")
     me = this_worker(worker, workers, os.environ)
-    encoding = EncodingSettings(model=model, **settings)
     selection = Selection(
         negatives=negatives,
         rank_min=rank_min,
@@ -138,9 +166,20 @@ def mine_command(
         drop_unmined=drop_unmined,
     )
     files.require_writable(output, f"output {output}")
+    if relabel:
+        _refuse_search(selection, corpus=corpus, replace=replace, rank_max=rank_max, index=index)
+        teacher = _teacher(model, cross_encoder, instructions, document_instruction, settings)
+        _relabel(records, output, selection, teacher, me)
+        return
+    if not model:
+        raise MghError("--model is missing: its vectors are searched")
+    encoding = EncodingSettings(model=model, **settings)
 
     from mgh_ds.encoding.corpus import Corpus
-    from mgh_ds.mining.run import RECORDS, Judge, Request, mine
+    from mgh_ds.mining.faiss_index import IndexSpec
+    from mgh_ds.mining.rescoring import Judge
+    from mgh_ds.mining.result import RECORDS
+    from mgh_ds.mining.run import Request, mine
 
     request = Request(
         records=records,
@@ -151,14 +190,9 @@ def mine_command(
         instructions=instructions,
         document_instruction=document_instruction,
         replace=replace,
+        index=IndexSpec(index, index_parameters) if index else None,
     )
-    judge = None
-    if cross_encoder:
-        from mgh_ds.evaluation.judges import load_cross_encoder
-        from mgh_ds.model.fingerprint import fingerprint
-
-        name = cross_encoder
-        judge = Judge(name, fingerprint(name), lambda: load_cross_encoder(name))
+    judge = Judge.named(cross_encoder) if cross_encoder else None
     encoder = encoding.load(instructions=bool(instructions or document_instruction))
     said = mine(output, request, encoder, judge, me)
     by_level = ", ".join(f"level {name}: {count:,}" for name, count in said["negatives_by_level"].items())
@@ -168,3 +202,57 @@ def mine_command(
         print(f"{said['records_without_mined_negatives']:,} records got none{fate}")
     for reason, count in said["left_out"].items():
         print(f"left out, {reason}: {count:,} candidates")
+
+
+def _refuse_search(selection: Selection, **others: object) -> None:
+    """Raises MghError for what has no meaning where nothing is searched."""
+    default = Selection()
+    of_search = {name: getattr(selection, name) for name in ("negatives", "rank_min", "level_ranks")}
+    given = [name for name, value in of_search.items() if value != getattr(default, name)]
+    given += [name for name, value in others.items() if value]
+    if given:
+        raise MghError(
+            f"--relabel searches nothing: leave out --{given[0].replace('_', '-')}, or mine without --relabel"
+        )
+
+
+def _teacher(
+    model: str | None,
+    cross_encoder: str | None,
+    instructions: bool,
+    document_instruction: str | None,
+    settings: dict[str, Any],
+) -> "Teacher":
+    from mgh_ds.mining.relabel import EncoderTeacher
+    from mgh_ds.mining.rescoring import Judge
+
+    told = bool(instructions or document_instruction)
+    if model and not cross_encoder:
+        encoding = EncodingSettings(model=model, **settings)
+        return EncoderTeacher(encoding.load(told), encoding, instructions, document_instruction)
+    if not cross_encoder or model:
+        raise MghError("--relabel takes one teacher: give either --model or --cross-encoder")
+    if told:
+        raise MghError("--instructions and --document-instruction are for --model: leave them out")
+    return Judge.named(cross_encoder)
+
+
+def _relabel(records: Path, output: Path, selection: Selection, teacher: "Teacher", me: "Worker") -> None:
+    from rich.console import Console
+
+    from mgh_ds.mining.relabel import relabel
+    from mgh_ds.mining.result import RECORDS
+    from mgh_ds.records.relabelled import relabelling_table
+
+    said = relabel(output, records, selection, teacher, me)
+    print(f"{said['records']:,} records in {output / RECORDS}")
+    fate = "are left out" if selection.drop_unmined else "stay as pairs"
+    for key, what in (
+        ("records_without_negatives", "had no negative"),
+        ("records_that_lost_all", "lost all of theirs"),
+    ):
+        if said[key]:
+            print(f"{said[key]:,} records {what} and {fate}")
+    for reason, count in said["left_out"].items():
+        print(f"left out, {reason}: {count:,} negatives")
+    Console().print(relabelling_table(said["relabelled"]))

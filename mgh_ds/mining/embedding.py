@@ -22,6 +22,15 @@ class Embedded:
     positives: Vectors
     documents: Vectors
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the vectors depend on."""
+        return {
+            "queries": self.queries.manifest.fingerprint,
+            "positives": self.positives.manifest.fingerprint,
+            "documents": self.documents.manifest.fingerprint,
+        }
+
 
 def embed(folder: Path, inputs: Inputs, encoder: Encoder, settings: EncodingSettings, me: Worker) -> Embedded:
     """Encodes all texts; a worker's own parts of all three first.
@@ -45,5 +54,5 @@ def embed(folder: Path, inputs: Inputs, encoder: Encoder, settings: EncodingSett
         for texts, vectors in work:
             parts = parts_of(me, vectors.parts) if own else range(vectors.parts)
             what = f"encode {vectors.folder.name}"
-            encode_parts(vectors, texts, encoder, parts, settings.batch_size, what)
+            encode_parts(vectors, texts, encoder, parts, settings.batch_size, what, settings.batch_tokens)
     return Embedded(queries, positives, documents)

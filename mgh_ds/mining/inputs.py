@@ -18,6 +18,7 @@ from mgh_ds.records.store import Store, open_or_convert
 
 VERSION = 1  # raised when the same data are read otherwise
 INPUTS, POSITIVES, DOCUMENTS = "inputs.json", "positives.arrow", "documents.arrow"
+OWN_NEGATIVES = "the records' negatives"  # in place of a corpus
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,39 @@ def open_inputs(
 
     Raises MghError for a bad record or row, with its place, and if `folder` was made of other data.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.hold(folder / ".records.lock", wait=True) or contextlib.nullcontext():
-        store = open_or_convert(records, folder / "cache")
-    of_corpus = None if corpus is None else [checksum(file) for file in corpus.files]
-    label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": of_corpus})
-    sources: dict[str, Iterable[Text]] = {
-        POSITIVES: _Positives(store),
-        **({} if corpus is None else {DOCUMENTS: corpus}),
-    }
-    for name, texts in sources.items():
-        path = folder / name
-        once(folder, name, path.exists, partial(write_documents, path, texts))
+    store = open_records(
+        folder, records, None if corpus is None else [checksum(file) for file in corpus.files]
+    )
+    _write(folder / POSITIVES, _Positives(store))
+    if corpus is not None:
+        _write(folder / DOCUMENTS, corpus)
     positives = Documents(folder / POSITIVES, document_instruction)
     documents = positives if corpus is None else Documents(folder / DOCUMENTS, document_instruction)
     return Inputs(store, positives, documents, instructions, replace)
+
+
+def open_own(folder: Path, store: Store, instructions: bool, document_instruction: str | None) -> Inputs:
+    """As `open_inputs`, with the records' own negatives, of which there is one at least, as documents."""
+    _write(folder / POSITIVES, _Positives(store))
+    _write(folder / DOCUMENTS, _Negatives(store))
+    positives, negatives = (Documents(folder / name, document_instruction) for name in (POSITIVES, DOCUMENTS))
+    return Inputs(store, positives, negatives, instructions, replace=False)
+
+
+def open_records(folder: Path, records: Path, corpus: list[str] | str | None) -> Store:
+    """The records as a store, and `folder`, which is for them and for the corpus that `corpus` identifies.
+
+    Raises MghError for a bad record, with its place, and if `folder` was made of other data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.hold(folder / ".records.lock", wait=True) or contextlib.nullcontext():
+        store = open_or_convert(records, folder / "cache")
+    label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": corpus})
+    return store
+
+
+def _write(path: Path, texts: Iterable[Text]) -> None:
+    once(path.parent, path.name, path.exists, partial(write_documents, path, texts))
 
 
 class Queries:
@@ -90,6 +109,18 @@ class _Positives:
     def __iter__(self) -> Iterator[Text]:
         for record in self._store:
             yield Text(record.id, record.positive, None, _place(record))
+
+
+class _Negatives:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __iter__(self) -> Iterator[Text]:
+        number = 0
+        for record in self._store:
+            for negative in record.negatives:
+                yield Text(str(number), negative.text, None, _place(record))
+                number += 1
 
 
 def _place(record: Record) -> str:

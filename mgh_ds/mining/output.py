@@ -5,7 +5,7 @@ The scores of positive and mined negatives are the cross-encoder's if there is o
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who mined: names and fingerprints of the encoder and of the cross-encoder, if there is one."""
+    """Who mined: name and fingerprint of the encoder, name of the cross-encoder, if there is one, and the
+    index that found the candidates, if it is approximate."""
 
     model: str
     fingerprint: str
     judge: str | None = None
+    index: str | None = None
+
+    def asked(self) -> dict[str, str | None]:
+        """For the report, which named no index when there was none."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name != "index"}
 
 
 def write_records(
@@ -127,6 +133,8 @@ def _said(
         "mined_scores": " ".join(f"{cosines[one.place]:.4f}" for one in chosen),
         "mined_positive_score": f"{part.positives[place]:.4f}",
     }
+    if provenance.index is not None:
+        said["mined_index"] = f"{provenance.index}, approximate"
     if provenance.judge is not None and judged is not None:
         said |= {
             "mined_judge": provenance.judge,

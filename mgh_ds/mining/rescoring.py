@@ -1,5 +1,7 @@
 """What a cross-encoder says of the candidates: it reads query and document together."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,23 @@ from mgh_ds.mining.candidates import CandidateFiles
 from mgh_ds.mining.inputs import Inputs
 
 PART_ROWS = 256  # of which there is a whole number in a part of candidates
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A cross-encoder: its name, its fingerprint, and what loads it."""
+
+    name: str
+    fingerprint: dict[str, str]
+    load: Callable[[], ScorePairs]
+
+    @classmethod
+    def named(cls, name: str) -> "Judge":
+        """A cross-encoder of sentence-transformers. Raises MghError if there is no such model."""
+        from mgh_ds.evaluation.judges import load_cross_encoder
+        from mgh_ds.model.fingerprint import fingerprint
+
+        return cls(name, fingerprint(name), lambda: load_cross_encoder(name))
 
 
 class RescoredFiles:

@@ -5,6 +5,7 @@
     positives.arrow    the distinct positives of the records
     documents.arrow    the distinct texts of the corpus; without a corpus the positives are searched
     vectors/           of queries, positives and documents, as `mgh-ds encode` writes them
+    index/             of faiss, if one is asked for
     candidates/        what the search found for each record
     rescored/          what a cross-encoder says of these
     records.jsonl      the records with their negatives
@@ -15,41 +16,24 @@ left it waits, so all workers end together, whichever of them are killed, and th
 number of them.
 """
 
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.common import files
-from mgh_ds.common.claims import once
-from mgh_ds.common.differences import differences
-from mgh_ds.common.errors import MghError
-from mgh_ds.common.protocols import ScorePairs
 from mgh_ds.distributed.workers import Worker
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
 from mgh_ds.mining.candidates import CandidateFiles
 from mgh_ds.mining.embedding import embed
+from mgh_ds.mining.faiss_index import FaissIndex, IndexSpec
 from mgh_ds.mining.inputs import open_inputs
 from mgh_ds.mining.output import Provenance, write_records
 from mgh_ds.mining.parts import make_parts
-from mgh_ds.mining.rescoring import RescoredFiles
+from mgh_ds.mining.rescoring import Judge, RescoredFiles
+from mgh_ds.mining.result import settled, sha256_of
 from mgh_ds.mining.selection import Selection, settled_depth
 from mgh_ds.model.encoder import Encoder
-
-RECORDS, REPORT = "records.jsonl", "mining.json"
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A cross-encoder: its name, its fingerprint, and what loads it."""
-
-    name: str
-    fingerprint: dict[str, str]
-    load: Callable[[], ScorePairs]
 
 
 @dataclass(frozen=True)
@@ -64,6 +48,7 @@ class Request:
     instructions: bool = False
     document_instruction: str | None = None
     replace: bool = False  # the records' own negatives
+    index: IndexSpec | None = None  # None: `search`, exact
 
 
 def mine(folder: Path, request: Request, encoder: Encoder, judge: Judge | None, me: Worker) -> dict[str, Any]:
@@ -74,6 +59,8 @@ def mine(folder: Path, request: Request, encoder: Encoder, judge: Judge | None, 
     `folder` was made of other data, with another model, or with another choice of negatives.
     """
     selection = request.selection
+    if request.index is not None:
+        request.index.check(encoder.dim)
     inputs = open_inputs(
         folder,
         request.records,
@@ -85,30 +72,23 @@ def mine(folder: Path, request: Request, encoder: Encoder, judge: Judge | None, 
     corpus = request.records if request.corpus is None else request.corpus.path
     depth = settled_depth(request.rank_max, selection, len(inputs.documents), corpus)
     embedded = embed(folder / "vectors", inputs, encoder, request.encoding, me)
-    found = CandidateFiles(folder / "candidates", inputs, embedded, depth)
+    index = None if request.index is None else FaissIndex(folder / "index", embedded.documents, request.index)
+    found = CandidateFiles(folder / "candidates", inputs, embedded, depth, index)
     device = next(encoder.model.parameters()).device
     make_parts(found.parts, me, found.path, partial(found.make, device=device), "search")
     rescored = None
     if judge is not None:
         rescored = RescoredFiles(folder / "rescored", inputs, found, judge.load(), judge.fingerprint)
         make_parts(rescored.parts, me, rescored.path, rescored.make, "rescore")
-    weights = json.dumps(encoder.origin["weights"], sort_keys=True)
     provenance = Provenance(
-        encoder.name, hashlib.sha256(weights.encode()).hexdigest(), None if judge is None else judge.name
+        encoder.name,
+        sha256_of(encoder.origin["weights"]),
+        None if judge is None else judge.name,
+        None if request.index is None or request.index.exact else str(request.index),
     )
-    asked = json.loads(json.dumps({"selection": asdict(selection), "rank_max": depth, **asdict(provenance)}))
-    report = folder / REPORT
 
-    def write() -> None:
-        outcome = write_records(folder / RECORDS, inputs, found, rescored, selection, provenance)
-        files.write_json(report, {"asked": asked, **outcome.as_json()})
+    def write(path: Path) -> dict[str, Any]:
+        return write_records(path, inputs, found, rescored, selection, provenance).as_json()
 
-    once(folder, RECORDS, report.exists, write)
-    said = files.read_json(report)
-    different = differences(said["asked"], asked)
-    if different:
-        raise MghError(
-            f"{folder / RECORDS} was chosen otherwise ({different[0]}): remove {report} to choose anew, "
-            "or mine into another folder"
-        )
-    return said
+    asked = {"selection": asdict(selection), "rank_max": depth, **provenance.asked()}
+    return settled(folder, asked, write)

@@ -79,7 +79,11 @@ def search(
         queries: [q, dimensions], unit length.
         documents: the vectors that are searched, unit length.
     """
-    best = _best(queries, documents, k + SPARE, excluded, device)
+    return ranked(queries, documents, _best(queries, documents, k + SPARE, excluded, device), k)
+
+
+def ranked(queries: Floats, documents: Vectors, best: Int64s, k: int) -> Candidates:
+    """Of the documents `best` [q, n], -1 for none, the k with the largest cosines in float64, best first."""
     scores = np.full(best.shape, -np.inf)
     for block in _blocks(len(queries), BLOCK_EXACT):
         rows = best[block]

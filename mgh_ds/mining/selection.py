@@ -84,10 +84,9 @@ class Selection:
         """Negatives that a record may get."""
         return self.negatives * (len(LEVELS) if self.graded else 1)
 
-    def choose(self, scores: Floats, positive: float, dropped: Counter[str]) -> list[Chosen]:
-        """The negatives among the candidates with these `scores` [k], in the order of their ranks, best score
-        first; -inf is no candidate. Counts in `dropped` why the others are none."""
-        valid = scores > -np.inf
+    def fitting(self, scores: Floats, positive: float, dropped: Counter[str]) -> npt.NDArray[np.bool_]:
+        """Which candidates no filter leaves out, [k]. `scores` [k] are in the order of ranks, -inf is no
+        candidate; `dropped` counts why the others are left out."""
         relative = shares(scores, positive)
         reasons = {
             "before --rank-min": np.arange(len(scores)) + 1 < self.rank_min,
@@ -95,10 +94,16 @@ class Selection:
             "above --relative-max": relative > _or(self.relative_max, np.inf),
             "within --absolute-margin": scores > positive - _or(self.absolute_margin, -np.inf),
         }
-        left = valid
+        left = scores > -np.inf
         for reason, bad in reasons.items():
             dropped[reason] += int((left & bad).sum())
             left = left & ~bad
+        return left
+
+    def choose(self, scores: Floats, positive: float, dropped: Counter[str]) -> list[Chosen]:
+        """The negatives among the candidates with these `scores`, as in `fitting`, best score first."""
+        left = self.fitting(scores, positive, dropped)
+        relative = shares(scores, positive)
         places = np.flatnonzero(left)
         places = places[np.argsort(-scores[places], kind="stable")]
         chosen: list[Chosen] = []
@@ -111,9 +116,13 @@ class Selection:
         dropped["not needed"] += len(places) - len(chosen)
         return chosen
 
+    def band(self, share: float) -> int:
+        """The level of the band of `bands` in which a share of the positive's score lies."""
+        return LEVELS[sum(border <= share for border in self.bands or ())]
+
     def _level(self, rank: int, share: float) -> int | None:
         if self.bands:
-            return LEVELS[sum(border <= share for border in self.bands)]
+            return self.band(share)
         if self.level_ranks:
             return HARDEST - sum(rank > border for border in self.level_ranks)
         return None

@@ -4,7 +4,7 @@ encoder = Encoder.from_pretrained("runs/demo/export")
 vectors = encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer.")
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
+from mgh_ds.model.batches import Row, TokenBatch
 from mgh_ds.model.config import ColumnTransform, DTypeChoice, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import export
@@ -23,6 +24,11 @@ from mgh_ds.model.settings import Settings, read_settings
 from mgh_ds.model.token_weights import POOLINGS
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.model.weights import resolve_model
+
+TOKENIZED_AT_ONCE = 64  # texts whose tokens wait for a batch with room
+
+Batch = tuple[Sequence[int], TokenBatch]
+"""Places of texts among those that are encoded, and their tokens."""
 
 
 class Encoder:
@@ -146,11 +152,14 @@ class Encoder:
         instruction: str | None = None,
         batch_size: int = 32,
         progress: bool | Callable[[int], object] = False,
+        batch_tokens: int | None = None,
     ) -> NDArray[np.float32]:
         """Embeddings of `texts`, each read under `instruction`, else under the default prompt, if any:
         `[len(texts), dim]`, of unit length.
 
-        Texts of like length share a batch; a text's embedding depends on its batch by rounding only.
+        Texts of like length share a batch; a text's embedding depends on its batch by rounding only. A batch
+        has `batch_size` texts or, where `batch_tokens` is given, at most so many tokens, padding counted; a
+        text that is longer has one to itself.
         `progress` shows a bar, or is called with the number of texts done since its last call. Raises
         MghError for anything but a sequence of strings, for an instruction that the model would leave out,
         and if an embedding holds NaN or infinity.
@@ -167,9 +176,15 @@ class Encoder:
             )
         if not isinstance(batch_size, int) or batch_size < 1:
             raise MghError(f"batch_size must be a whole number of 1 or more, found {batch_size!r}")
+        if batch_tokens is not None and (not isinstance(batch_tokens, int) or batch_tokens < 1):
+            raise MghError(f"batch_tokens must be a whole number of 1 or more, found {batch_tokens!r}")
         device = next(self.model.parameters()).device
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        if batch_tokens is None:
+            batches = self._by_count(texts, longest_first, instruction, batch_size)
+        else:
+            batches = self._by_tokens(texts, longest_first, instruction, batch_tokens)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -178,15 +193,44 @@ class Encoder:
                 tqdm(total=len(texts), unit="text", disable=progress is not True) as bar,
             ):
                 told = progress if callable(progress) else bar.update
-                for start in range(0, len(texts), batch_size):
-                    chosen = longest_first[start : start + batch_size]
-                    tokens = self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
+                for chosen, tokens in batches:
                     vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
                     require_finite([texts[i] for i in chosen], vectors[chosen], self._cause_of_nan)
                     told(len(chosen))
         finally:
             self.model.train(was_training)
         return vectors
+
+    def _by_count(
+        self, texts: Sequence[str], places: Sequence[int], instruction: str | None, batch_size: int
+    ) -> Iterator[Batch]:
+        """The texts at `places`, in that order, so many at a time."""
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
+            yield chosen, self.tokenizer.tokenize([texts[i] for i in chosen], [instruction] * len(chosen))
+
+    def _by_tokens(
+        self, texts: Sequence[str], places: Sequence[int], instruction: str | None, batch_tokens: int
+    ) -> Iterator[Batch]:
+        """The texts at `places`, in that order, as many at a time as have at most `batch_tokens` tokens, but
+        one at least."""
+        chosen: list[int] = []
+        rows: list[Row] = []
+        total = longest = 0
+        for start in range(0, len(places), TOKENIZED_AT_ONCE):
+            block = places[start : start + TOKENIZED_AT_ONCE]
+            found = self.tokenizer.rows([texts[i] for i in block], [instruction] * len(block))
+            for place, row in zip(block, found, strict=True):
+                length = len(row[0])
+                packed, padded = total + length, (len(rows) + 1) * max(longest, length)
+                if rows and (packed if self.tokenizer.padding_free else padded) > batch_tokens:
+                    yield chosen, self.tokenizer.collate(rows)
+                    chosen, rows, total, longest = [], [], 0, 0
+                chosen.append(place)
+                rows.append(row)
+                total, longest = total + length, max(longest, length)
+        if rows:
+            yield chosen, self.tokenizer.collate(rows)
 
     def _cause_of_nan(self) -> str:
         return f"{cause_of_nan(self.model)} (model {self.name}, in {self.model.backbone.dtype})"

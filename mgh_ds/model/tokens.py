@@ -110,16 +110,20 @@ class Tokenizer:
         What exceeds `max_length` is cut off the text's end; the instruction and the special tokens stay.
         Raises MghError if an instruction leaves no room for its text.
         """
+        return self.collate(self.rows(texts, instructions))
+
+    def rows(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> list[Row]:
+        """As `tokenize`, before the texts become a batch."""
         if not self.use_instructions:
-            return self.tokenize_after([""] * len(texts), texts)
+            return self._rows([""] * len(texts), texts)
         if instructions is None:
-            return self.tokenize_after([self.prompt] * len(texts), texts)
+            return self._rows([self.prompt] * len(texts), texts)
         if len(instructions) != len(texts):
             raise MghError(
                 f"{len(texts)} texts but {len(instructions)} instructions: give one, or None, for each"
             )
         head = self.instruction_template.removesuffix("{text}")
-        return self.tokenize_after(
+        return self._rows(
             [
                 head.replace("{instruction}", instruction) if instruction else self.prompt
                 for instruction in instructions
@@ -129,9 +133,12 @@ class Tokenizer:
 
     def tokenize_after(self, prefixes: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """As `tokenize`, with the instructions spelled out as what precedes each text; "" is none."""
+        return self.collate(self._rows(prefixes, texts))
+
+    def _rows(self, prefixes: Sequence[str], texts: Sequence[str]) -> list[Row]:
         joined = [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
         encodings = self._encode(joined, self.max_length - self.appends)
-        return self._collated([self._row(*row) for row in zip(encodings, prefixes, strict=True)])
+        return [self._row(*row) for row in zip(encodings, prefixes, strict=True)]
 
     def _encode(self, texts: list[str], room: int) -> list[Encoding]:
         """Encodings of at most `room` tokens, with the special tokens that the backend adds by itself."""
@@ -158,7 +165,8 @@ class Tokenizer:
             pooled[0] = False
         return ([*ids, self.backend.eos_token_id], [*pooled, True]) if self.appends else (ids, pooled)
 
-    def _collated(self, rows: list[Row]) -> TokenBatch:
+    def collate(self, rows: Sequence[Row]) -> TokenBatch:
+        """The texts as one batch; packed or padded."""
         if self.padding_free:
             return PackedBatch.of(rows)
         # A decoder without a padding token takes EOS for it: the mask, not the token, says what is padding.

@@ -15,6 +15,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.convert import FORMATS, REJECTED, convert
 from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.inputs import input_files, listed
+from mgh_ds.records.relabelled import relabelling_table
 from mgh_ds.records.rows import ErrorReport, OnError
 from mgh_ds.records.stats import stats, stats_table
 from mgh_ds.records.store import Store, is_store
@@ -92,6 +93,8 @@ def stats_command(path: Path) -> None:
     with _progress(path) as progress:
         found = stats(path, progress)
     Console().print(stats_table(found))
+    if found["relabelled"]:
+        Console().print(relabelling_table(found["relabelled"]))
 
 
 def _add_on_error(parser: argparse.ArgumentParser) -> None:

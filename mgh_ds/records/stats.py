@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mgh_ds.records.columns import scored
 from mgh_ds.records.reader import read_records
+from mgh_ds.records.relabelled import Relabelling
 from mgh_ds.records.rows import ErrorReport, printable
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, is_store
@@ -75,6 +76,7 @@ def _summarise(records: Iterable[Record]) -> dict[str, Any]:
     chars = {"query": array("i"), "positive": array("i"), "negative": array("i")}
     count = without_negatives = 0
     which_scores = Counter[int]()
+    relabelling = Relabelling()
     for record in records:
         count += 1
         subtypes[record.task.subtype] += 1
@@ -85,6 +87,7 @@ def _summarise(records: Iterable[Record]) -> dict[str, Any]:
         with_level.update(set(levels))
         without_negatives += not levels
         which_scores[scored(record.scores)] += 1
+        relabelling.add(record.source)
         chars["query"].append(len(record.query))
         chars["positive"].append(len(record.positive))
         chars["negative"].extend(len(negative.text) for negative in record.negatives)
@@ -98,6 +101,7 @@ def _summarise(records: Iterable[Record]) -> dict[str, Any]:
         },
         "without_negatives": without_negatives,
         "scores": {"positive": which_scores[1] + which_scores[2], "whole": which_scores[2]},
+        "relabelled": relabelling.as_json() if relabelling.by else None,
         "chars": {name: _percentiles(lengths) for name, lengths in chars.items()},
     }
 

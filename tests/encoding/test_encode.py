@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
 from mgh_ds.encoding.texts import survey
 from mgh_ds.encoding.vectors import MANIFEST, Vectors
+from mgh_ds.model import encoder as mgh_encoder
 from tests.records.examples import write_jsonl
 
 PART_ROWS = 4
@@ -56,6 +58,40 @@ def test_vectors_are_the_encoders_in_the_order_of_the_corpus(corpus, encoder, tm
     assert [name for part in range(made.parts) for name in made.ids(part)] == [f"d{n}" for n in range(10)]
     rows = np.array([9, 0, 5, 5])
     assert np.array_equal(made.take(rows), found[rows])
+
+
+@pytest.mark.parametrize("padding_free", [True, False])
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_batches_by_tokens_hold_what_fits_and_give_the_same_vectors(
+    encoder, monkeypatch, padding_free, budget
+):
+    tokenizer, read = encoder.tokenizer, []
+    monkeypatch.setattr(tokenizer, "padding_free", padding_free)
+    lengths = sorted((len(row[0]) for row in tokenizer.rows(TEXTS)), reverse=True)
+    expected = encoder.encode(TEXTS)
+    collate = tokenizer.collate
+    monkeypatch.setattr(
+        tokenizer, "collate", lambda rows: read.append([len(r[0]) for r in rows]) or collate(rows)
+    )
+    monkeypatch.setattr(mgh_encoder, "TOKENIZED_AT_ONCE", 3)
+    np.testing.assert_allclose(encoder.encode(TEXTS, batch_tokens=budget), expected, atol=1e-6)
+    assert sorted(chain(*read), reverse=True) == lengths
+
+    def size(batch):
+        return sum(batch) if padding_free else len(batch) * max(batch)
+
+    assert all(size(batch) <= budget or len(batch) == 1 for batch in read)
+    assert all(size([*batch, after[0]]) > budget for batch, after in pairwise(read))
+    assert len(read) == {1: 10, 10_000: 1}.get(budget, len(read))
+
+
+def test_batches_by_tokens_are_the_same_for_any_number_of_workers(corpus, encoder, tmp_path):
+    for name, workers in (("one", 1), ("two", 2)):
+        for number in range(workers):
+            vectors = begin(corpus, tmp_path / name, encoder)
+            parts = work.parts_of(Worker(number, workers), vectors.parts)
+            work.encode_parts(vectors, Corpus(corpus), encoder, parts, batch_tokens=30)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
 def test_dtype_and_dimensions_are_as_asked_for(corpus, encoder, tmp_path):
@@ -119,9 +155,9 @@ def test_finished_parts_are_not_encoded_again(corpus, encoder, tmp_path, monkeyp
     asked = []
     true = type(encoder).encode
 
-    def spy(self, texts, *arguments):
+    def spy(self, texts, *arguments, **options):
         asked.extend(texts)
-        return true(self, texts, *arguments)
+        return true(self, texts, *arguments, **options)
 
     monkeypatch.setattr(type(encoder), "encode", spy)
     encode(corpus, tmp_path / "vectors", encoder)

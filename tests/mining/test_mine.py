@@ -19,7 +19,8 @@ from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
 from mgh_ds.mining import candidates, embedding, rescoring
 from mgh_ds.mining.documents import Documents
-from mgh_ds.mining.run import Judge, Request, mine
+from mgh_ds.mining.rescoring import Judge
+from mgh_ds.mining.run import Request, mine
 from mgh_ds.mining.selection import Selection
 from mgh_ds.model.tiny import SENTENCES
 from mgh_ds.records.commands import validate_command
@@ -86,6 +87,7 @@ def run(encoder, records):
         rank_max=15,
         instructions=False,
         replace=False,
+        index=None,
         **selection,
     ):
         asked = Selection(**{"negatives": 3, "relative_max": None, **selection})
@@ -97,6 +99,7 @@ def run(encoder, records):
             rank_max=rank_max,
             instructions=instructions,
             replace=replace,
+            index=index,
         )
         return mine(folder, request, encoder, judge, worker)
 

@@ -189,6 +189,7 @@ def test_a_damaged_settings_file_is_named(folders, tmp_path):
         ({"texts": ["half a pair: \ud800"]}, "text 0 holds half of a surrogate pair"),
         ({"texts": ["a"], "batch_size": 0}, "batch_size must be"),
         ({"texts": ["a"], "batch_size": -1}, "batch_size must be"),
+        ({"texts": ["a"], "batch_tokens": 0}, "batch_tokens must be"),
         ({"texts": ["a"], "instruction": 3}, "instruction is of type int"),
     ],
 )
