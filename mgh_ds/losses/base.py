@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mgh_ds.losses.gather import Exchange
+from mgh_ds.losses.settings import GuideSettings
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Labels:
     symmetric: torch.Tensor  # bool [n]: query and positive may change places
     group: torch.Tensor  # int64 [n]: queries see documents of their own negative group alone
     scores: torch.Tensor  # float32 [n, 1 + K], of the documents; NaN = none or empty
+    guide: torch.Tensor | None = None  # float32 [n, 2 + K, g], unit length: the guide's embeddings, if any
 
     def __getitem__(self, which: torch.Tensor | slice | list[int]) -> "Labels":
         """Of the records `which`."""
@@ -40,12 +42,16 @@ class Labels:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, function: Any) -> "Labels":
-        return Labels(*(function(getattr(self, field.name)) for field in fields(self)))
+        return Labels(*(None if part is None else function(part) for part in self._parts()))
+
+    def _parts(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
 
     @classmethod
     def cat(cls, parts: Sequence["Labels"]) -> "Labels":
-        """Of the records of all parts, in their order; K is the same in all."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        """Of the records of all parts, in their order; K is the same in all, and a guide in all or none."""
+        columns = zip(*(part._parts() for part in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 class Ratio(NamedTuple):
@@ -88,8 +94,8 @@ class Loss(ABC):
     holds the whole batch: what is fetched through `exchange` with a gradient takes the gradient home.
     """
 
-    def __init__(self, settings: Any, exchange: Exchange) -> None:
-        self.settings, self.exchange = settings, exchange
+    def __init__(self, settings: Any, exchange: Exchange, guide: GuideSettings | None = None) -> None:
+        self.settings, self.exchange, self.guide = settings, exchange, guide
 
     @abstractmethod
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
