@@ -8,7 +8,7 @@ embeddings came in chunks, is nothing that it has to know.
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -42,16 +42,17 @@ class Labels:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, function: Any) -> "Labels":
-        return Labels(*(None if part is None else function(part) for part in self._parts()))
+        return Labels(**{name: function(part) for name, part in self._parts().items()})
 
-    def _parts(self) -> list[Any]:
-        return [getattr(self, field.name) for field in fields(self)]
+    def _parts(self) -> dict[str, torch.Tensor]:
+        """What there is of the fields, by their names."""
+        return {name: part for name, part in vars(self).items() if part is not None}
 
     @classmethod
     def cat(cls, parts: Sequence["Labels"]) -> "Labels":
         """Of the records of all parts, in their order; K is the same in all, and a guide in all or none."""
-        columns = zip(*(part._parts() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        found = [part._parts() for part in parts]
+        return cls(**{name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
 class Ratio(NamedTuple):

@@ -7,7 +7,7 @@ exactly the gradient of one process that holds the whole batch.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -109,7 +109,7 @@ class Candidates:
     vectors: torch.Tensor  # float32 [c, d] or [n, c, d], unit length
     keys: torch.Tensor  # int64 [c, 4] or [n, c, 4]
     guide: torch.Tensor | None = None  # float32 [c, g] or [n, c, g], unit length: the guide's vectors, if any
-    ring: Ring = ALONE  # the ranks whose queries they visit
+    ring: Ring = field(default=ALONE, kw_only=True)  # the ranks whose queries they visit
 
     def visits(self) -> Iterator["Candidates"]:
         """Those of every rank of the ring in turn, this one's first, without a gradient."""
@@ -149,7 +149,7 @@ class Exchange:
         """Of all ranks, from this rank's: float32 [c, d], int64 [c, 4] and, where there is a guide, its
         float32 [c, g], which get no gradient; the same shapes on every rank."""
         if self.way == "ring":
-            return Candidates(vectors, keys, guide, Ring(self.ranks))
+            return Candidates(vectors, keys, guide, ring=Ring(self.ranks))
         return self.everyone(vectors, keys, guide)
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
