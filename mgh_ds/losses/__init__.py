@@ -17,8 +17,10 @@ __all__ = ["AnyLossSettings", "InfoNCESettings", "make_loss"]
 
 
 def make_loss(settings: LossSettings, exchange: "Exchange", guide: "GuideSettings | None" = None) -> "Loss":
-    """The loss that a recipe's `training.loss` names; with a guide, by which it may mask, its labels have the
-    guide's vectors."""
+    """The loss that a recipe's `training.loss` names. One that a guide masks for wants the guide's vectors
+    among its labels."""
     module, name = LOSSES[type(settings)].split(":")
-    loss: Loss = getattr(importlib.import_module(module), name)(settings, exchange, guide)
+    kind = getattr(importlib.import_module(module), name)
+    is_guided = guide is not None and any(part.guided for part in settings.parts())
+    loss: Loss = kind(settings, exchange, guide) if is_guided else kind(settings, exchange)
     return loss

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 
 from mgh_ds.losses.gather import Exchange
-from mgh_ds.losses.settings import GuideSettings
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ class Loss(ABC):
     holds the whole batch: what is fetched through `exchange` with a gradient takes the gradient home.
     """
 
-    def __init__(self, settings: Any, exchange: Exchange, guide: GuideSettings | None = None) -> None:
-        self.settings, self.exchange, self.guide = settings, exchange, guide
+    def __init__(self, settings: Any, exchange: Exchange) -> None:
+        self.settings, self.exchange = settings, exchange
 
     @abstractmethod
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:

@@ -57,9 +57,9 @@ class InfoNCE(Loss):
     def __init__(
         self, settings: InfoNCESettings, exchange: Exchange, guide: GuideSettings | None = None
     ) -> None:
-        super().__init__(settings, exchange, guide)
+        super().__init__(settings, exchange)
         back = Weighing(settings.temperature, settings.hardness, guide=guide)
-        self.back = back
+        self.guide, self.back = guide, back
         self.there = replace(
             back, margin=settings.false_negative_margin, level_weights=settings.level_weights
         )

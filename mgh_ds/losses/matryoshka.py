@@ -26,7 +26,7 @@ class Matryoshka(Loss):
     def __init__(
         self, settings: MatryoshkaSettings, exchange: Exchange, guide: GuideSettings | None = None
     ) -> None:
-        super().__init__(settings, exchange, guide)
+        super().__init__(settings, exchange)
         self.loss = make_loss(settings.loss, exchange, guide)
         self.weights = settings.weights or [1.0] * len(settings.dims)
 

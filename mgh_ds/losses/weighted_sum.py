@@ -19,7 +19,7 @@ class WeightedSum(Loss):
     def __init__(
         self, settings: WeightedSumSettings, exchange: Exchange, guide: GuideSettings | None = None
     ) -> None:
-        super().__init__(settings, exchange, guide)
+        super().__init__(settings, exchange)
         self.terms = [(term.weight, make_loss(term.loss, exchange, guide)) for term in settings.terms]
         self.names = _names([term.loss.name for term in settings.terms])
 
