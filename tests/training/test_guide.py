@@ -220,7 +220,7 @@ def test_a_guide_that_has_nothing_to_mask_is_refused(
     if "objective" in training:
         config["curriculum"] |= {"stages": "random", "negatives": 0}
     with pytest.raises(MghError, match=complaint):
-        RunConfig.model_validate(config)
+        RunConfig(**config)
 
 
 def test_only_a_stage_with_info_nce_is_guided(tiny_run: Make) -> None:
