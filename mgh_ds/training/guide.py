@@ -29,7 +29,7 @@ class Guide:
         try:
             self.fingerprint = agreed(on_each_machine(lambda: fingerprint(name)), f"the model {name}")
             self.encoder = Encoder.from_pretrained(name, dtype=dtype, device=device())
-            self.encoder.encode(["a"])
+            self.encoder.encode(["a"])  # refuses what are no numbers, which would mask nothing
             # Of other models nobody knows whether they were trained with instructions.
             exported = (resolve_model(name) / SETTINGS_FILE).exists()
         except MghError as error:
