@@ -92,6 +92,7 @@ def received_bytes(
     dimension: int,
     ranks: int,
     float_bytes: int = FLOAT_BYTES,
+    guide: int = 0,
 ) -> int:
     """What a rank receives for the loss of one step, forward and backward, from the others of its group.
 
@@ -102,9 +103,10 @@ def received_bytes(
         dimension: of the embeddings.
         ranks: in the group, this one included.
         float_bytes: of an embedding's entry.
+        guide: dimension of a guide's embeddings, which travel with the keys; 0 without one.
     """
     texts = records * (_documents(way, negatives) + way.symmetric)
-    vectors, keys = texts * dimension * float_bytes, texts * KEY_BYTES
+    vectors, keys = texts * dimension * float_bytes, texts * (KEY_BYTES + guide * float_bytes)
     others = ranks - 1
     if way.gather == "whole":
         return others * (vectors + keys) + others * vectors  # all-gather, then reduce-scatter

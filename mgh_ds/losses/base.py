@@ -8,7 +8,7 @@ embeddings came in chunks, is nothing that it has to know.
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ class Labels:
     symmetric: torch.Tensor  # bool [n]: query and positive may change places
     group: torch.Tensor  # int64 [n]: queries see documents of their own negative group alone
     scores: torch.Tensor  # float32 [n, 1 + K], of the documents; NaN = none or empty
+    guide: torch.Tensor | None = None  # float32 [n, 2 + K, g], unit length: the guide's embeddings, if any
 
     def __getitem__(self, which: torch.Tensor | slice | list[int]) -> "Labels":
         """Of the records `which`."""
@@ -40,12 +41,17 @@ class Labels:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, function: Any) -> "Labels":
-        return Labels(*(function(getattr(self, field.name)) for field in fields(self)))
+        return Labels(**{name: function(part) for name, part in self._parts().items()})
+
+    def _parts(self) -> dict[str, torch.Tensor]:
+        """What there is of the fields, by their names."""
+        return {name: part for name, part in vars(self).items() if part is not None}
 
     @classmethod
     def cat(cls, parts: Sequence["Labels"]) -> "Labels":
-        """Of the records of all parts, in their order; K is the same in all."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        """Of the records of all parts, in their order; K is the same in all, and a guide in all or none."""
+        found = [part._parts() for part in parts]
+        return cls(**{name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
 class Ratio(NamedTuple):

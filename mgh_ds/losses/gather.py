@@ -7,7 +7,7 @@ exactly the gradient of one process that holds the whole batch.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -108,7 +108,19 @@ class Candidates:
 
     vectors: torch.Tensor  # float32 [c, d] or [n, c, d], unit length
     keys: torch.Tensor  # int64 [c, 4] or [n, c, 4]
-    ring: Ring = ALONE  # the ranks whose queries they visit
+    guide: torch.Tensor | None = None  # float32 [c, g] or [n, c, g], unit length: the guide's vectors, if any
+    ring: Ring = field(default=ALONE, kw_only=True)  # the ranks whose queries they visit
+
+    def visits(self) -> Iterator["Candidates"]:
+        """Those of every rank of the ring in turn, this one's first, without a gradient."""
+        return (Candidates(*visitors) for visitors in self.ring.visits(*self._tensors()))
+
+    def __getitem__(self, block: slice) -> "Candidates":
+        """Some of them, for all queries."""
+        return Candidates(*(tensor[..., block, :] for tensor in self._tensors()))
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [self.vectors, self.keys, *([] if self.guide is None else [self.guide])]
 
 
 class Exchange:
@@ -131,11 +143,14 @@ class Exchange:
         """Of this rank among those that it exchanges embeddings with, whose rows come in this order."""
         return 0 if self.ranks is None else self.ranks.rank()
 
-    def candidates(self, vectors: torch.Tensor, keys: torch.Tensor) -> Candidates:
-        """Of all ranks, from this rank's: float32 [c, d] and int64 [c, 4], the same shapes on every rank."""
+    def candidates(
+        self, vectors: torch.Tensor, keys: torch.Tensor, guide: torch.Tensor | None = None
+    ) -> Candidates:
+        """Of all ranks, from this rank's: float32 [c, d], int64 [c, 4] and, where there is a guide, its
+        float32 [c, g], which get no gradient; the same shapes on every rank."""
         if self.way == "ring":
-            return Candidates(vectors, keys, Ring(self.ranks))
-        return self.everyone(vectors, keys)
+            return Candidates(vectors, keys, guide, ring=Ring(self.ranks))
+        return self.everyone(vectors, keys, guide)
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
         """The rows of all ranks of the group, in order; the gradient goes home to each."""
@@ -145,6 +160,10 @@ class Exchange:
             else gather(local, self.ranks)
         )
 
-    def everyone(self, vectors: torch.Tensor, keys: torch.Tensor) -> Candidates:
+    def everyone(
+        self, vectors: torch.Tensor, keys: torch.Tensor, guide: torch.Tensor | None = None
+    ) -> Candidates:
         """As `candidates`, all at once whatever the way."""
-        return Candidates(self.gather(vectors), self.gather(keys))
+        return Candidates(
+            self.gather(vectors), self.gather(keys), None if guide is None else gather(guide, self.ranks)
+        )

@@ -11,10 +11,18 @@ unless hardness α (Lan et al., "LLaVE: large language and vision embedding mode
 contrastive learning", 2025, arXiv 2503.04812) or the level's weight w, of a query's own negatives, say
 otherwise. No gradient goes through them.
 
-The sums run over candidates that come by in blocks, whoever holds them, and are kept as logarithms; the
-backward pass lets them come by again. So no more than one block of scores is ever held.
+A guide, a frozen model g, masks what it takes for a positive (Solatorio, "GISTEmbed: guided in-sample
+selection of training negatives for text embedding fine-tuning", 2024, arXiv 2402.16829), both ways:
 
-Shapes: n queries on this rank, c candidates in a block, K negatives a record, dimension d.
+    b is masked for a with the target t where cos(g(a), g(b)) > cos(g(a), g(t)) − m
+
+up to rounding, so that what the guide cannot tell from the target is masked everywhere or nowhere.
+
+The sums run over candidates that come by in blocks, whoever holds them, and are kept as logarithms; the
+backward pass lets them come by again. So no more than one block of scores is ever held, and with a guide one
+of its own.
+
+Shapes: n queries on this rank, c candidates in a block, K negatives a record, dimension d, the guide's g.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +34,13 @@ import torch
 from mgh_ds.losses.base import Labels, Loss, LossOutput, Ratio, constants
 from mgh_ds.losses.gather import Candidates, Exchange
 from mgh_ds.losses.keys import document_keys, pair_keys, query_keys, visibility
-from mgh_ds.losses.settings import InfoNCESettings
+from mgh_ds.losses.settings import GuideSettings, InfoNCESettings
 
 BLOCK = 2**24  # numbers in a block of scores, or in its candidates' gradient: 64 MiB of float32
+
+# Of the guide's cosines, which products of other shapes, as with other numbers of ranks, give in other bits:
+# those that differ by no more are the same.
+ROUNDING = 1e-5
 
 # Cosines, and their gradients for queries and for candidates, where all queries see the same candidates ...
 _SHARED = ("nd,cd->nc", "nc,cd->nd", "nc,nd->cd")
@@ -37,14 +49,17 @@ _OWN = ("nd,ncd->nc", "nc,ncd->nd", "nc,nd->ncd")
 
 
 class InfoNCE(Loss):
-    """The formula above. Statistics: `masked_share`, of the candidates that the queries saw."""
+    """The formula above. Statistics: `masked_share`, of the candidates that the queries saw; with a guide
+    `guided_share`, of those that the guide alone has masked."""
 
     settings: InfoNCESettings
 
-    def __init__(self, settings: InfoNCESettings, exchange: Exchange) -> None:
+    def __init__(
+        self, settings: InfoNCESettings, exchange: Exchange, guide: GuideSettings | None = None
+    ) -> None:
         super().__init__(settings, exchange)
-        back = Weighing(settings.temperature, settings.hardness)
-        self.back = back
+        back = Weighing(settings.temperature, settings.hardness, guide=guide)
+        self.guide, self.back = guide, back
         self.there = replace(
             back, margin=settings.false_negative_margin, level_weights=settings.level_weights
         )
@@ -52,26 +67,45 @@ class InfoNCE(Loss):
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:
         # A rank sends only what queries of others see: positives, graded negatives unless they are for their
         # own query alone, and queries where positives are to find them again.
-        valid, keys = labels.valid, document_keys(labels)
-        documents = embeddings[:, 1:]
+        valid, guide = labels.valid, self._guide_vectors(labels)
+        documents = [embeddings[:, 1:], document_keys(labels), *(part[:, 1:] for part in guide)]
         if self.settings.own_negatives_only:
             sources = [
-                self.exchange.candidates(documents[:, 0], keys[:, 0]),
-                Candidates(documents[:, 1:], keys[:, 1:]),
+                self.exchange.candidates(*(part[:, 0] for part in documents)),
+                Candidates(*(part[:, 1:] for part in documents)),
             ]
         else:
-            sources = [self.exchange.candidates(documents.flatten(0, 1), keys.flatten(0, 1))]
-        there = Pairs(embeddings[:, 0], embeddings[:, 1], pair_keys(labels, valid))
+            sources = [self.exchange.candidates(*(part.flatten(0, 1) for part in documents))]
+        pair = [part[:, :2] for part in guide]
+        there = Pairs(embeddings[:, 0], embeddings[:, 1], pair_keys(labels, valid), *pair)
         losses, counts = info_nce(there, sources, self.there)
-        seen, masked = counts - valid.sum()  # a positive is not its own negative
         total = losses.sum()
         if self.settings.symmetric:
             both_ways = labels.symmetric & valid
-            queries = self.exchange.candidates(embeddings[:, 0], query_keys(labels))
-            back = Pairs(embeddings[:, 1], embeddings[:, 0], pair_keys(labels, both_ways, back=True))
+            queries = self.exchange.candidates(
+                embeddings[:, 0], query_keys(labels), *(part[:, 0] for part in guide)
+            )
+            back = Pairs(
+                embeddings[:, 1],
+                embeddings[:, 0],
+                pair_keys(labels, both_ways, back=True),
+                *(part.flip(1) for part in pair),
+            )
             losses_back, _ = info_nce(back, [queries], self.back)
             total = torch.where(labels.symmetric, losses / 2, losses).sum() + losses_back.sum() / 2
-        return LossOutput(total, {"masked_share": Ratio(masked, seen)})
+        seen, masked, by_guide = counts
+        own = valid.sum()  # a positive is not its own negative
+        statistics = {"masked_share": Ratio(masked - own, seen - own)}
+        if self.guide is not None:
+            statistics["guided_share"] = Ratio(by_guide, seen - own)
+        return LossOutput(total, statistics)
+
+    def _guide_vectors(self, labels: Labels) -> list[torch.Tensor]:
+        """One tensor, or none where no guide masks."""
+        if self.guide is None:
+            return []
+        assert labels.guide is not None, "a loss with a guide needs its vectors"
+        return [labels.guide]
 
 
 @dataclass(frozen=True)
@@ -82,17 +116,21 @@ class Weighing:
     hardness: float = 0.0
     margin: float | None = None  # above the target's cosine, from which on a candidate is masked
     level_weights: Sequence[float] | None = None  # of the query's own negatives, the easiest level first
+    guide: GuideSettings | None = None  # by which a candidate is masked
 
-    def logits(
-        self, pairs: "Pairs", vectors: torch.Tensor, keys: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log(v e), −∞ where a candidate is of another group or masked, float32 [n, c]; and how many
-        candidates the queries saw, and how many of these were masked, int64 [2]."""
+    def logits(self, pairs: "Pairs", candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
+        """log(v e), −∞ where a candidate is of another group or masked, float32 [n, c]; and the counts of
+        `info_nce`."""
+        vectors, keys = candidates.vectors, candidates.keys
         cosines = torch.einsum(_products(vectors)[0], pairs.queries, vectors)
         seen, masked = visibility(pairs.keys, keys)
         if self.margin is not None:
             masked |= cosines > (pairs.queries * pairs.targets).sum(dim=1, keepdim=True) + self.margin
-        counts = torch.stack([seen.sum(), (seen & masked).sum()])
+        by_guide = seen.new_zeros(1)
+        if self.guide is not None:
+            by_guide = seen & ~masked & self._of_guide(pairs, candidates)
+            masked |= by_guide
+        counts = torch.stack([seen.sum(), (seen & masked).sum(), by_guide.sum()])
         # What weighs a candidate is a constant factor of it, and so its logarithm a constant summand.
         logits = (
             cosines * (1 / self.temperature + self.hardness) if self.hardness else cosines / self.temperature
@@ -100,6 +138,18 @@ class Weighing:
         if self.level_weights is not None:
             logits += self._of_levels(pairs.keys, keys, logits)
         return logits.masked_fill_(~seen | masked, float("-inf")), counts
+
+    def _of_guide(self, pairs: "Pairs", candidates: Candidates) -> torch.Tensor:
+        """Which candidates the guide masks for each query, bool [n, c]."""
+        assert self.guide is not None
+        assert pairs.guide is not None
+        assert candidates.guide is not None
+        queries, targets = pairs.guide.unbind(dim=1)
+        cosines = torch.einsum(_products(candidates.guide)[0], queries, candidates.guide)
+        near = cosines > (queries * targets).sum(dim=1, keepdim=True) - self.guide.margin - ROUNDING
+        if self.guide.own_negatives:
+            return near
+        return near & (candidates.keys[..., 1] != pairs.keys[:, :1])
 
     def _of_levels(self, pairs: torch.Tensor, keys: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Logarithms of the weights, [n, c]: 0 for what is no graded negative of the query's own."""
@@ -118,19 +168,20 @@ class Pairs(NamedTuple):
     queries: torch.Tensor  # float32 [n, d], unit length
     targets: torch.Tensor  # float32 [n, d], unit length
     keys: torch.Tensor  # int64 [n, 3]: hash of the query, hash of the target, negative group
+    guide: torch.Tensor | None = None  # float32 [n, 2, g]: query and target by the guide, if any
 
 
 def info_nce(
     pairs: Pairs, sources: Sequence[Candidates], weighing: Weighing
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The queries' losses, float32 [n], and two counts, int64 [2]: candidates that the queries saw, and how
-    many of these were masked.
+    """The queries' losses, float32 [n], and counts, int64 [3]: candidates that the queries saw, how many of
+    these were masked, and how many by the guide alone.
 
     The targets themselves may be among the candidates; they are counted, and masked as identical texts.
     """
     own = (pairs.queries * pairs.targets).sum(dim=1)
     log_sum = own / weighing.temperature
-    counts = torch.zeros(2, dtype=torch.int64, device=own.device)
+    counts = torch.zeros(3, dtype=torch.int64, device=own.device)
     for source in sources:
         log_sum, more = _AddCandidates.apply(log_sum, pairs.queries, source.vectors, pairs, source, weighing)
         counts += more
@@ -151,10 +202,10 @@ class _AddCandidates(torch.autograd.Function):
         candidates: Candidates,
         weighing: Weighing,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        before, counts = log_sum, torch.zeros(2, dtype=torch.int64, device=log_sum.device)
-        for visitors, keys in candidates.ring.visits(vectors, candidates.keys):
-            for block in _blocks(pairs, visitors):
-                logits, more = weighing.logits(pairs, visitors[..., block, :], keys[..., block, :])
+        before, counts = log_sum, torch.zeros(3, dtype=torch.int64, device=log_sum.device)
+        for visitors in candidates.visits():
+            for block in _blocks(pairs, vectors):
+                logits, more = weighing.logits(pairs, visitors[block])
                 log_sum = torch.logaddexp(log_sum, logits.logsumexp(dim=1))
                 counts += more
         ctx.save_for_backward(before, log_sum, queries, vectors)
@@ -168,12 +219,12 @@ class _AddCandidates(torch.autograd.Function):
         pairs, candidates, weighing = ctx.arguments
         _, for_queries, for_candidates = _products(vectors)
         to_queries, to_visitors = torch.zeros_like(queries), torch.zeros_like(vectors)
-        for visitors, keys in candidates.ring.visits(vectors, candidates.keys):
-            for block in _blocks(pairs, visitors):
-                part = visitors[..., block, :]
-                logits, _ = weighing.logits(pairs, part, keys[..., block, :])
+        for visitors in candidates.visits():
+            for block in _blocks(pairs, vectors):
+                part = visitors[block]
+                logits, _ = weighing.logits(pairs, part)
                 weight = (logits - log_sum[:, None]).exp_().mul_(gradient[:, None] / weighing.temperature)
-                to_queries += torch.einsum(for_queries, weight, part)
+                to_queries += torch.einsum(for_queries, weight, part.vectors)
                 to_visitors[..., block, :] += torch.einsum(for_candidates, weight, queries)
             to_visitors = candidates.ring.pass_on(to_visitors)
         return gradient * (before - log_sum).exp(), to_queries, to_visitors, None, None, None

@@ -11,7 +11,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.base import Labels, Loss, LossOutput
 from mgh_ds.losses.gather import Exchange
-from mgh_ds.losses.settings import MatryoshkaSettings
+from mgh_ds.losses.settings import GuideSettings, MatryoshkaSettings
 
 
 class Matryoshka(Loss):
@@ -23,9 +23,11 @@ class Matryoshka(Loss):
 
     settings: MatryoshkaSettings
 
-    def __init__(self, settings: MatryoshkaSettings, exchange: Exchange) -> None:
+    def __init__(
+        self, settings: MatryoshkaSettings, exchange: Exchange, guide: GuideSettings | None = None
+    ) -> None:
         super().__init__(settings, exchange)
-        self.loss = make_loss(settings.loss, exchange)
+        self.loss = make_loss(settings.loss, exchange, guide)
         self.weights = settings.weights or [1.0] * len(settings.dims)
 
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:

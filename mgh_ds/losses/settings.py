@@ -26,6 +26,8 @@ class LossSettings(Settings):
 
     needs: ClassVar[Needs | None] = None
     """What a record must have for the loss to learn anything from it."""
+    guided: ClassVar[bool] = False
+    """Whether the loss has candidates that a guide may mask."""
 
     def model_post_init(self, _context: Any) -> None:
         # Which loss it is counts as said, so that a stage's loss is written with its name at every depth.
@@ -38,6 +40,8 @@ class LossSettings(Settings):
 
 class InfoNCESettings(LossSettings):
     """`training.loss` for InfoNCE."""
+
+    guided = True
 
     name: Literal["info_nce"] = "info_nce"
     """Cross-entropy of a query's positive among all that the query sees."""
@@ -62,6 +66,21 @@ class InfoNCESettings(LossSettings):
         if self.level_weights is not None:
             _check_one_a_level("level_weights", self.level_weights)
         return self
+
+
+class GuideSettings(Settings):
+    """`training.guide`: a frozen model that masks probable positives among what a query of InfoNCE sees
+    (GISTEmbed, arXiv 2402.16829)."""
+
+    name_or_path: str
+    """A model, as in `model.name_or_path`, or an export or run of mgh-ds. It reads texts as they are, or
+    under their tasks' instructions if it is such an export and was trained with them."""
+    margin: float = Field(default=0.0, ge=-2, le=2)
+    """A candidate is masked where the guide's cosine of it and the query exceeds that of positive and query
+    less this: more masks more."""
+    own_negatives: bool = False
+    """Also mask a query's own negatives. These were made or chosen to be near the positive, and have levels
+    that say how near: to mask the nearest would undo the levels."""
 
 
 class ListwiseSettings(LossSettings):

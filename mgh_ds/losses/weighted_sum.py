@@ -7,7 +7,7 @@ import torch
 from mgh_ds.losses import make_loss
 from mgh_ds.losses.base import Labels, Loss, LossOutput
 from mgh_ds.losses.gather import Exchange
-from mgh_ds.losses.settings import WeightedSumSettings
+from mgh_ds.losses.settings import GuideSettings, WeightedSumSettings
 
 
 class WeightedSum(Loss):
@@ -16,9 +16,11 @@ class WeightedSum(Loss):
 
     settings: WeightedSumSettings
 
-    def __init__(self, settings: WeightedSumSettings, exchange: Exchange) -> None:
+    def __init__(
+        self, settings: WeightedSumSettings, exchange: Exchange, guide: GuideSettings | None = None
+    ) -> None:
         super().__init__(settings, exchange)
-        self.terms = [(term.weight, make_loss(term.loss, exchange)) for term in settings.terms]
+        self.terms = [(term.weight, make_loss(term.loss, exchange, guide)) for term in settings.terms]
         self.names = _names([term.loss.name for term in settings.terms])
 
     def __call__(self, embeddings: torch.Tensor, labels: Labels) -> LossOutput:

@@ -1,10 +1,13 @@
 """What a model is made of, to the byte: a folder may hold other weights tomorrow under the same name."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mgh_ds.common import files
 from mgh_ds.common.checksums import checksum
+from mgh_ds.common.differences import differences
+from mgh_ds.common.errors import MghError
 from mgh_ds.model import gguf_folder
 from mgh_ds.model.weights import DECISIVE, TINY, resolve_model, weight_files
 
@@ -31,6 +34,18 @@ def fingerprint(name_or_path: str) -> Fingerprint:
     if (origin := gguf_folder.origin(folder)) is not None:
         return {"gguf": origin["sha256"], "recipe": f"dequantised, version {origin['version']}"}
     return {name: checksum(folder / name) for name in [*_weights(folder), *_descriptions(folder)]}
+
+
+def agreed(found: Sequence[Fingerprint], model: str) -> Fingerprint:
+    """The fingerprint that each machine found, rank 0's first. Raises MghError, which begins with `model`, if
+    another than rank 0's would load other files under the same name."""
+    first, *others = found
+    for other in others:
+        if different := differences(first, other):
+            raise MghError(
+                f"{model} is not the same on all machines; differing: {'; '.join(map(str, different))}"
+            )
+    return first
 
 
 def _weights(folder: Path) -> list[str]:

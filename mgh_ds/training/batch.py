@@ -1,6 +1,6 @@
 """A micro-batch as a step takes it: tokens for the model, labels for the loss."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
@@ -44,6 +44,7 @@ class Batch:
     seed: int  # of dropout
     group: int  # the negative group of all of them
     size: Size
+    guide: Sequence[TokenBatch] = ()  # as `tokens`, for the guide if there is one
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,25 +52,38 @@ class Batch:
         return self.labels.document_valid.shape[0], self.labels.document_valid.shape[1]
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(self, tokens=[part.to(device) for part in self.tokens], labels=self.labels.to(device))
+        return replace(
+            self,
+            tokens=[part.to(device) for part in self.tokens],
+            labels=self.labels.to(device),
+            guide=[part.to(device) for part in self.guide],
+        )
+
+    def by_record(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of the texts in order, [m · (2 + K), d], as query and documents of each record,
+        [m, 2 + K, d]."""
+        records, documents = self.shape
+        return torch.cat([vectors[:records, None], vectors[records:].view(records, documents, -1)], dim=1)
 
 
 def make_batch(texts: MicroBatch, tokenizer: Tokenizer) -> Batch:
-    """Tokens and labels of one micro-batch, on the CPU.
+    """Tokens and labels of one micro-batch, on the CPU."""
+    tokens = tokenize(texts, tokenizer)
+    lengths = [length for part in tokens for length in part.lengths.tolist()]
+    size = Size.of([lengths[: len(texts.queries)], lengths[len(texts.queries) :]])
+    return Batch(tokens, make_labels(texts), texts.ids, texts.seed, texts.group, size)
 
-    Queries and documents go together where they are packed; else apart, so that short ones are not padded to
-    long ones.
-    """
+
+def tokenize(texts: MicroBatch, tokenizer: Tokenizer, instructions: bool = True) -> list[TokenBatch]:
+    """Queries, then documents, with or without their instructions. They go together where they are packed;
+    else apart, so that short ones are not padded to long ones."""
     sides = [
         (texts.queries, texts.query_instructions),
         (texts.documents, texts.document_instructions),
     ]
     if tokenizer.padding_free:
         sides = [(texts.queries + texts.documents, texts.query_instructions + texts.document_instructions)]
-    tokens = [tokenizer.tokenize(*side) for side in sides]
-    lengths = [length for part in tokens for length in part.lengths.tolist()]
-    size = Size.of([lengths[: len(texts.queries)], lengths[len(texts.queries) :]])
-    return Batch(tokens, make_labels(texts), texts.ids, texts.seed, texts.group, size)
+    return [tokenizer.tokenize(side, heads if instructions else None) for side, heads in sides]
 
 
 def make_labels(texts: MicroBatch) -> Labels:
@@ -77,6 +91,6 @@ def make_labels(texts: MicroBatch) -> Labels:
     arrays = {
         field.name: torch.tensor(getattr(texts, field.name))
         for field in fields(Labels)
-        if field.name != "group"
+        if field.name not in ("group", "guide")
     }
     return Labels(**arrays, group=torch.full(texts.valid.shape, texts.group))

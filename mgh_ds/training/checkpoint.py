@@ -192,12 +192,14 @@ def check(path: Path, manifest: Manifest, identity: dict[str, Any], accepted: Se
     not know its backbone fits any."""
     if BACKBONE not in manifest["identity"]:
         identity = {name: value for name, value in identity.items() if name != BACKBONE}
-    unknown = [key for key in accepted if key not in _keys(identity) | _keys(manifest["identity"])]
+    found = differences(manifest["identity"], identity)
+    known = _keys(identity) | _keys(manifest["identity"]) | {difference.key for difference in found}
+    unknown = [key for key in accepted if key not in known]
     if unknown:
         raise MghError(f"accept_changes: {unknown[0]} is no key that a checkpoint and its run have in common")
-    refused = [found for found in differences(manifest["identity"], identity) if found.key not in accepted]
+    refused = [difference for difference in found if difference.key not in accepted]
     if refused:
-        names = ", ".join(f'"{found.key}"' for found in refused)
+        names = ", ".join(f'"{difference.key}"' for difference in refused)
         raise MghError(
             f"{path} belongs to another run; differing: {'; '.join(map(str, refused))}. Choose "
             f"another --name, or go on all the same with --accept_changes '[{names}]'"

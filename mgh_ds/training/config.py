@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from mgh_ds.common.config import Settings
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.losses import AnyLossSettings, InfoNCESettings
-from mgh_ds.losses.settings import LossSettings
+from mgh_ds.losses.settings import GuideSettings, LossSettings
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.training.loggers import LOGGERS
 from mgh_ds.training.objectives import AnyObjectiveSettings, ContrastiveSettings, MntpSettings
@@ -84,6 +84,9 @@ class TrainingConfig(Settings):
     use attention in both directions."""
     loss: AnyLossSettings = InfoNCESettings()
     """The loss of the contrastive objective, by its `name`, and what it may be told."""
+    guide: GuideSettings | None = None
+    """A frozen model by which every InfoNCE of the run, be it part of a sum, of matryoshka or a stage's own,
+    masks probable positives. null: none."""
 
 
 class WandbConfig(Settings):
@@ -213,6 +216,21 @@ class RunConfig(Settings):
             raise ValueError(
                 "training.objective mntp learns from texts, which have neither levels nor negatives: "
                 "curriculum needs `stages: random` and `negatives: 0`, and no other choice among its records"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_guide(self) -> Self:
+        if self.training.guide is None:
+            return self
+        if isinstance(self.training.objective, MntpSettings):
+            raise ValueError("training.guide masks negatives, and training.objective mntp has none")
+        parts = [part for loss in self.stage_losses() for part in loss.parts()]
+        if not any(part.guided for part in parts):
+            names = ", ".join(dict.fromkeys(part.name for part in parts))
+            raise ValueError(
+                f"training.guide masks what a query of info_nce sees, but the loss is {names}: leave it out, "
+                "or take info_nce, alone or in a sum"
             )
         return self
 

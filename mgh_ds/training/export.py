@@ -144,7 +144,9 @@ def _objective(config: RunConfig) -> str:
             "attention in both directions, and meant to be trained on for embeddings"
         )
     losses = dict.fromkeys(map(_loss, config.stage_losses()))  # of stages that share one, it is named once
-    return f"curriculum {_curriculum(config)}, loss {', then '.join(losses)}"
+    guide = config.training.guide
+    guided = "" if guide is None else f", with false negatives masked by `{guide.name_or_path}`"
+    return f"curriculum {_curriculum(config)}, loss {', then '.join(losses)}{guided}"
 
 
 def _curriculum(config: RunConfig) -> str:

@@ -53,6 +53,7 @@ class Mntp:
         self.folder = resolve_model(config.model.name_or_path)
         check_output_head(self.folder)
         self.masking = Masking(settings, _mask_id(self.folder, config), config.seed)
+        self.identity: dict[str, Any] = {}
         self._head: torch.Tensor | None = None
 
     def make_batch(self, texts: MicroBatch, tokenizer: Tokenizer, step: int) -> MaskedBatch:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from mgh_ds.common.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mgh_ds.curriculum.loader import MicroBatch
     from mgh_ds.curriculum.stages import Stage
@@ -66,6 +66,11 @@ OBJECTIVES: dict[type[Settings], str] = {
 class Objective(Protocol):
     """What the trainer asks of an objective. It is made, on all ranks together, before a model is loaded, and
     refuses then what does not fit it."""
+
+    @property
+    def identity(self) -> "Mapping[str, Any]":
+        """What a checkpoint and the run that goes on from it must have in common beside recipe, data and
+        backbone."""
 
     def make_batch(self, texts: "MicroBatch", tokenizer: "Tokenizer", step: int) -> Any:
         """What `train_step` takes of a micro-batch, on the CPU; called in the thread that reads ahead. It has

@@ -87,9 +87,7 @@ def embed(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     the same.
     """
     torch.manual_seed(batch.seed & 0x7FFFFFFFFFFFFFFF)
-    vectors = torch.cat([model(part) for part in batch.tokens])
-    records, documents = batch.shape
-    return torch.cat([vectors[:records, None], vectors[records:].view(records, documents, -1)], dim=1)
+    return batch.by_record(torch.cat([model(part) for part in batch.tokens]))
 
 
 def train_step(

@@ -13,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 from mgh_ds.common import files
-from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
 from mgh_ds.curriculum.plan import EMPTY
@@ -30,7 +29,7 @@ from mgh_ds.distributed.group import (
 from mgh_ds.distributed.signals import StopRequest
 from mgh_ds.distributed.sums import Sums
 from mgh_ds.model.config import ModelConfig
-from mgh_ds.model.fingerprint import Fingerprint
+from mgh_ds.model.fingerprint import Fingerprint, agreed
 from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.training import checkpoint
@@ -72,7 +71,7 @@ class Trainer:
         self.config, self.folder = config, folder
         on_main(folder.hold)
         training = config.training
-        self.objective = make_objective(config)  # refuses a backbone before data are converted for it
+        self.objective = make_objective(config)  # refuses a model before data are converted for it
         cache, held_out = folder.store_cache, config.data.held_out
         self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.train])
         self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
@@ -295,6 +294,8 @@ class Trainer:
             del config[name]
         for name in FREE_TRAINING_KEYS:
             del config["training"][name]
+        if config["training"]["guide"] is None:
+            del config["training"]["guide"]  # as in checkpoints of before there were any
         del config["model"]["adapters"]  # their weights stand in the backbone's fingerprint
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
@@ -302,6 +303,7 @@ class Trainer:
             "config": config,
             "plan": self.plan.fingerprint(self.store.manifest_hash),
             checkpoint.BACKBONE: self.backbone,
+            **self.objective.identity,
         }
 
     def _resume(self) -> int:
@@ -380,14 +382,8 @@ def _opened(open_data: Callable[..., Store], *arguments: Any) -> Store:
 def backbone_of_all(config: ModelConfig) -> Fingerprint:
     """The fingerprint of the backbone with its adapters. Raises MghError on every rank if another machine
     than rank 0's would load other files under the same name."""
-    first, *others = on_each_machine(lambda: base_fingerprint(config))
-    for other in others:
-        if found := differences(first, other):
-            raise MghError(
-                f"model.name_or_path {config.name_or_path} is not the same on all machines; differing: "
-                f"{'; '.join(map(str, found))}"
-            )
-    return first
+    found = on_each_machine(lambda: base_fingerprint(config))
+    return agreed(found, f"model.name_or_path {config.name_or_path}")
 
 
 def step_entry(step: int, stage: Stage, result: StepResult, rate: float, seconds: float) -> dict[str, Any]:

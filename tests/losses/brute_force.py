@@ -10,6 +10,7 @@ from mgh_ds.losses.base import Labels
 from mgh_ds.losses.settings import (
     CosentSettings,
     DistillSettings,
+    GuideSettings,
     InfoNCESettings,
     LevelMarginSettings,
     ListwiseSettings,
@@ -18,19 +19,27 @@ from mgh_ds.losses.settings import (
     WeightedSumSettings,
 )
 
+Guide = GuideSettings | None
 
-def mean_loss(embeddings: torch.Tensor, labels: Labels, settings: LossSettings) -> torch.Tensor:
+
+def mean_loss(
+    embeddings: torch.Tensor, labels: Labels, settings: LossSettings, guide: Guide = None
+) -> torch.Tensor:
     """The mean over the batch's valid records, of the loss that the settings name."""
     rows = [row for row in range(len(labels.valid)) if labels.valid[row]]
     # In the graph even where every record's loss is 0.
     nothing = 0 * embeddings.sum()
-    return torch.stack([_of_record(embeddings, labels, row, settings) for row in rows]).mean() + nothing
+    return (
+        torch.stack([_of_record(embeddings, labels, row, settings, guide) for row in rows]).mean() + nothing
+    )
 
 
-def _of_record(embeddings: torch.Tensor, labels: Labels, row: int, settings: Any) -> torch.Tensor:
+def _of_record(
+    embeddings: torch.Tensor, labels: Labels, row: int, settings: Any, guide: Guide
+) -> torch.Tensor:
     if isinstance(settings, WeightedSumSettings):
         return sum(
-            (term.weight * _of_record(embeddings, labels, row, term.loss) for term in settings.terms),
+            (term.weight * _of_record(embeddings, labels, row, term.loss, guide) for term in settings.terms),
             embeddings.new_zeros(()),
         )
     if isinstance(settings, MatryoshkaSettings):
@@ -40,10 +49,11 @@ def _of_record(embeddings: torch.Tensor, labels: Labels, row: int, settings: Any
             if width < embeddings.shape[-1]:
                 short = short / short.square().sum(dim=-1, keepdim=True).sqrt()
             weight = settings.weights[place] if settings.weights else 1
-            total = total + weight * _of_record(short, labels, row, settings.loss)
+            total = total + weight * _of_record(short, labels, row, settings.loss, guide)
         return total
+    if isinstance(settings, InfoNCESettings):
+        return info_nce(embeddings, labels, row, settings, guide)
     formulas: dict[type, Any] = {
-        InfoNCESettings: info_nce,
         ListwiseSettings: listwise,
         LevelMarginSettings: level_margin,
         DistillSettings: distill,
@@ -52,7 +62,18 @@ def _of_record(embeddings: torch.Tensor, labels: Labels, row: int, settings: Any
     return formulas[type(settings)](embeddings, labels, row, settings)
 
 
-def info_nce(embeddings: torch.Tensor, labels: Labels, row: int, settings: InfoNCESettings) -> torch.Tensor:
+def info_nce(
+    embeddings: torch.Tensor, labels: Labels, row: int, settings: InfoNCESettings, guide: Guide = None
+) -> torch.Tensor:
+    def guided(asks: int, other: int, place: int) -> bool:
+        """Whether the guide masks a text for the query (0) or the positive (1) of this row."""
+        if guide is None:
+            return False
+        assert labels.guide is not None
+        own_query, own_positive = labels.guide[row, 0], labels.guide[row, 1]
+        cosine = labels.guide[row, asks] @ labels.guide[other, place]
+        return bool(cosine > own_query @ own_positive - guide.margin - 1e-5)
+
     query, positive = embeddings[row, 0], embeddings[row, 1]
     own = (query @ positive) / settings.temperature
     own_texts = {int(labels.query_hash[row]), int(labels.document_hash[row, 0])}
@@ -74,8 +95,10 @@ def info_nce(embeddings: torch.Tensor, labels: Labels, row: int, settings: InfoN
             margin = settings.false_negative_margin
             if margin is not None and cosine > query @ positive + margin:
                 continue
-            score = cosine / settings.temperature + settings.hardness * cosine.detach()
             own_query = labels.query_hash[other] == labels.query_hash[row]
+            if guide and guided(0, other, 1 + place) and (guide.own_negatives or not own_query):
+                continue
+            score = cosine / settings.temperature + settings.hardness * cosine.detach()
             if settings.level_weights and place > 0 and own_query and labels.levels[other, place - 1] > 0:
                 weight = settings.level_weights[int(labels.levels[other, place - 1]) - 1]
                 score = score + torch.tensor(weight, dtype=score.dtype).log()
@@ -89,6 +112,7 @@ def info_nce(embeddings: torch.Tensor, labels: Labels, row: int, settings: InfoN
             int(labels.query_hash[other]) in own_texts
             or labels.document_hash[other, 0] == labels.document_hash[row, 0]
         )
+        taken = taken or guided(1, other, 0)
         if other != row and labels.valid[other] and labels.group[other] == labels.group[row] and not taken:
             cosine = positive @ embeddings[other, 0]
             back.append(cosine / settings.temperature + settings.hardness * cosine.detach())

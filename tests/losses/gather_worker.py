@@ -1,5 +1,5 @@
 """One rank of the gather test: its part of a random batch, through every loss and every way of gathering,
-against the formula written out with loops over all of it."""
+against the formula written out with loops over all of it. Some with a guide."""
 
 import contextlib
 import itertools
@@ -16,9 +16,10 @@ from mgh_ds.distributed.group import all_sum, process_group, rank, world_size
 from mgh_ds.losses import AnyLossSettings, InfoNCESettings, gather, make_loss
 from mgh_ds.losses.base import Labels
 from mgh_ds.losses.gather import Exchange
+from mgh_ds.losses.settings import GuideSettings
 from tests.losses import cases
 from tests.losses.brute_force import mean_loss
-from tests.losses.test_info_nce import make_batch
+from tests.losses.test_info_nce import guided, make_batch
 
 RECORDS, NEGATIVES = 12, 2
 # InfoNCE with own_negatives_only, symmetric, and few texts (many of them twice) with a margin and weights or
@@ -39,20 +40,32 @@ INFO_NCE = [
         (False, True), (False, True), ((15, 0.1, 9.0, [0.0, 0.5, 1.0, 3.0]), (1000, None, 0.0, None))
     )
 ]
-CASES = list(itertools.product((1, 2), INFO_NCE + [(15, settings) for settings in cases.CASES.values()]))
+GUIDED = [
+    InfoNCESettings(temperature=0.05, symmetric=True),
+    InfoNCESettings(temperature=0.05, symmetric=True, own_negatives_only=True, false_negative_margin=0.1),
+    cases.CASES["matryoshka of a sum"],
+]
+GUIDE = GuideSettings(name_or_path="any", margin=0.1, own_negatives=True)
+CASES: list[tuple[int, int, AnyLossSettings, GuideSettings | None]] = [
+    (groups, texts, settings, None)
+    for groups in (1, 2)
+    for texts, settings in INFO_NCE + [(15, settings) for settings in cases.CASES.values()]
+]
+CASES += [(groups, 1000, settings, GUIDE) for groups in (1, 2) for settings in GUIDED]
 
 
 def main() -> None:
     with process_group():
         torch.set_num_threads(1)  # for tensors this small, threads would only wait for each other
-        for seed, (groups, (texts, settings)) in enumerate(CASES):
+        for seed, (groups, texts, settings, guide) in enumerate(CASES):
             embeddings, labels = make_batch(seed, RECORDS, NEGATIVES, texts, groups)
-            loss = mean_loss(embeddings, labels, settings)
+            labels = guided(labels, seed) if guide else labels
+            loss = mean_loss(embeddings, labels, settings, guide)
             (gradient,) = torch.autograd.grad(loss, embeddings)
             way: Literal["whole", "ring"]
             for way in ("whole", "ring"):
                 try:
-                    check(embeddings, labels, settings, way, groups, loss.detach(), gradient)
+                    check(embeddings, labels, settings, guide, way, groups, loss.detach(), gradient)
                 except AssertionError as error:
                     raise AssertionError(
                         f"seed {seed}, {groups} groups, {way}, {settings}: {error}"
@@ -64,6 +77,7 @@ def check(
     embeddings: torch.Tensor,
     labels: Labels,
     settings: AnyLossSettings,
+    guide: GuideSettings | None,
     way: Literal["whole", "ring"],
     groups: int,
     loss: torch.Tensor,
@@ -74,7 +88,7 @@ def check(
     own = embeddings[mine].detach().requires_grad_()
     exchange = Exchange(way, groups)
     with counted() as received:
-        total, statistics = make_loss(settings, exchange)(own, labels[mine])
+        total, statistics = make_loss(settings, exchange, guide)(own, labels[mine])
         (total * world_size() / records).backward()
     assert own.grad is not None
     exact = isinstance(settings, InfoNCESettings)
@@ -83,7 +97,7 @@ def check(
     torch.testing.assert_close(own.grad / world_size(), gradient[mine], **near)
     near = {"rtol": 1e-12 if exact else 1e-9, "atol": 1e-12}
     torch.testing.assert_close(all_sum(total.detach()) / records, loss, **near)
-    alone = make_loss(settings, exchange_of_one(groups))(embeddings, labels).statistics
+    alone = make_loss(settings, exchange_of_one(groups), guide)(embeddings, labels).statistics
     assert list(statistics) == list(alone)
     for name, ratio in statistics.items():
         summed = all_sum(torch.stack([part.double() for part in ratio]))
@@ -97,7 +111,15 @@ def check(
     divided = groups if world_size() % groups == 0 else 1
     assert exchange.ranks.size() == world_size() // divided
     sent = Way(way, settings.own_negatives_only, settings.symmetric)
-    expected = received_bytes(sent, len(mine), NEGATIVES, 8, exchange.ranks.size(), float_bytes=8)
+    expected = received_bytes(
+        sent,
+        len(mine),
+        NEGATIVES,
+        8,
+        exchange.ranks.size(),
+        float_bytes=8,
+        guide=0 if labels.guide is None else labels.guide.shape[-1],
+    )
     assert sum(received) == expected
 
 

@@ -1,9 +1,10 @@
-"""The loss equals the formula written out with loops, whatever is masked and however large the blocks of
-scores are.
+"""The loss equals the formula written out with loops, whatever is masked, by a guide too, and however large
+the blocks of scores are.
 
 How it is spread over ranks: test_gather.py.
 """
 
+from dataclasses import replace
 from typing import Literal
 from unittest import mock
 
@@ -16,6 +17,7 @@ from mgh_ds.losses import InfoNCESettings, info_nce
 from mgh_ds.losses.base import Labels
 from mgh_ds.losses.gather import Exchange
 from mgh_ds.losses.info_nce import InfoNCE
+from mgh_ds.losses.settings import GuideSettings
 from tests.losses.brute_force import mean_loss
 
 
@@ -53,6 +55,14 @@ def make_batch(
     return torch.nn.functional.normalize(embeddings, dim=-1).requires_grad_(), labels
 
 
+def guided(labels: Labels, seed: int) -> Labels:
+    """With vectors of a guide. It knows twelve texts apart, so that many are as near as the positive."""
+    random = torch.Generator().manual_seed(seed)
+    known = torch.nn.functional.normalize(torch.randn(12, 5, generator=random, dtype=torch.float64), dim=-1)
+    n, documents = labels.document_valid.shape
+    return replace(labels, guide=known[torch.randint(0, 12, (n, 1 + documents), generator=random)])
+
+
 settings_ = st.builds(
     InfoNCESettings,
     temperature=st.sampled_from([0.02, 0.05, 1.0]),
@@ -61,6 +71,12 @@ settings_ = st.builds(
     false_negative_margin=st.sampled_from([None, 0.0, 0.2]),
     hardness=st.sampled_from([0.0, 9.0]),
     level_weights=st.sampled_from([None, [0.0, 0.5, 1.0, 3.0]]),
+)
+guides = st.none() | st.builds(
+    GuideSettings,
+    name_or_path=st.just("any"),
+    margin=st.sampled_from([-0.2, 0.0, 0.3]),
+    own_negatives=st.booleans(),
 )
 ways = st.sampled_from(["whole", "ring"])
 shapes = st.tuples(st.integers(1, 7), st.integers(0, 3))  # records, negatives
@@ -74,6 +90,7 @@ shapes = st.tuples(st.integers(1, 7), st.integers(0, 3))  # records, negatives
     st.sampled_from([1, 20, 1000]),
     settings_,
     ways,
+    guides,
 )
 @settings(max_examples=150, deadline=None)
 def test_loss_and_gradient_equal_the_formula(
@@ -84,12 +101,14 @@ def test_loss_and_gradient_equal_the_formula(
     block: int,
     chosen: InfoNCESettings,
     way: Literal["whole", "ring"],
+    guide: GuideSettings | None,
 ) -> None:
     embeddings, labels = make_batch(seed, *shape, texts, negative_groups, empty=shape[0] > 1)
+    labels = labels if guide is None else guided(labels, seed)
     with mock.patch.object(info_nce, "BLOCK", block):
-        ours = InfoNCE(chosen, Exchange(way))(embeddings, labels).total / labels.valid.sum()
+        ours = InfoNCE(chosen, Exchange(way), guide)(embeddings, labels).total / labels.valid.sum()
         gradient = torch.autograd.grad(ours, embeddings)[0]
-    theirs = mean_loss(embeddings, labels, chosen)
+    theirs = mean_loss(embeddings, labels, chosen, guide)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     (expected,) = torch.autograd.grad(theirs, embeddings)
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)

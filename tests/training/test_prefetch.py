@@ -66,7 +66,11 @@ def assert_same(found: list[Batch], expected: list[MicroBatch], tokenizer: Token
     assert len(found) == len(expected)
     for batch, texts in zip(found, expected, strict=True):
         assert (batch.ids, batch.seed, batch.group) == (texts.ids, texts.seed, texts.group)
+        assert batch.labels.guide is None
+        assert not batch.guide
         for field in dataclasses.fields(Labels):
+            if field.name == "guide":
+                continue
             wanted = (
                 np.full(len(texts.ids), texts.group) if field.name == "group" else getattr(texts, field.name)
             )

@@ -160,3 +160,6 @@ def test_the_model_card_names_every_loss(tiny_run: Callable[..., RunConfig], tmp
     assert card.count("1 × `info_nce` (temperature 0.02") == 1
     assert "+ 1 × `listwise` (kind listnet" in card
     assert "at the widths 16, 8, then `listwise` (kind lambda" in card
+    assert "masked by" not in card
+    guided = config.replace(training=config.training.replace(guide={"name_or_path": "some/guide"}))
+    assert "masked by `some/guide`" in model_card(guided, Choice(tmp_path, 6, "the newest", {}), tmp_path)
