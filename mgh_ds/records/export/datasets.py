@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mgh_ds.common import files
+from mgh_ds.records.export.ids import text_id
 from mgh_ds.records.export.ledger import Ledger
 from mgh_ds.records.export.mgh import TABLE, counted, table_row
 from mgh_ds.records.export.rows import batches
@@ -39,7 +40,7 @@ def write_folder(records: Iterable[Record], store: Store, ledger: Ledger, folder
                 writer.write_batch(batch)
     state = {
         "_data_files": [{"filename": name} for name in names],
-        "_fingerprint": store.manifest_hash[:16],
+        "_fingerprint": text_id(*(part.sha256 for part in store.manifest.parts))[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,
