@@ -11,6 +11,7 @@ The columns are those of the Parquet table (`export.mgh.TABLE`). The library its
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,7 +39,7 @@ def write_folder(records: Iterable[Record], store: Store, ledger: Ledger, folder
         with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, TABLE) as writer:
             for batch in batches(itertools.islice(rows, rows_a_file), TABLE):
                 writer.write_batch(batch)
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": text_id(*(part.sha256 for part in store.manifest.parts))[:16],
         "_format_columns": None,
