@@ -23,7 +23,7 @@ from mgh_ds.records.export import datasets as datasets_format
 from mgh_ds.records.export import rows as rows_module
 from mgh_ds.records.export.ids import text_id
 from mgh_ds.records.export.ledger import Ledger
-from mgh_ds.records.reader import read_all
+from mgh_ds.records.reader import read_all, read_records
 from mgh_ds.records.rows import ErrorReport
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import StoreWriter
@@ -108,7 +108,7 @@ def test_own_records_come_back_whole(tmp_path_factory: pytest.TempPathFactory, c
     store = write_store(tmp_path_factory.mktemp("any") / "store", content)
     for ending in (".jsonl", ".parquet"):
         path, ledger = exported(store, "mgh", ending)
-        assert read_back(path, "mgh") == content
+        assert read_back(path, "mgh") == list(read_records(path)) == content
         assert (ledger.records, ledger.rows, ledger.lost) == (len(content), len(content), {})
     folder, ledger = exported(store, "datasets")
     rows = read_arrow(folder / "data-00000-of-00001.arrow", report := ErrorReport("stop"), read_all)
