@@ -42,8 +42,8 @@ def read_jsonl(
 
 
 def parse_record(row: Row) -> list[Record]:
-    """The row as it stands, for MGH JSONL. In a table, whose rows have no keys of their own, `source` is a list
-    of `key` and `value`. Raises RowRefused or pydantic's ValidationError."""
+    """The row as it stands, for MGH JSONL. In a table, whose rows have no keys of their own, `source` is a
+    list of `key` and `value`. Raises RowRefused or pydantic's ValidationError."""
     source = row.values.get("source")
     values = row.values | {"source": _joined(source)} if isinstance(source, list) else row.values
     return [Record.model_validate(values)]
