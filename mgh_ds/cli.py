@@ -42,7 +42,7 @@ class Verb:
 # A verb of two words belongs to a group.
 GROUPS = {
     "config": "what recipes may hold",
-    "data": "check, convert and describe training records",
+    "data": "check, convert, export and describe training records",
     "synth": "have a language model write graded records",
 }
 VERBS = {
@@ -81,6 +81,10 @@ VERBS = {
     ),
     "data convert": Verb(
         "mgh_ds.records.commands:add_convert_arguments", "convert files of a known format into a store"
+    ),
+    "data export": Verb(
+        "mgh_ds.records.commands:add_export_arguments",
+        "write records as other trainers and benchmarks read them",
     ),
     "data mine": Verb(
         "mgh_ds.mining.commands:add_arguments", "find hard negatives for records in a corpus, and grade them"

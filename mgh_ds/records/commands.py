@@ -1,4 +1,4 @@
-"""`mgh-ds data validate | convert | stats`: what they print, and when they fail."""
+"""`mgh-ds data validate | convert | export | stats`: what they print, and when they fail."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from rich.text import Text
 from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.records import bundled
 from mgh_ds.records.convert import FORMATS, REJECTED, convert
 from mgh_ds.records.convert.settings import Settings
+from mgh_ds.records.export import EXPORT_FORMATS, Ledger, export
 from mgh_ds.records.inputs import input_files, listed
 from mgh_ds.records.relabelled import relabelling_table
 from mgh_ds.records.rows import ErrorReport, OnError
@@ -43,6 +45,22 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", default="en", help="BCP-47 tag (default: en)")
     _add_on_error(parser)
     parser.set_defaults(call=convert_command)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds data export`."""
+    parser.add_argument("input", help="a store, MGH JSONL, or the name of a bundled set")
+    parser.add_argument("output", type=Path, help="a file by its ending, or a folder, as the format has it")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, required=True)
+    parser.add_argument(
+        "--negatives",
+        type=int,
+        metavar="N",
+        help="of sentence-transformers: how many every row gets, the hardest (default: all, if all records "
+        "have as many)",
+    )
+    parser.add_argument("--replace", action="store_true", help="write over an output that is there")
+    parser.set_defaults(call=export_command)
 
 
 def add_stats_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +106,20 @@ def convert_command(
         console.print(Text(f"The refused rows are in {summary.path / REJECTED}"))
 
 
+def export_command(
+    input: str, output: Path, format: str, negatives: int | None = None, replace: bool = False
+) -> None:
+    """Writes records in a format that other programs read, and prints what it has no place for.
+
+    Raises MghError as `records.export.export` does.
+    """
+    path = bundled.resolve(input)
+    total = len(Store.open(path)) if is_store(path) else None
+    with tqdm(total=total, unit=" records", delay=1, leave=False, disable=None) as bar:
+        summary = export(path, output, format, negatives=negatives, replace=replace, progress=bar.update)
+    _print_ledger(summary.path, summary.ledger)
+
+
 def stats_command(path: Path) -> None:
     """Prints what a store or an MGH JSONL file holds. Raises MghError if that is nothing."""
     with _progress(path) as progress:
@@ -123,6 +155,18 @@ def _print_report(report: ErrorReport) -> None:
         console.print("For example:")
         for reason, _ in report.reasons.most_common(20):
             console.print(Text(f"  {report.examples[reason]}"), style="red", soft_wrap=True)
+
+
+def _print_ledger(path: Path, ledger: Ledger) -> None:
+    console = Console()
+    console.print(Text(f"{ledger.records:,} records in {path}, {ledger.rows:,} rows"), soft_wrap=True)
+    for reason, count in ledger.left_out.items():
+        console.print(Text(f"Left out: {count:,} records {reason}"), soft_wrap=True)
+    if ledger.lost:
+        lost = ", ".join(f"{part} ({count:,})" for part, count in sorted(ledger.lost.items()))
+        console.print(Text(f"Not kept, as this format has no place for them: {lost}"), soft_wrap=True)
+    for note, count in ledger.notes.items():
+        console.print(Text(f"{count:,} {note}"), soft_wrap=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ ids that occur twice, a 16-byte digest of each.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -41,8 +42,11 @@ def read_jsonl(
 
 
 def parse_record(row: Row) -> list[Record]:
-    """The row as it stands, for MGH JSONL. Raises pydantic's ValidationError."""
-    return [Record.model_validate(row.values)]
+    """The row as it stands, for MGH JSONL. In a table, whose rows have no keys of their own, `source` is a
+    list of `key` and `value`. Raises RowRefused or pydantic's ValidationError."""
+    source = row.values.get("source")
+    values = row.values | {"source": _joined(source)} if isinstance(source, list) else row.values
+    return [Record.model_validate(values)]
 
 
 def parse_rows(rows: Iterable[Row], parse: Parse, report: ErrorReport) -> Iterator[Record]:
@@ -107,6 +111,16 @@ def read_rows(
         raise MghError(f"{path} is a folder where a file was expected") from None
     except PermissionError:
         raise MghError(f"{path} may not be read: check its permissions") from None
+
+
+def _joined(pairs: list[Any]) -> dict[str, Any]:
+    """Raises RowRefused for what is no list of keys that differ and their values."""
+    if not all(isinstance(pair, dict) and pair.keys() == {"key", "value"} for pair in pairs):
+        raise RowRefused("source", "dict_type", "Source should be an object, or a list of key and value")
+    joined = {pair["key"]: pair["value"] for pair in pairs if isinstance(pair["key"], str)}
+    if len(joined) < len(pairs):
+        raise RowRefused("source", "duplicate_key", "Keys of source should be texts, and differ")
+    return joined
 
 
 def _new_digests(records: Sequence[Record], seen: set[bytes]) -> set[bytes]:

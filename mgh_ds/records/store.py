@@ -249,6 +249,11 @@ class Store:
         )
         return hashlib.sha256(content.encode("ascii")).hexdigest()
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether a text of any record has a score."""
+        return self.manifest.schema_version == SCHEMA_VERSION
+
     def verify(self) -> None:
         """Reads every part and compares its checksum. Raises MghError naming the first file that differs."""
         for part in self.manifest.parts:

@@ -116,6 +116,39 @@ def scores_of(records: list[Record]) -> dict[str, list[float | None]]:
     return {record.positive: record.scores for record in records}
 
 
+def test_tevatron(tmp_path: Path):
+    def passage(text: Any, **more: Any) -> dict[str, Any]:
+        return {"docid": "7", "title": "", "text": text, **more}
+
+    rows = [
+        {"query_id": "0", "query": "q0", "positive_passages": [passage("p0", title="T")],
+         "negative_passages": [passage("n0", level=4, score=0.5), passage("n1", level=None, score=None)]},
+        {"query_id": "1", "query": "q1", "positive_passages": [passage("p1", score=2), passage("p2")],
+         "instruction": "Find it", "answers": ["a key of their own"]},
+        {"query": "q2", "positive_passages": [{"text": "p3"}], "negative_passages": []},
+        {"query_id": "3", "query": "q3", "positive_passages": []},
+        {"query_id": "4", "query": "q4", "positive_passages": [passage(" ", title=" ")]},
+        {"query_id": "5", "query": "q5", "positive_passages": [passage("p")],
+         "negative_passages": [passage(1)]},
+        {"query_id": "6", "query": "q6", "positive_passages": [passage("p")],
+         "negative_passages": [passage("n", level=5)]},
+        {"query_id": "7", "query": "q7", "positive_document_ids": ["7"], "negative_document_ids": []},
+        {"query_id": "0", "query": "q8", "positive_passages": [passage("p")]},
+    ]  # fmt: skip
+    found, summary, rejected = converted(write_jsonl(tmp_path / "t.jsonl", rows), "tevatron", instruction=ASK)
+    assert [(record.id, record.query, record.positive, record.score) for record in found[:3]] == [
+        ("0", "q0", "T p0", None), ("1-0", "q1", "p1", 2.0), ("1-1", "q1", "p2", None),
+    ]  # fmt: skip
+    assert [(n.text, n.level, n.score) for n in found[0].negatives] == [("n0", 4, 0.5), ("n1", None, None)]
+    assert [record.task.instruction for record in found] == [ASK, "Find it", "Find it", ASK]
+    assert found[3].id.startswith("t-")
+    assert refusals(rejected) == [
+        (4, "positive_passages"), (5, "positive_passages.0.text"), (6, "negative_passages.0.text"),
+        (7, "negative_passages.0.level"), (8, "positive_passages"), (9, "id"),
+    ]  # fmt: skip
+    assert summary.report.ignored_keys["answers"] == 1
+
+
 def test_flagembedding_keeps_scores(tmp_path: Path):
     rows = [
         {"query": "q0", "pos": ["p0", "p1"], "neg": ["n0"], "pos_scores": [9, 8.5], "neg_scores": [-1.25]},
@@ -443,10 +476,18 @@ def test_any_row_of_any_format_is_settled(
     tmp_path_factory: pytest.TempPathFactory, format: str, data: st.DataObject
 ):
     keys = ["query", "pos", "neg", "prompt", "anchor", "positive", "negative", "negative_1", "premise"]
-    keys += ["hypothesis", "label", "sentence1", "sentence2", "score", "id"]
+    keys += ["hypothesis", "label", "sentence1", "sentence2", "score", "id", "query_id"]
+    keys += ["positive_passages", "negative_passages"]
     text = st.text(st.characters(), max_size=5)
+    passage = st.dictionaries(st.sampled_from(["text", "title", "level", "score"]), text | st.integers(0, 5))
     value = st.one_of(
-        text, st.lists(text, max_size=3), st.none(), st.integers(-1, 6), st.floats(), st.just("entailment")
+        text,
+        st.lists(text, max_size=3),
+        st.lists(passage, max_size=2),
+        st.none(),
+        st.integers(-1, 6),
+        st.floats(),
+        st.just("entailment"),
     )
     rows = data.draw(st.lists(st.dictionaries(st.sampled_from(keys), value), max_size=6))
     sound = {
@@ -461,6 +502,7 @@ def test_any_row_of_any_format_is_settled(
         "sentence1": "s",
         "sentence2": "t",
         "score": 4.5,
+        "positive_passages": [{"text": "p"}],
     }
     folder = tmp_path_factory.mktemp("any")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [sound, *rows]))
