@@ -1,7 +1,9 @@
 """Cards for what has none: a data set's counts by level and task, and a run or a model in a few lines."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,25 +14,27 @@ from mgh_ds.records.levels import EASIEST, HARDEST
 from mgh_ds.records.stats import UNGRADED
 
 UNKNOWN = "unknown"
+FORMS = {  # whether they are JSONL
+    True: "A record is a line of JSON.",
+    False: "They are a store, which mgh-ds reads: `mgh-ds pull datasets/OWNER/NAME FOLDER`.",
+}
 
 
-def data_card(name: str, parts: Sequence[tuple[str, str, Mapping[str, Any]]], license: str | None) -> str:
-    """Of a data set: each part's split, files and `records.stats`. `license` is the hub's key of one, such as
-    cc-by-4.0; None: unknown, and the card says so."""
-    found = [stats for _, _, stats in parts]
+def data_card(
+    name: str, found: Sequence[Mapping[str, Any]], license: str | None, *, jsonl: Sequence[str] = ()
+) -> str:
+    """Of a data set, from the `records.stats` of its JSONL files, whose names are `jsonl`, or of a store.
+    `license` is the hub's key of one, such as cc-by-4.0; None: unknown, and the card says so."""
     total = sum(stats["records"] for stats in found)
     languages = sorted({language.split("-")[0].lower() for each in found for language in each["languages"]})
+    splits = [{"split": re.sub(r"\W", "_", Path(file).stem), "path": file} for file in jsonl]
     metadata = {
         "license": license or UNKNOWN,
         "language": languages,
         "task_categories": ["sentence-similarity", "feature-extraction"],
         "tags": ["mgh-ds", "hard-negatives"],
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": files} for split, files, _ in parts],
-            }
-        ],
+        # Of a store the hub's own viewer could show nothing: `datasets` knows no column of type map.
+        **({"configs": [{"config_name": "default", "data_files": splits}]} if splits else {"viewer": False}),
     }
     levels, with_level = Counter[str](), Counter[str]()
     for stats in found:
@@ -39,7 +43,7 @@ def data_card(name: str, parts: Sequence[tuple[str, str, Mapping[str, Any]]], li
             with_level[level] += counts["records"]
     lines = [
         f"{total:,} records for training text embeddings: a query, its positive, and negatives of levels",
-        f"{EASIEST} (easy) to {HARDEST} (hard).",
+        f"{EASIEST} (easy) to {HARDEST} (hard). {FORMS[bool(splits)]}",
         "",
         markdown_table(
             ["negatives", "texts", "in records"],

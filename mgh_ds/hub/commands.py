@@ -122,7 +122,7 @@ def pull_command(repo: str, output: Path) -> None:
     from mgh_ds.common import files
     from mgh_ds.common.config import load_config
     from mgh_ds.hub import transfer
-    from mgh_ds.hub.layout import RUN, Kind, is_ours, local_path
+    from mgh_ds.hub.layout import RUN, Kind, is_ours, places
     from mgh_ds.training.config import RunConfig
 
     named, _, revision = repo.partition("@")
@@ -133,8 +133,8 @@ def pull_command(repo: str, output: Path) -> None:
         arrived = folder / ".arrived"
         found = transfer.fetch(name, kind, revision or None, lambda path: is_ours(path, kind), arrived)
         of_run = any(path.startswith(RUN) for path in found.paths)
-        for path in found.paths:
-            place = folder / local_path(path, of_run=of_run)
+        for path, name_here in places(found.paths).items():
+            place = folder / name_here
             place.parent.mkdir(parents=True, exist_ok=True)
             (arrived / path).rename(place)
         shutil.rmtree(arrived)

@@ -159,7 +159,7 @@ def _store(path: Path, license: str | None) -> Contents:
         name: source for name, source in found.items() if name in parts or not name.startswith("part-")
     }
     if CARD not in sources:
-        made = card.data_card(path.name, [("train", "part-*.arrow", stats(path))], license)
+        made = card.data_card(path.name, [stats(path)], license)
         sources[CARD] = made.encode()
     replaces = (*STORE_FILES, *RECORD_FILES)
     return Contents("dataset", f"the store {path}", sources, _left_out(path, sources), replaces)
@@ -182,8 +182,8 @@ def _records(path: Path, jsonl: Sequence[Path], license: str | None) -> Contents
     sources: dict[str, Source] = {file.name: file for file in jsonl}
     sources |= _files(path, CARDS) if path.is_dir() else {}
     if CARD not in sources:
-        parts = [(re.sub(r"\W", "_", file.stem), file.name, found) for file, found in counted]
-        sources[CARD] = card.data_card(path.stem, parts, license).encode()
+        names, found_in = [file.name for file, _ in counted], [found for _, found in counted]
+        sources[CARD] = card.data_card(path.stem, found_in, license, jsonl=names).encode()
     left_out = _left_out(path, sources) if path.is_dir() else {}
     return Contents("dataset", f"the records {path}", sources, left_out, (*STORE_FILES, *RECORD_FILES))
 

@@ -9,9 +9,8 @@ and what a run is gone on with below `run/`:
 In a run folder these are `export/` and the folder itself. A data set is a store's folder, or JSONL files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import Literal
 
 from mgh_ds.model.weights import DECISIVE, VOCABULARIES
@@ -69,9 +68,10 @@ def is_ours(path: str, kind: Kind) -> bool:
     )
 
 
-def local_path(path: str, *, of_run: bool) -> PurePosixPath:
-    """Where a file of a repository lies in the folder that it is fetched to: of a run, the model lies in
-    `export/`."""
-    if not of_run:
-        return PurePosixPath(path)
-    return PurePosixPath(path.removeprefix(RUN) if path.startswith(RUN) else EXPORT + path)
+def places(paths: Sequence[str]) -> dict[str, str]:
+    """Where the files of a repository lie in the folder that they are fetched to, by their paths there: as
+    they are or, if there is a run among them, that at the top and the model in `export/`."""
+    if not any(path.startswith(RUN) for path in paths):
+        return {path: path for path in paths}
+    model = EXPORT if "config.json" in paths else ""  # else there is only a card
+    return {path: path.removeprefix(RUN) if path.startswith(RUN) else model + path for path in paths}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
 from mgh_ds.common import files
@@ -74,11 +74,11 @@ def send(
         f"{repo} was not pushed", "Run the same command again: what has arrived is not sent twice"
     ):
         made = api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True).repo_id
-        if private and not api.repo_info(made, repo_type=kind).private:
+        if private and not _info(api, made, kind).private:
             raise MghError(f"{made} exists and is public: make it private on the hub, or take another name")
         if revision is not None:
             api.create_branch(made, branch=revision, repo_type=kind, exist_ok=True)
-        before = api.repo_info(made, repo_type=kind, revision=revision)
+        before = _info(api, made, kind, revision)
         there = {sibling.rfilename for sibling in before.siblings or ()}
         removed = [path for path in sorted(there - sources.keys()) if replaced(path)]
         commit = api.create_commit(
@@ -114,7 +114,7 @@ def fetch(
     check_online()
     api = HfApi(library_name="mgh-ds")
     with _explained(f"{repo} was not pulled", "Nothing was left behind; run the same command again"):
-        info = api.repo_info(repo, repo_type=kind, revision=revision, files_metadata=True)
+        info = _info(api, repo, kind, revision, checksums=True)
         assert info.sha is not None
         siblings = [sibling for sibling in info.siblings or () if wanted(sibling.rfilename)]
         if not siblings:
@@ -130,10 +130,19 @@ def fetch(
     return Fetched(info.sha, [sibling.rfilename for sibling in siblings])
 
 
+def _info(
+    api: HfApi, repo: str, kind: Kind, revision: str | None = None, *, checksums: bool = False
+) -> ModelInfo | DatasetInfo:
+    """What the hub says of a revision, with its files' names."""
+    ask = api.dataset_info if kind == "dataset" else api.model_info
+    return ask(repo, revision=revision, files_metadata=checksums)
+
+
 def _check(path: Path, sibling: RepoSibling) -> None:
     """Large files are known by the SHA-256 of their content, the others by git's SHA-1 of a blob."""
     if sibling.lfs is not None:
-        expected, found = sibling.lfs.sha256, files.sha256(path)
+        expected: str | None = sibling.lfs.sha256
+        found = files.sha256(path)
     else:
         content = path.read_bytes()
         expected = sibling.blob_id

@@ -70,6 +70,7 @@ def test_a_store_gets_a_card_that_counts_by_level_and_task(store: Path) -> None:
     _, head, body = card.decode().split("---\n", 2)
     assert yaml.safe_load(head)["license"] == "cc-by-4.0"
     assert yaml.safe_load(head)["language"] == ["en"]
+    assert yaml.safe_load(head)["viewer"] is False
     assert "5 records" in body
     assert re.search(r"\| level 4 \| \d+ \| 5 \|", body)
     assert re.search(r"\| short-\w+ \| 5 \|", body)

@@ -64,6 +64,7 @@ def test_trained_pushed_pulled_and_gone_on_with_equals_never_stopped(
     assert verb == "train"
     there = load_config(RunConfig, words)
     assert there.path == elsewhere
+    assert not (elsewhere / "export").exists()
     (output,) = run_ranks(1, run_worker.train, there)
     assert "2 of 4 steps are done" in output
 
