@@ -57,6 +57,13 @@ VERBS = {
         "write a run's model as a sentence-transformers folder",
     ),
     "report": Verb("mgh_ds.report.commands:add_arguments", "write a run's HTML page"),
+    "push": Verb(
+        "mgh_ds.hub.commands:add_push_arguments",
+        "send a model, a run or records to a hub; --yes, or a dry run",
+    ),
+    "pull": Verb(
+        "mgh_ds.hub.commands:add_pull_arguments", "fetch a revision from a hub, such as a run to go on with"
+    ),
     "eval": Verb(
         "mgh_ds.evaluation.commands:add_arguments", "score a model on MTEB tasks", extra="evaluation"
     ),
