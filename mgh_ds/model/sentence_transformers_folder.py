@@ -57,7 +57,7 @@ def read_modules(folder: Path) -> dict[str, Any]:
     pooling = _pooling_folder(folder)
     _check_description(folder)
     _check_transformer(folder)
-    config, tokenizer = read_config(folder), _table(folder / "tokenizer_config.json", missing=True)
+    config, tokenizer = read_config(folder), read_table(folder / "tokenizer_config.json", missing=True)
     _check_truncation(folder, tokenizer)
     limit = longest_input(config)
     own = min(tokenizer.get("model_max_length") or 10**30, config.max_position_embeddings)
@@ -70,18 +70,6 @@ def read_modules(folder: Path) -> dict[str, Any]:
         "prompt": default_prompt(folder),
         "append_eos": False,
     }
-
-
-def check_exported(folder: Path) -> None:
-    """Raises MghError if the `modules.json` of an exported folder names more than our module and, at will,
-    normalisation: our settings say nothing of what sentence-transformers put behind it, or in its place."""
-    if (folder / MODULES).exists():
-        for place, (kind, where) in enumerate(_modules(folder)):
-            if kind not in ([MODULE] if place == 0 else ["Normalize"]):
-                raise MghError(
-                    f"{folder / MODULES}: module {place} is {where or kind} ({kind}), which mgh-ds does not "
-                    "apply to a model that it exported"
-                )
 
 
 def stated_length(folder: Path) -> int | None:
@@ -100,7 +88,7 @@ def default_prompt(folder: Path) -> str:
     Raises MghError for a default that is not among the prompts, and for vectors that are cut.
     """
     path = folder / DESCRIPTION
-    described = _table(path, missing=True)
+    described = read_table(path, missing=True)
     if described.get("truncate_dim") is not None:
         raise MghError(f"{path}: truncate_dim cuts the vectors, which mgh-ds does not do")
     prompts, name = described.get("prompts") or {}, described.get("default_prompt_name")
@@ -111,16 +99,25 @@ def default_prompt(folder: Path) -> str:
     return prompts[name]
 
 
+def named_prompts(folder: Path) -> dict[str, str]:
+    """What may be put before a text, by its name; an empty table where the folder names none."""
+    prompts = read_table(folder / DESCRIPTION, missing=True).get("prompts")
+    named = prompts.items() if isinstance(prompts, dict) else ()
+    return {name: prompt for name, prompt in named if isinstance(prompt, str)}
+
+
 def pooling_files(folder: Path) -> Iterable[Path]:
     """The configurations of the poolings that `modules.json` names; none where there is no such file.
 
     Raises MghError for a file that lists no modules.
     """
     if (folder / MODULES).exists():
-        yield from (folder / place / "config.json" for kind, place in _modules(folder) if kind == "Pooling")
+        yield from (
+            folder / place / "config.json" for kind, place in listed_modules(folder) if kind == "Pooling"
+        )
 
 
-def _modules(folder: Path) -> list[tuple[str, str]]:
+def listed_modules(folder: Path) -> list[tuple[str, str]]:
     """Class and subfolder of each module, in their order; a class of others has its full name."""
     path = folder / MODULES
     listed = files.read_json(path)
@@ -139,12 +136,12 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
 def _check_description(folder: Path) -> None:
     """Raises MghError for a model that gives no embeddings, or whose embeddings are not for the cosine."""
     path = folder / DESCRIPTION
-    described = _table(path, missing=True)
+    described = read_table(path, missing=True)
     kind, similarity = described.get("model_type"), described.get("similarity_fn_name")
     if kind not in (None, "SentenceTransformer"):
         raise MghError(f"{path}: model_type is {kind!r}, which gives no embeddings as mgh-ds means them")
     # At unit length the dot product is the cosine, and the distance ranks as it does.
-    same = ("cosine", "dot", "euclidean") if "Normalize" in dict(_modules(folder)) else ("cosine",)
+    same = ("cosine", "dot", "euclidean") if "Normalize" in dict(listed_modules(folder)) else ("cosine",)
     if similarity not in (None, *same):
         raise MghError(
             f"{path}: similarity_fn_name is {similarity!r}, but mgh-ds compares vectors of unit length, "
@@ -155,7 +152,7 @@ def _check_description(folder: Path) -> None:
 def _pooling_folder(folder: Path) -> Path:
     """The pooling's folder. Raises MghError unless the modules are transformer, pooling and, at will,
     normalisation."""
-    modules = _modules(folder)
+    modules = listed_modules(folder)
     path = folder / MODULES
     for place, (kind, where) in enumerate(modules):
         if kind not in (["Transformer"], ["Pooling"], ["Normalize"])[min(place, 2)]:
@@ -172,7 +169,7 @@ def _pooling_folder(folder: Path) -> Path:
 
 
 def _pooling(path: Path) -> PoolingConfig:
-    said = _table(path)
+    said = read_table(path)
     modes = (
         said.get("pooling_mode") or [mode for key, mode in OLD_POOLINGS.items() if said.get(key)] or "mean"
     )
@@ -193,7 +190,7 @@ def _transformer(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The transformer's own file and what it says; nothing where there is no such file."""
     named = [folder / name for name in TRANSFORMER_FILES]
     path = next((path for path in named if path.exists()), named[0])
-    return path, _table(path, missing=True)
+    return path, read_table(path, missing=True)
 
 
 def _check_transformer(folder: Path) -> None:
@@ -223,7 +220,9 @@ def _check_transformer(folder: Path) -> None:
 
 def _check_truncation(folder: Path, tokenizer: dict[str, Any]) -> None:
     """Raises MghError for a tokenizer that cuts the beginning of a text that is too long."""
-    cuts = (_table(folder / "tokenizer.json", missing=True).get("truncation") or {}).get("direction", "Right")
+    cuts = (read_table(folder / "tokenizer.json", missing=True).get("truncation") or {}).get(
+        "direction", "Right"
+    )
     side = tokenizer.get("truncation_side", cuts)
     if side.lower() != "right":
         raise MghError(
@@ -233,12 +232,12 @@ def _check_truncation(folder: Path, tokenizer: dict[str, Any]) -> None:
 
 def _lowers(folder: Path) -> bool:
     """Whether the tokenizer makes capital letters small by itself."""
-    normaliser = _table(folder / "tokenizer.json").get("normalizer") or {}
+    normaliser = read_table(folder / "tokenizer.json").get("normalizer") or {}
     parts = normaliser.get("normalizers", [normaliser])
     return any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
 
 
-def _table(path: Path, *, missing: bool = False) -> dict[str, Any]:
+def read_table(path: Path, *, missing: bool = False) -> dict[str, Any]:
     """A JSON object; with `missing` an absent file is an empty one."""
     if missing and not path.exists():
         return {}

@@ -1,4 +1,5 @@
-"""What sentence-transformers loads for a folder that `export` wrote: tokenizer, backbone and pooling in one.
+"""What sentence-transformers loads for an export that its own modules cannot express (`standard_modules`):
+tokenizer, backbone and pooling in one.
 
 They are not split into a Transformer and a Pooling because ATA needs what the attention saw, and only token
 states are handed from one module to the next.

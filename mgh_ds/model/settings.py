@@ -8,11 +8,11 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import INSTRUCTION_TEMPLATE, PoolingConfig
 from mgh_ds.model.sentence_transformers_folder import (
     MODULES,
-    check_exported,
     default_prompt,
     read_modules,
     stated_length,
 )
+from mgh_ds.model.standard_modules import check_exported
 
 SETTINGS_FILE = "mgh_ds.json"
 
@@ -65,7 +65,12 @@ def read_settings(folder: Path) -> Settings:
             raise MghError(
                 f"{path} does not hold the settings that this version of mgh-ds writes: {error}"
             ) from error
-        check_exported(folder)
+        check_exported(
+            folder,
+            settings.pooling,
+            use_instructions=settings.use_instructions,
+            dimensions=settings.dimensions,
+        )
         # Where sentence-transformers saved the folder again, its own file is the newer one.
         return settings.replace(prompt=default_prompt(folder))
     if (folder / MODULES).exists():

@@ -122,14 +122,13 @@ class Tokenizer:
             raise MghError(
                 f"{len(texts)} texts but {len(instructions)} instructions: give one, or None, for each"
             )
-        head = self.instruction_template.removesuffix("{text}")
-        return self._rows(
-            [
-                head.replace("{instruction}", instruction) if instruction else self.prompt
-                for instruction in instructions
-            ],
-            texts,
-        )
+        return self._rows([self.prefix(instruction) for instruction in instructions], texts)
+
+    def prefix(self, instruction: str | None) -> str:
+        """What precedes a text that is read under `instruction`, or under none."""
+        if not instruction:
+            return self.prompt
+        return self.instruction_template.removesuffix("{text}").replace("{instruction}", instruction)
 
     def tokenize_after(self, prefixes: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """As `tokenize`, with the instructions spelled out as what precedes each text; "" is none."""

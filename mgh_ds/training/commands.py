@@ -68,6 +68,11 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights between those that training began with (0) and the run's (1, the default): what lies "
         "between keeps more of what the backbone could do",
     )
+    parser.add_argument(
+        "--query-instruction",
+        metavar="TEXT",
+        help="what encode_query of sentence-transformers reads queries under; default: nothing",
+    )
     parser.set_defaults(call=export_command)
 
 
@@ -77,9 +82,17 @@ def export_command(
     checkpoint: str | None = None,
     dimensions: int | None = None,
     interpolate: float = 1.0,
+    query_instruction: str | None = None,
 ) -> None:
     """Writes the model of a run's checkpoint to the new folder `output`."""
     from mgh_ds.training.export import export_run
 
-    choice = export_run(run_folder, output, checkpoint, dimensions=dimensions, interpolate=interpolate)
+    choice = export_run(
+        run_folder,
+        output,
+        checkpoint,
+        dimensions=dimensions,
+        interpolate=interpolate,
+        query_instruction=query_instruction,
+    )
     print(f"exported is {choice.words}\nmodel: {output}")

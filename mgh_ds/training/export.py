@@ -10,10 +10,12 @@ from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_
 from mgh_ds.curriculum.config import order_of
 from mgh_ds.losses.settings import LossSettings, MatryoshkaSettings, WeightedSumSettings
 from mgh_ds.model.adapters import DOWN
+from mgh_ds.model.card import metadata, usage
 from mgh_ds.model.embedder import EmbeddingModel
-from mgh_ds.model.export import export
+from mgh_ds.model.export import export, why_ours
 from mgh_ds.model.fingerprint import Fingerprint
 from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.records.instructions import instruction_for
 from mgh_ds.training import checkpoint
 from mgh_ds.training.adapters import base_fingerprint, build_run_model
 from mgh_ds.training.choice import Choice, choose
@@ -81,29 +83,57 @@ def export_run(
     *,
     dimensions: int | None = None,
     interpolate: float = 1.0,
+    query_instruction: str | None = None,
     replace: bool = False,
 ) -> Choice:
     """Writes the model of a run, adapters merged, to the folder `output`, with a model card; which of its
     checkpoints, and what `interpolate` is, as for `load_run`. Of an embedding it keeps the first
-    `dimensions`, None: all. Returns what was taken. Raises MghError for more dimensions than there are."""
+    `dimensions`, None: all. `query_instruction` is what sentence-transformers' `encode_query` reads texts
+    under. Returns what was taken. Raises MghError for more dimensions than there are, and for an instruction
+    that the model would leave out."""
     model, tokenizer, config, choice = load_run(run, which, interpolate)
+    if query_instruction and not tokenizer.use_instructions:
+        raise MghError(
+            f"{run} was trained with model.use_instructions: false, so that its model would leave "
+            "--query-instruction out: export it without"
+        )
     model.cut_to(dimensions)
-    card = model_card(config, choice, run, interpolate)
-    export(model, tokenizer, output, card=card, replace=replace)
+    card = model_card(config, choice, run, interpolate, dim=model.dim, reason=why_ours(model, tokenizer))
+    prompts = {name: tokenizer.prefix(text) for name, text in instructions(config).items()}
+    if query_instruction:
+        prompts["query"] = tokenizer.prefix(query_instruction)
+    export(model, tokenizer, output, card=card, prompts=prompts, replace=replace)
     return choice
 
 
-def model_card(config: RunConfig, choice: Choice, run: Path, interpolate: float = 1.0) -> str:
+def instructions(config: RunConfig) -> dict[str, str]:
+    """What the run's evaluation tasks are read under, by the names at which mteb looks for prompts: the
+    task's own where both sides are told, else that of its queries."""
+    sides = {
+        task: (instruction_for(task), instruction_for(task, "document")) for task in config.evaluation.tasks
+    }
+    return {
+        task if query == document else f"{task}-query": query
+        for task, (query, document) in sides.items()
+        if query is not None
+    }
+
+
+def model_card(
+    config: RunConfig,
+    choice: Choice,
+    run: Path,
+    interpolate: float = 1.0,
+    *,
+    dim: int,
+    reason: str | None,
+) -> str:
     """The exported folder's README.md: what the model is, how it was trained and what it scored, which is
-    known of the run's own weights alone."""
+    known of the run's own weights alone. `dim` is the length of an embedding, `reason` what `why_ours`
+    says."""
     training, pooling = config.training, config.model.pooling
     lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, feature-extraction, sentence-similarity, mgh-ds]",
-        f"base_model: {config.model.name_or_path}",
-        "---",
+        *metadata(config.model.name_or_path),
         f"# {config.name}",
         "",
         f"A text-embedding model: `{config.model.name_or_path}`{_adapters(config)}",
@@ -117,15 +147,10 @@ def model_card(config: RunConfig, choice: Choice, run: Path, interpolate: float 
             else [f"The weights lie between its own ({interpolate:g}) and the backbone's."]
         ),
         "",
-        "```python",
-        "from sentence_transformers import SentenceTransformer  # ATA pooling needs `mgh_ds` installed",
+        f"Embeddings have {dim} dimensions and unit length, to be compared by their cosine;",
+        f"texts are cut to {config.model.max_length} tokens.",
         "",
-        'model = SentenceTransformer("this folder")',
-        'embeddings = model.encode(["a text"])',
-        "```",
-        "",
-        "sentence-transformers 6 and later import `mgh_ds` only with `trust_remote_code=True`;",
-        "version 5 needs no flag.",
+        *usage(reason),
         *(_score_lines(RunFolder(run), choice.step, training.steps) if interpolate == 1 else []),
     ]
     return "\n".join(lines) + "\n"

@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
 from mgh_ds.training import checkpoint
 from mgh_ds.training.adapters import adapter_lines, base_fingerprint, build_run_model
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.export import export_run, load_run
+from mgh_ds.training.export import export_run, instructions, load_run
 from tests.ranks import run_ranks
 from tests.training import run_worker
 from tests.training.mntp_setup import make_decoder, mntp_run, write_texts
@@ -58,6 +59,20 @@ def test_what_is_merged_is_what_the_run_would_export(mntp: RunConfig, tmp_path: 
         load_run(mntp.path, interpolate=1.5)
     with pytest.raises(MghError, match=r"mntp has another checkpoint now than when it was checked"):
         build_run_model(on_top, base | {"adapter-1": "0" * 64 + ", scale 2"})
+
+
+def test_an_export_has_the_instructions_of_queries_and_of_the_tasks_that_were_scored(
+    mntp: RunConfig, tmp_path: Path
+) -> None:
+    """Under the names at which sentence-transformers and mteb look for them."""
+    export_run(mntp.path, tmp_path / "export", query_instruction="Find it.")
+    described = files.read_json(tmp_path / "export" / "config_sentence_transformers.json")
+    assert described["prompts"] == {"query": "Instruct: Find it.\nQuery: ", "document": ""}
+    tasks = ["STS17", "SciFact", "Unknown"]
+    scored = mntp.replace(evaluation=mntp.evaluation.replace(tasks=tasks))
+    named = instructions(scored)
+    assert named.keys() == {"STS17", "SciFact-query"}
+    assert named["STS17"].startswith("Retrieve sentences that mean the same")
 
 
 def test_a_run_on_top_of_it_and_a_third_on_top_of_both(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import MistralConfig
 
 from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.model import tiny
 from mgh_ds.model.embedder import build_model
 from mgh_ds.model.encoder import Encoder
@@ -116,3 +117,5 @@ def test_all_weights_train_in_bfloat16_with_activation_checkpointing(tiny_run: M
         assert torch.equal(weight, weights[f"backbone.{name}"].bfloat16()), name
     vectors = Encoder.from_pretrained(tmp_path / "export").encode(["a harbour", "a violin"])
     assert vectors.shape == (2, model.dim)
+    with pytest.raises(MghError, match=r"use_instructions: false, so that .* leave --query-instruction out"):
+        export_run(killed.path, tmp_path / "told", query_instruction="Find it.")

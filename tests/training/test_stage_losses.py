@@ -156,7 +156,8 @@ def test_the_model_card_names_every_loss(tiny_run: Callable[..., RunConfig], tmp
         {},
         {"loss": LIST},
     )
-    card = " ".join(model_card(config, Choice(tmp_path, 6, "the newest", {}), tmp_path).split())
+    text = model_card(config, Choice(tmp_path, 6, "the newest", {}), tmp_path, dim=16, reason=None)
+    card = " ".join(text.split())
     assert card.count("1 × `info_nce` (temperature 0.02") == 1
     assert "+ 1 × `listwise` (kind listnet" in card
     assert "at the widths 16, 8, then `listwise` (kind lambda" in card
