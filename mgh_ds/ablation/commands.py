@@ -42,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paper, which are those of orders, are then left out",
     )
     parser.add_argument(
+        "--interpolate",
+        nargs="+",
+        type=float,
+        metavar="A",
+        default=[],
+        help="for each A a row more a recipe, ROW@A: not trained, but weights between the untrained model's "
+        "(0) and the trained one's (1); wants --reference",
+    )
+    parser.add_argument(
         "--held-out",
         metavar="RECORDS",
         help="graded records, such as mgh:held_out, whose hardest negatives are scored against the positive",
@@ -75,6 +84,7 @@ def ablate_command(
     vary: Sequence[str] = (),
     reference: str | None = None,
     held_out: str | None = None,
+    interpolate: Sequence[float] = (),
     settings: Sequence[str] = (),
 ) -> None:
     """Trains every cell that is not finished, scores it on the tasks that it lacks, and after each cell
@@ -91,6 +101,7 @@ def ablate_command(
         vary: keys in which recipes may differ besides the curriculum.
         reference: the row that the others are compared with; None: that of coarse_to_fine.
         held_out: records whose hardest negatives are scored beside the tasks.
+        interpolate: shares of what was learnt, for rows between the untrained model and each trained one.
         settings: overrides for every recipe, such as `--training.steps 100`.
 
     A cell that fails is reported and the others go on. Raises MghError at the end if one failed, and at once
@@ -99,7 +110,9 @@ def ablate_command(
     if ranks < 1:
         raise MghError(f"--ranks is {ranks}; it must be at least 1")
     poolings, tasks = list(dict.fromkeys(poolings)), list(dict.fromkeys(tasks))
-    grid = make_grid(configs, poolings, seeds, output, settings)
+    if interpolate and reference is None:
+        raise MghError("--interpolate wants --reference: such rows have no place among the paper's orders")
+    grid = make_grid(configs, poolings, seeds, output, settings, interpolate)
     _check_names(grid, vary, reference)
 
     from mgh_ds.ablation.table import write_table

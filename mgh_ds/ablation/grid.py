@@ -65,6 +65,9 @@ class Cell:
         pooling: the label of its `PoolingChoice`.
         config: the whole recipe of this run; its folder is `config.path`.
         arguments: what `mgh-ds train` is started with.
+        interpolate: of a cell that is not trained but lies between the untrained model (0) and the trained
+            one of `source` (1).
+        source: that cell's folder.
     """
 
     row: str
@@ -72,6 +75,8 @@ class Cell:
     seed: int | None
     config: RunConfig
     arguments: tuple[str, ...]
+    interpolate: float = 1.0
+    source: Path | None = None
 
     @property
     def name(self) -> str:
@@ -88,16 +93,21 @@ def make_grid(
     seeds: int,
     output: Path,
     settings: Sequence[str] = (),
+    interpolate: Sequence[float] = (),
 ) -> list[Cell]:
     """All cells in the order of work: the untrained models, then seed 0 of every recipe and pooling, then
     seed 1: so an interrupted grid has whole rounds. `poolings` are labels of `PoolingChoice`, `settings`
-    overrides for every recipe.
+    overrides for every recipe. Each trained cell is followed by those that lie between it and the untrained
+    model, one for each number of `interpolate`.
 
-    Raises MghError for a wrong recipe, two of one name, no seed, a wrong pooling, and an override of what the
-    grid decides.
+    Raises MghError for a wrong recipe, two of one name, no seed, a wrong pooling, an override of what the
+    grid decides, and a number that is not between 0 and 1.
     """
     if seeds < 1:
         raise MghError(f"--seeds is {seeds}; it must be at least 1")
+    for share in interpolate:
+        if not 0 < share < 1:
+            raise MghError(f"--interpolate is {share:g}; it must lie between 0, untrained, and 1, trained")
     choices = [PoolingChoice.parse(label) for label in poolings]
     decided = {*DECIDED, *(f"model.pooling.{key}" for choice in choices for key in choice.changes)}
     for word in settings:
@@ -115,12 +125,24 @@ def make_grid(
         for row, recipe in _untrained(recipes).items()
     ]
     trained = [
-        _cell(recipe.name, choice, seed, recipe, output, ("--config", str(path), *settings))
+        cell
         for seed in range(seeds)
         for choice in choices
         for path, recipe in zip(configs, recipes, strict=True)
+        for cell in _with_those_between(
+            _cell(recipe.name, choice, seed, recipe, output, ("--config", str(path), *settings)), interpolate
+        )
     ]
     return [*untrained, *trained]
+
+
+def _with_those_between(cell: Cell, interpolate: Sequence[float]) -> list[Cell]:
+    between = []
+    for share in dict.fromkeys(interpolate):
+        row = f"{cell.row}@{share:g}"
+        config = cell.config.replace(name=cell.name.replace(cell.row, row, 1))
+        between.append(Cell(row, cell.pooling, cell.seed, config, (), share, cell.path))
+    return [cell, *between]
 
 
 def _untrained(recipes: Sequence[RunConfig]) -> dict[str, RunConfig]:

@@ -17,6 +17,7 @@ from mgh_ds.distributed.exits import ExitCode
 from mgh_ds.distributed.group import free_port
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.training.adapters import build_run_model
+from mgh_ds.training.export import export_run
 
 # The trainer stands above the rooms: it is started, not imported.
 TRAINER = "mgh_ds.train"
@@ -37,7 +38,7 @@ def run_cell(
     """
     scores = Scores.read(cell.path)
     if scores is None:
-        say(f"{cell.name}: training" if cell.seed is not None else cell.name)
+        say(f"{cell.name}: training" if cell.arguments and cell.seed is not None else cell.name)
         train(cell, backbone, ranks)
         scores = Scores.of(cell, data, backbone)
         scores.write(cell.path)
@@ -53,11 +54,14 @@ def run_cell(
 
 def train(cell: Cell, backbone: dict[str, str], ranks: int) -> None:
     """Trains and exports a cell; started again it goes on from its newest checkpoint. The untrained model is
-    exported as it is."""
+    exported as it is, and one between it and a trained one from that one's run."""
     if cell.seed is None:
         untrained = cell.config.model.replace(lora=None)
         if not (cell.path / "export").exists():
             Encoder(*build_run_model(untrained, backbone), untrained.name_or_path).save(cell.path / "export")
+        return
+    if cell.source is not None:
+        export_run(cell.source, cell.path / "export", interpolate=cell.interpolate, replace=True)
         return
     log = cell.path.parent / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

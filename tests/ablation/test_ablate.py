@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mgh_ds import Encoder
+from mgh_ds.ablation import work
 from mgh_ds.ablation.grid import PoolingChoice, _cell, make_grid
 from mgh_ds.ablation.scores import Scores
 from mgh_ds.cli import main as cli
@@ -246,9 +248,37 @@ def test_models_are_compared_where_the_keys_that_vary_are_named(grid: Grid, refu
     assert "Ranking by `mean`" not in text
 
 
+def test_rows_between_the_untrained_model_and_a_trained_one_are_exported_and_not_trained(
+    grid: Grid, trainer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[tuple[str, float]] = []
+
+    def export_run(run: Path, output: Path, *, interpolate: float, replace: bool) -> None:
+        assert replace
+        exported.append((run.name, interpolate))
+        shutil.copytree(trainer.parent / "model-2", output)
+
+    monkeypatch.setattr(work, "export_run", export_run)
+    for _ in range(2):  # started again, nothing is done again
+        grid.ablate("--reference", "random", "--interpolate", "0.5", "0.25", seeds=1)
+    assert grid.started == CELLS[:2]
+    assert exported == [(cell, share) for cell in CELLS[:2] for share in (0.5, 0.25)]
+    expected = sts17(trainer.parent / "model-2", grid.data_dir)
+    assert grid.scores("random@0.25-ata-0") == {"STS17": expected}
+    table = json.loads((grid.output / "ablation.json").read_text())["poolings"]["ata"]
+    rows = {row["row"]: row["scores"]["STS17"]["mean"] for row in table["rows"]}
+    assert list(rows)[:1] == ["random"]
+    assert rows.keys() == {
+        f"{row}{at}" for row in ("random", "coarse_to_fine") for at in ("", "@0.5", "@0.25")
+    }
+    assert rows["random@0.5"] == pytest.approx(100 * expected)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--interpolate", "0.5"], "--interpolate wants --reference"),
+        (["--interpolate", "0.5", "1", "--reference", "random"], "--interpolate is 1; it must lie between 0"),
         (["--poolings", "men"], "no pooling is called 'men'; did you mean `mean`?"),
         (["--poolings", "ata+log2p"], "after ata+ may follow one of each: column_transform identity, "),
         (["--poolings", "ata+log1p+sqrt"], "may follow one of each"),
