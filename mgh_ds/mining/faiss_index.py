@@ -97,7 +97,7 @@ class FaissIndex:
         left, width = np.arange(count), k + SPARE
         while len(left):
             width = min(width, self._documents.manifest.count)
-            scores, rows = self._index.search(queries[left].astype(np.float32), width)
+            scores, rows = self._found(queries[left], width)
             last = scores[:, -1]
             valid = (rows >= 0) & ~self._are_excluded(left, rows, excluded)
             ended = (rows[:, -1] < 0) | (width == self._documents.manifest.count)
@@ -116,6 +116,15 @@ class FaissIndex:
                 into[left[enough], : values.shape[1]] = values
             left, width = left[~enough], 4 * width
         return found
+
+    def _found(self, queries: Floats, width: int) -> tuple[Floats, Int64s]:
+        """What faiss finds, [q, width] each, best first. Raises MghError for parameters that it took for
+        good and cannot search by."""
+        try:
+            scores, rows = self._index.search(queries.astype(np.float32), width)
+        except RuntimeError as error:
+            raise MghError(f"--index {self._spec}: faiss cannot search: {_reason(error)}") from None
+        return scores, rows
 
     def _are_excluded(self, queries: Int64s, rows: Int64s, excluded: Excluded) -> npt.NDArray[np.bool_]:
         """[q, k]: which of the `rows` found for the queries with these numbers do not count."""

@@ -99,6 +99,13 @@ def test_too_few_documents_to_train_an_index_are_counted(tmp_path):
     assert not (tmp_path / "index" / faiss_index.FILE).exists()
 
 
+def test_parameters_that_cannot_be_searched_by_are_said(tmp_path):
+    vectors, spec = kept(tmp_path / "v", unit(30, 8, 1)), IndexSpec("IVF2,Flat", "nprobe=-1")
+    index = FaissIndex(tmp_path / "index", vectors, spec)
+    with pytest.raises(MghError, match="--index IVF2,Flat nprobe=-1: faiss cannot search: .*nprobe"):
+        index.search(unit(2, 8, 0), 3, NOTHING)
+
+
 def test_mining_by_flat_writes_the_same_records(run, corpus, tmp_path):  # noqa: F811
     run(tmp_path / "own", corpus)
     run(tmp_path / "flat", corpus, index=FLAT)
