@@ -5,6 +5,7 @@ nowhere else. HF_ENDPOINT names another hub than the public one.
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,6 +168,11 @@ def _explained(what: str, advice: str) -> Iterator[None]:
         raise MghError(f"{what}: {_reason(error)}. {advice}") from error
 
 
+def _endpoint() -> str:
+    """The hub's address, without a name and password in it."""
+    return re.sub(r"//[^/]*@", "//", constants.ENDPOINT)
+
+
 def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HTTPError):
@@ -174,7 +180,7 @@ def _reason(error: BaseException) -> str:
     if cause is None:
         return " ".join(str(error).split()) or type(error).__name__
     if not isinstance(cause, HfHubHTTPError):
-        return f"the hub, {constants.ENDPOINT}, cannot be reached ({type(cause).__name__}). {LOCAL}"
+        return f"the hub, {_endpoint()}, cannot be reached ({type(cause).__name__}). {LOCAL}"
     status, said = cause.response.status_code, cause.server_message
     reasons = {
         401: "the hub knows no such repository, or does not accept the token (HF_TOKEN)",

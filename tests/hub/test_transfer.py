@@ -154,12 +154,12 @@ def test_a_token_that_is_missing_or_refused_is_said(
 def test_a_hub_that_cannot_be_reached_or_may_not_be_is_said(
     hub: Hub, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://me:geheim@127.0.0.1:9")
     for call in (
         lambda: push_command(export, "me/x", yes=True),
         lambda: pull_command("me/x", tmp_path / "pulled"),
     ):
-        with pytest.raises(MghError, match=r"127\.0\.0\.1:9, cannot be reached .* copy the folder itself"):
+        with pytest.raises(MghError, match=r"hub, http://127\.0\.0\.1:9, cannot be reached .* copy the folder itself"):
             call()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for call in (
@@ -193,3 +193,9 @@ def test_a_folder_that_is_there_is_not_pulled_over(hub: Hub, export: Path) -> No
 def test_names_that_no_repository_can_have_are_refused(name: str, export: Path) -> None:
     with pytest.raises(MghError, match="is no repository's name, which is OWNER/NAME"):
         push_command(export, name)
+
+
+def test_a_revision_that_is_not_named_is_not_taken_for_the_newest(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(MghError, match="me/x@ names no revision"):
+        pull_command("me/x@", tmp_path / "pulled")
+    assert hub.calls == []
