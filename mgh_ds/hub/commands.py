@@ -92,6 +92,8 @@ def push_command(
         revision=revision,
         private=private,
     )
+    for path in sent.removed:
+        print(f"removed there: {path}")
     if sent.changed:
         print(f"pushed as commit {sent.commit}")
     else:

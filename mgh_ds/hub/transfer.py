@@ -33,6 +33,7 @@ class Sent(NamedTuple):
     repo: str  # with its owner
     commit: str
     changed: bool  # false where the repository had all of it
+    removed: list[str]  # files that were there
 
 
 def check_repo(repo: str) -> None:
@@ -93,7 +94,7 @@ def send(
             revision=revision,
             parent_commit=before.sha,  # else two pushes at once would mix their files
         )
-    return Sent(made, commit.oid, commit.oid != before.sha)
+    return Sent(made, commit.oid, commit.oid != before.sha, removed)
 
 
 class Fetched(NamedTuple):

@@ -236,7 +236,9 @@ def _teacher(
         raise MghError("--instructions and --document-instruction are for --model: leave them out")
     default = EncodingSettings(model="")
     if given := [name for name, value in settings.items() if value != getattr(default, name)]:
-        raise MghError(f"--{given[0].replace('_', '-')} is for --model, not for a cross-encoder: leave it out")
+        raise MghError(
+            f"--{given[0].replace('_', '-')} is for --model, not for a cross-encoder: leave it out"
+        )
     return Judge.named(cross_encoder)
 
 

@@ -150,7 +150,7 @@ def test_a_cell_of_before_there_were_guides_is_as_one_without(recipes: list[str]
     scores.check(cell, "data", {"config.json": "1"}, {})
     guided = cell.config.training.replace(guide={"name_or_path": "a"})
     other = dataclasses.replace(cell, config=cell.config.replace(training=guided))
-    with pytest.raises(MghError, match="made otherwise; differing: training.guide: "):
+    with pytest.raises(MghError, match=r"made otherwise; differing: training\.guide: "):
         scores.check(other, "data", {"config.json": "1"}, {})
 
 

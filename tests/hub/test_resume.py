@@ -115,7 +115,9 @@ def test_a_run_with_its_model_lies_at_the_top_of_the_repository(
         "metrics.jsonl",
         *(f"export/{name}" for name in tree_of(run / "export")),
     }
-    assert "are checked at the start: tiny-random/mistral, my/guide, sample:train\n" in capsys.readouterr().out
+    assert (
+        "are checked at the start: tiny-random/mistral, my/guide, sample:train\n" in capsys.readouterr().out
+    )
 
 
 def test_a_run_in_which_a_job_trains_is_not_pushed(config: RunConfig) -> None:

@@ -67,13 +67,17 @@ def test_pushed_again_only_what_is_new_is_sent(
     assert hub.tree("me/x")["README.md"].endswith(b"# Another\n")
 
 
-def test_files_of_an_earlier_push_go_and_others_stay(hub: Hub, export: Path) -> None:
+def test_files_of_an_earlier_push_go_and_others_stay(
+    hub: Hub, export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_file({}, export / "model-00001-of-00001.safetensors")
     push_command(export, "me/x", yes=True)
     repository = hub.repositories["models", "me/x"]
     repository.commit("main", hub.tree("me/x") | {"drawing.png": b"p", "run/config.yaml": b"{}"}, "by hand")
     (export / "model-00001-of-00001.safetensors").unlink()
+    assert "removed there" not in capsys.readouterr().out
     push_command(export, "me/x", yes=True)
+    assert "removed there: model-00001-of-00001.safetensors\npushed as" in capsys.readouterr().out
     assert repository.messages[3:] == [repository.messages[1]], "one commit"
     assert set(hub.tree("me/x")) == {*tree_of(export), ".gitattributes", "drawing.png", "run/config.yaml"}
 
@@ -159,7 +163,9 @@ def test_a_hub_that_cannot_be_reached_or_may_not_be_is_said(
         lambda: push_command(export, "me/x", yes=True),
         lambda: pull_command("me/x", tmp_path / "pulled"),
     ):
-        with pytest.raises(MghError, match=r"hub, http://127\.0\.0\.1:9, cannot be reached .* copy the folder itself"):
+        with pytest.raises(
+            MghError, match=r"hub, http://127\.0\.0\.1:9, cannot be reached .* copy the folder itself"
+        ):
             call()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for call in (

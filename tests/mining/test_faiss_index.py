@@ -102,7 +102,7 @@ def test_too_few_documents_to_train_an_index_are_counted(tmp_path):
 def test_parameters_that_cannot_be_searched_by_are_said(tmp_path):
     vectors, spec = kept(tmp_path / "v", unit(30, 8, 1)), IndexSpec("IVF2,Flat", "nprobe=-1")
     index = FaissIndex(tmp_path / "index", vectors, spec)
-    with pytest.raises(MghError, match="--index IVF2,Flat nprobe=-1: faiss cannot search: .*nprobe"):
+    with pytest.raises(MghError, match=r"--index IVF2,Flat nprobe=-1: faiss cannot search: .*nprobe"):
         index.search(unit(2, 8, 0), 3, NOTHING)
 
 
