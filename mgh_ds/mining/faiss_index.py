@@ -68,8 +68,8 @@ class IndexSpec:
 class FaissIndex:
     """An index of `documents` in `folder`, built by whichever worker comes first.
 
-    Raises MghError if the folder is of other documents or of another index, and if the documents are too few
-    to train it.
+    Raises MghError if the folder is of other documents or of another index, if the documents are too few to
+    train it, and for a damaged file.
     """
 
     def __init__(self, folder: Path, documents: Vectors, spec: IndexSpec) -> None:
@@ -79,7 +79,10 @@ class FaissIndex:
         path = folder / FILE
         label(folder / MANIFEST, {"factory": spec.factory, "documents": documents.manifest.fingerprint})
         once(folder, FILE, path.exists, lambda: _build(path, documents, spec))
-        self._index = faiss.read_index(str(path))
+        try:
+            self._index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise MghError(f"{path} is damaged ({_reason(error)}): remove it, and it is built anew") from None
         spec.settle(self._index)
 
     @property

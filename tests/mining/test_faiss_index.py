@@ -75,6 +75,10 @@ def test_an_index_is_built_once_and_only_of_these_documents(tmp_path, monkeypatc
     FaissIndex(tmp_path / "index", vectors, FLAT)
     with pytest.raises(MghError, match="factory: Flat → HNSW8"):
         FaissIndex(tmp_path / "index", vectors, IndexSpec("HNSW8"))
+    file = tmp_path / "index" / faiss_index.FILE
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(MghError, match=r"index\.faiss is damaged \(.*\): remove it, and it is built anew"):
+        FaissIndex(tmp_path / "index", vectors, FLAT)
 
 
 @pytest.mark.parametrize(
