@@ -93,6 +93,9 @@ class Scores:
             return {"model": model, **backbone}
         free = ("folder", "logging", "evaluation", "accept_changes")
         recipe = {name: value for name, value in self.recipe.items() if name not in free}
+        training = recipe["training"]
+        if training.get("guide") is None:  # as in cells of before there were any
+            recipe["training"] = {key: value for key, value in training.items() if key != "guide"}
         return recipe | {"data": {"train": self.data}} | backbone
 
 

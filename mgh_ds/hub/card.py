@@ -27,14 +27,23 @@ def data_card(
     `license` is the hub's key of one, such as cc-by-4.0; None: unknown, and the card says so."""
     total = sum(stats["records"] for stats in found)
     languages = sorted({language.split("-")[0].lower() for each in found for language in each["languages"]})
-    splits = [{"split": re.sub(r"\W", "_", Path(file).stem), "path": file} for file in jsonl]
+    splits: dict[str, list[str]] = {}
+    for file in jsonl:
+        splits.setdefault(re.sub(r"\W", "_", Path(file).stem), []).append(file)
+    data_files = [
+        {"split": split, "path": paths if len(paths) > 1 else paths[0]} for split, paths in splits.items()
+    ]
     metadata = {
         "license": license or UNKNOWN,
         "language": languages,
         "task_categories": ["sentence-similarity", "feature-extraction"],
         "tags": ["mgh-ds", "hard-negatives"],
         # Of a store the hub's own viewer could show nothing: `datasets` knows no column of type map.
-        **({"configs": [{"config_name": "default", "data_files": splits}]} if splits else {"viewer": False}),
+        **(
+            {"configs": [{"config_name": "default", "data_files": data_files}]}
+            if splits
+            else {"viewer": False}
+        ),
     }
     levels, with_level = Counter[str](), Counter[str]()
     for stats in found:

@@ -92,6 +92,8 @@ def push_command(
         revision=revision,
         private=private,
     )
+    for path in sent.removed:
+        print(f"removed there: {path}")
     if sent.changed:
         print(f"pushed as commit {sent.commit}")
     else:
@@ -121,11 +123,14 @@ def pull_command(repo: str, output: Path) -> None:
     """
     from mgh_ds.common import files
     from mgh_ds.common.config import load_config
+    from mgh_ds.common.errors import MghError
     from mgh_ds.hub import transfer
     from mgh_ds.hub.layout import RUN, Kind, is_ours, places
     from mgh_ds.training.config import RunConfig
 
-    named, _, revision = repo.partition("@")
+    named, at, revision = repo.partition("@")
+    if at and not revision:
+        raise MghError(f"{repo} names no revision: say which after the @, or leave it out")
     kind: Kind = "dataset" if named.startswith("datasets/") else "model"
     name = named.removeprefix("datasets/")
     transfer.check_repo(name)
@@ -152,8 +157,9 @@ def _say_how_to_go_on(run: Path, config: "RunConfig") -> None:
     print(f"it goes on with: {shlex.join([*words, '--name', run.name])}")
     data = [*config.data.train, *([config.data.held_out] if config.data.held_out else [])]
     lacking = [path for path in data if not bundled.resolve(path).exists()]
-    needs = ", ".join([config.model.name_or_path, *config.model.adapters, *data])
-    print(f"the same backbone and records are needed here, and are checked at the start: {needs}")
+    guide = [config.training.guide.name_or_path] if config.training.guide else []
+    needs = ", ".join([config.model.name_or_path, *config.model.adapters, *guide, *data])
+    print(f"the same models and records are needed here, and are checked at the start: {needs}")
     if lacking:
         print(f"not here: {', '.join(lacking)} (--data.train and --data.held_out name other places)")
 

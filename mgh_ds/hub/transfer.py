@@ -5,6 +5,7 @@ nowhere else. HF_ENDPOINT names another hub than the public one.
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Sent(NamedTuple):
     repo: str  # with its owner
     commit: str
     changed: bool  # false where the repository had all of it
+    removed: list[str]  # files that were there
 
 
 def check_repo(repo: str) -> None:
@@ -92,7 +94,7 @@ def send(
             revision=revision,
             parent_commit=before.sha,  # else two pushes at once would mix their files
         )
-    return Sent(made, commit.oid, commit.oid != before.sha)
+    return Sent(made, commit.oid, commit.oid != before.sha, removed)
 
 
 class Fetched(NamedTuple):
@@ -167,6 +169,11 @@ def _explained(what: str, advice: str) -> Iterator[None]:
         raise MghError(f"{what}: {_reason(error)}. {advice}") from error
 
 
+def _endpoint() -> str:
+    """The hub's address, without a name and password in it."""
+    return re.sub(r"//[^/]*@", "//", constants.ENDPOINT)
+
+
 def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HTTPError):
@@ -174,7 +181,7 @@ def _reason(error: BaseException) -> str:
     if cause is None:
         return " ".join(str(error).split()) or type(error).__name__
     if not isinstance(cause, HfHubHTTPError):
-        return f"the hub, {constants.ENDPOINT}, cannot be reached ({type(cause).__name__}). {LOCAL}"
+        return f"the hub, {_endpoint()}, cannot be reached ({type(cause).__name__}). {LOCAL}"
     status, said = cause.response.status_code, cause.server_message
     reasons = {
         401: "the hub knows no such repository, or does not accept the token (HF_TOKEN)",

@@ -234,6 +234,11 @@ def _teacher(
         raise MghError("--relabel takes one teacher: give either --model or --cross-encoder")
     if told:
         raise MghError("--instructions and --document-instruction are for --model: leave them out")
+    default = EncodingSettings(model="")
+    if given := [name for name, value in settings.items() if value != getattr(default, name)]:
+        raise MghError(
+            f"--{given[0].replace('_', '-')} is for --model, not for a cross-encoder: leave it out"
+        )
     return Judge.named(cross_encoder)
 
 

@@ -68,8 +68,8 @@ class IndexSpec:
 class FaissIndex:
     """An index of `documents` in `folder`, built by whichever worker comes first.
 
-    Raises MghError if the folder is of other documents or of another index, and if the documents are too few
-    to train it.
+    Raises MghError if the folder is of other documents or of another index, if the documents are too few to
+    train it, and for a damaged file.
     """
 
     def __init__(self, folder: Path, documents: Vectors, spec: IndexSpec) -> None:
@@ -79,7 +79,10 @@ class FaissIndex:
         path = folder / FILE
         label(folder / MANIFEST, {"factory": spec.factory, "documents": documents.manifest.fingerprint})
         once(folder, FILE, path.exists, lambda: _build(path, documents, spec))
-        self._index = faiss.read_index(str(path))
+        try:
+            self._index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise MghError(f"{path} is damaged ({_reason(error)}): remove it, and it is built anew") from None
         spec.settle(self._index)
 
     @property
@@ -97,7 +100,7 @@ class FaissIndex:
         left, width = np.arange(count), k + SPARE
         while len(left):
             width = min(width, self._documents.manifest.count)
-            scores, rows = self._index.search(queries[left].astype(np.float32), width)
+            scores, rows = self._found(queries[left], width)
             last = scores[:, -1]
             valid = (rows >= 0) & ~self._are_excluded(left, rows, excluded)
             ended = (rows[:, -1] < 0) | (width == self._documents.manifest.count)
@@ -116,6 +119,15 @@ class FaissIndex:
                 into[left[enough], : values.shape[1]] = values
             left, width = left[~enough], 4 * width
         return found
+
+    def _found(self, queries: Floats, width: int) -> tuple[Floats, Int64s]:
+        """What faiss finds, [q, width] each, best first. Raises MghError for parameters that it took for
+        good and cannot search by."""
+        try:
+            scores, rows = self._index.search(queries.astype(np.float32), width)
+        except RuntimeError as error:
+            raise MghError(f"--index {self._spec}: faiss cannot search: {_reason(error)}") from None
+        return scores, rows
 
     def _are_excluded(self, queries: Int64s, rows: Int64s, excluded: Excluded) -> npt.NDArray[np.bool_]:
         """[q, k]: which of the `rows` found for the queries with these numbers do not count."""

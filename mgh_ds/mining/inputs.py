@@ -9,10 +9,12 @@ from pathlib import Path
 from mgh_ds.common import files
 from mgh_ds.common.checksums import checksum
 from mgh_ds.common.claims import once
+from mgh_ds.common.errors import MghError
 from mgh_ds.common.labels import label
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.texts import Survey, Text
 from mgh_ds.mining.documents import Documents, Int64s, write_documents
+from mgh_ds.mining.result import RECORDS
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, open_or_convert
 
@@ -52,8 +54,11 @@ def open_inputs(
     """Records (a store, MGH JSONL, or the name of a bundled set) and corpus; without one the records' own
     positives are searched. `folder` gets what is made of them.
 
-    Raises MghError for a bad record or row, with its place, and if `folder` was made of other data.
+    Raises MghError for a bad record or row, with its place, if `folder` was made of other data, and if the
+    result would take the place of records or corpus.
     """
+    for file in () if corpus is None else corpus.files:
+        _keep(file, folder)
     store = open_records(
         folder, records, None if corpus is None else [checksum(file) for file in corpus.files]
     )
@@ -76,13 +81,21 @@ def open_own(folder: Path, store: Store, instructions: bool, document_instructio
 def open_records(folder: Path, records: Path, corpus: list[str] | str | None) -> Store:
     """The records as a store, and `folder`, which is for them and for the corpus that `corpus` identifies.
 
-    Raises MghError for a bad record, with its place, and if `folder` was made of other data.
+    Raises MghError for a bad record, with its place, if `folder` was made of other data, and if the result
+    would take the records' place.
     """
+    _keep(records, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.hold(folder / ".records.lock", wait=True) or contextlib.nullcontext():
         store = open_or_convert(records, folder / "cache")
     label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": corpus})
     return store
+
+
+def _keep(data: Path, folder: Path) -> None:
+    """Raises MghError if `data` lies where the result goes."""
+    if data.resolve() == (folder / RECORDS).resolve():
+        raise MghError(f"{data} would be written over by the result: choose another folder for the output")
 
 
 def _write(path: Path, texts: Iterable[Text]) -> None:

@@ -145,6 +145,17 @@ def test_another_backbone_under_the_same_name_is_refused(
         assert f"{cell.path} does not say which files its backbone had" in capsys.readouterr().out
 
 
+def test_a_cell_of_before_there_were_guides_is_as_one_without(recipes: list[str], tmp_path: Path) -> None:
+    cell = make_grid([Path(recipes[0])], ["ata"], 1, tmp_path)[-1]
+    scores = Scores.of(cell, "data", {"config.json": "1"})
+    del scores.recipe["training"]["guide"]
+    scores.check(cell, "data", {"config.json": "1"}, {})
+    guided = cell.config.training.replace(guide={"name_or_path": "a"})
+    other = dataclasses.replace(cell, config=cell.config.replace(training=guided))
+    with pytest.raises(MghError, match=r"made otherwise; differing: training\.guide: "):
+        scores.check(other, "data", {"config.json": "1"}, {})
+
+
 def test_other_evaluation_data_are_refused(grid: Grid, refusal: Refusal) -> None:
     grid.ablate(seeds=1)
     file = grid.data_dir / "STS17-en" / "test.jsonl"

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from mgh_ds.common.errors import MghError
+from mgh_ds.hub.card import data_card
 from mgh_ds.hub.contents import SECRETS, check_secrets, contents_of
 from mgh_ds.hub.layout import MODEL_FILES, is_any_of, is_ours
+from mgh_ds.records.stats import stats
 
 # One of each, put together here so that no file of the project looks as if it held one.
 EXAMPLES = {
@@ -101,6 +103,9 @@ def test_jsonl_records_are_a_data_set(tmp_path: Path) -> None:
         {"split": "held_out", "path": "held-out.jsonl"},
         {"split": "train", "path": "train.jsonl"},
     ]
+    both = data_card("a", [stats(tmp_path / "train.jsonl")] * 2, None, jsonl=["a-1.jsonl", "a_1.jsonl"])
+    (configuration,) = yaml.safe_load(both.split("---\n")[1])["configs"]
+    assert configuration["data_files"] == [{"split": "a_1", "path": ["a-1.jsonl", "a_1.jsonl"]}]
     assert set(contents_of(tmp_path / "train.jsonl").sources) == {"README.md", "train.jsonl"}
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"query": "half a record"}\n')

@@ -88,14 +88,14 @@ def test_trained_pushed_pulled_and_gone_on_with_equals_never_stopped(
 
 
 def test_a_run_with_its_model_lies_at_the_top_of_the_repository(
-    hub: Hub, export: Path, tmp_path: Path
+    hub: Hub, export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The model where any library finds it, the run below; pulled, both are where they were."""
     run = tmp_path / "run"
     (run / "evaluation").mkdir(parents=True)
     (run / "config.yaml").write_text(
         "name: run\nmodel: {name_or_path: tiny-random/mistral}\ndata: {train: ['sample:train']}\n"
-        "training: {steps: 4, global_batch: 4, micro_batch: 2}\n"
+        "training: {steps: 4, global_batch: 4, micro_batch: 2, guide: {name_or_path: my/guide}}\n"
     )
     (run / "metrics.jsonl").write_text('{"kind": "step", "step": 1}\n')
     (run / "evaluation" / "before.json").write_text("{}")
@@ -115,6 +115,9 @@ def test_a_run_with_its_model_lies_at_the_top_of_the_repository(
         "metrics.jsonl",
         *(f"export/{name}" for name in tree_of(run / "export")),
     }
+    assert (
+        "are checked at the start: tiny-random/mistral, my/guide, sample:train\n" in capsys.readouterr().out
+    )
 
 
 def test_a_run_in_which_a_job_trains_is_not_pushed(config: RunConfig) -> None:

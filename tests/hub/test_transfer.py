@@ -67,13 +67,17 @@ def test_pushed_again_only_what_is_new_is_sent(
     assert hub.tree("me/x")["README.md"].endswith(b"# Another\n")
 
 
-def test_files_of_an_earlier_push_go_and_others_stay(hub: Hub, export: Path) -> None:
+def test_files_of_an_earlier_push_go_and_others_stay(
+    hub: Hub, export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_file({}, export / "model-00001-of-00001.safetensors")
     push_command(export, "me/x", yes=True)
     repository = hub.repositories["models", "me/x"]
     repository.commit("main", hub.tree("me/x") | {"drawing.png": b"p", "run/config.yaml": b"{}"}, "by hand")
     (export / "model-00001-of-00001.safetensors").unlink()
+    assert "removed there" not in capsys.readouterr().out
     push_command(export, "me/x", yes=True)
+    assert "removed there: model-00001-of-00001.safetensors\npushed as" in capsys.readouterr().out
     assert repository.messages[3:] == [repository.messages[1]], "one commit"
     assert set(hub.tree("me/x")) == {*tree_of(export), ".gitattributes", "drawing.png", "run/config.yaml"}
 
@@ -154,12 +158,14 @@ def test_a_token_that_is_missing_or_refused_is_said(
 def test_a_hub_that_cannot_be_reached_or_may_not_be_is_said(
     hub: Hub, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://me:" + "geheim@127.0.0.1:9")
     for call in (
         lambda: push_command(export, "me/x", yes=True),
         lambda: pull_command("me/x", tmp_path / "pulled"),
     ):
-        with pytest.raises(MghError, match=r"127\.0\.0\.1:9, cannot be reached .* copy the folder itself"):
+        with pytest.raises(
+            MghError, match=r"hub, http://127\.0\.0\.1:9, cannot be reached .* copy the folder itself"
+        ):
             call()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for call in (
@@ -193,3 +199,9 @@ def test_a_folder_that_is_there_is_not_pulled_over(hub: Hub, export: Path) -> No
 def test_names_that_no_repository_can_have_are_refused(name: str, export: Path) -> None:
     with pytest.raises(MghError, match="is no repository's name, which is OWNER/NAME"):
         push_command(export, name)
+
+
+def test_a_revision_that_is_not_named_is_not_taken_for_the_newest(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(MghError, match="me/x@ names no revision"):
+        pull_command("me/x@", tmp_path / "pulled")
+    assert hub.calls == []

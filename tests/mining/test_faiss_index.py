@@ -75,6 +75,10 @@ def test_an_index_is_built_once_and_only_of_these_documents(tmp_path, monkeypatc
     FaissIndex(tmp_path / "index", vectors, FLAT)
     with pytest.raises(MghError, match="factory: Flat → HNSW8"):
         FaissIndex(tmp_path / "index", vectors, IndexSpec("HNSW8"))
+    file = tmp_path / "index" / faiss_index.FILE
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(MghError, match=r"index\.faiss is damaged \(.*\): remove it, and it is built anew"):
+        FaissIndex(tmp_path / "index", vectors, FLAT)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,13 @@ def test_too_few_documents_to_train_an_index_are_counted(tmp_path):
     ):
         FaissIndex(tmp_path / "index", kept(tmp_path / "v", unit(9, 8, 1)), IndexSpec("IVF16,Flat"))
     assert not (tmp_path / "index" / faiss_index.FILE).exists()
+
+
+def test_parameters_that_cannot_be_searched_by_are_said(tmp_path):
+    vectors, spec = kept(tmp_path / "v", unit(30, 8, 1)), IndexSpec("IVF2,Flat", "nprobe=-1")
+    index = FaissIndex(tmp_path / "index", vectors, spec)
+    with pytest.raises(MghError, match=r"--index IVF2,Flat nprobe=-1: faiss cannot search: .*nprobe"):
+        index.search(unit(2, 8, 0), 3, NOTHING)
 
 
 def test_mining_by_flat_writes_the_same_records(run, corpus, tmp_path):  # noqa: F811

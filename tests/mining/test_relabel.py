@@ -268,6 +268,7 @@ def test_the_verb_relabels_and_refuses_what_it_cannot_heed(records, model, tmp_p
         (["--model", model, "--cross-encoder", "x"], "takes one teacher"),
         ([], "takes one teacher"),
         (["--cross-encoder", "x", "--instructions"], "are for --model"),
+        (["--cross-encoder", "x", "--max-length", "9"], "--max-length is for --model"),
     ]:
         with pytest.raises(SystemExit, match=said):
             cli.main([*words, *options])
@@ -301,3 +302,24 @@ def test_mining_does_not_go_into_the_folder_of_a_relabel_pass(run, records, tmp_
         json.loads((tmp_path / "out" / "mining.json").read_text())["asked"]["relabel"]["drop_unmined"]
         is False
     )
+
+
+def test_what_is_read_is_not_written_over(run, records, encoder, tmp_path):
+    """The records, or the corpus, lie where the result would."""
+    from mgh_ds.encoding.corpus import Corpus
+    from mgh_ds.mining.run import Request, mine
+
+    before = records.read_bytes()
+    assert records == tmp_path / "records.jsonl"
+    corpus = tmp_path / "out" / "records.jsonl"
+    corpus.parent.mkdir()
+    corpus.write_text('{"_id": "1", "text": "a text"}\n')
+    request = Request(records, Corpus(corpus), Selection(), EncodingSettings(model="unused"))
+    for call in (
+        lambda: run(tmp_path / "out" / ".."),
+        lambda: mine(tmp_path / "out", request, encoder, None, ALONE),
+    ):
+        with pytest.raises(MghError, match=r"records\.jsonl would be written over by the result"):
+            call()
+    assert records.read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["records.jsonl"]
