@@ -70,10 +70,12 @@ def add_stats_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def validate_command(path: Path, format: str = "mgh", on_error: OnError = "skip") -> None:
-    """Checks every row of a file, a folder of files, or a store, and prints what is wrong with which row.
+    """Checks every row of a file, a folder of files, a store or a bundled set, and prints what is wrong with
+    which row.
 
     Raises MghError if any row is refused or if there is none.
     """
+    path = bundled.resolve(path)
     with _progress(path) as progress:
         report = validate(path, format, on_error, progress)
     _print_report(report)
@@ -121,7 +123,8 @@ def export_command(
 
 
 def stats_command(path: Path) -> None:
-    """Prints what a store or an MGH JSONL file holds. Raises MghError if that is nothing."""
+    """Prints what a store, an MGH JSONL file or a bundled set holds. Raises MghError if that is nothing."""
+    path = bundled.resolve(path)
     with _progress(path) as progress:
         found = stats(path, progress)
     Console().print(stats_table(found))

@@ -144,3 +144,9 @@ def test_stats(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_store: boo
     assert "2 negatives in 2 records" in out
     assert "2 of the positive, 1 of all negatives too" in out
     assert ("refused rows" in out) != as_store
+
+
+def test_bundled_sets_go_by_their_names(capsys: pytest.CaptureFixture[str]):
+    for verb in (validate_command, stats_command):
+        verb(Path("sample:held_out"))
+        assert "108" in capsys.readouterr().out
