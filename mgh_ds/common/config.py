@@ -53,15 +53,16 @@ def dump_config(config: Settings) -> str:
     return to_yaml(config.model_dump())
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, kind: Kind | None = None) -> dict[str, Any]:
     """The keys of a YAML file, laid over those of the recipe that its `extends` names, and so on.
 
-    Tables are merged key by key, anything else is replaced. Raises MghError for a file that is missing or
-    malformed, or extends itself.
+    Tables are merged key by key, anything else is replaced; so is, in a recipe for `kind`, a table that names
+    another kind than the one below it. Raises MghError for a file that is missing or malformed, or extends
+    itself.
     """
     merged: dict[str, Any] = {}
     for layer in reversed(read_layers(str(path))):
-        merged = _laid_over(merged, layer.content)
+        merged = _laid_over(merged, layer.content, kind)
     return merged
 
 

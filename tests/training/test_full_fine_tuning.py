@@ -117,5 +117,7 @@ def test_all_weights_train_in_bfloat16_with_activation_checkpointing(tiny_run: M
         assert torch.equal(weight, weights[f"backbone.{name}"].bfloat16()), name
     vectors = Encoder.from_pretrained(tmp_path / "export").encode(["a harbour", "a violin"])
     assert vectors.shape == (2, model.dim)
+    described = killed.path / "config.yaml"
+    described.write_text(described.read_text().replace("use_instructions: true", "use_instructions: false"))
     with pytest.raises(MghError, match=r"use_instructions: false, so that .* leave --query-instruction out"):
         export_run(killed.path, tmp_path / "told", query_instruction="Find it.")

@@ -156,11 +156,11 @@ def test_the_model_card_names_every_loss(tiny_run: Callable[..., RunConfig], tmp
         {},
         {"loss": LIST},
     )
-    text = model_card(config, Choice(tmp_path, 6, "the newest", {}), tmp_path, dim=16, reason=None)
-    card = " ".join(text.split())
+    choice = Choice(tmp_path, 6, "the newest", {})
+    card = " ".join(model_card(config, choice, tmp_path, dim=16, reason=None).split())
     assert card.count("1 × `info_nce` (temperature 0.02") == 1
     assert "+ 1 × `listwise` (kind listnet" in card
     assert "at the widths 16, 8, then `listwise` (kind lambda" in card
     assert "masked by" not in card
     guided = config.replace(training=config.training.replace(guide={"name_or_path": "some/guide"}))
-    assert "masked by `some/guide`" in model_card(guided, Choice(tmp_path, 6, "the newest", {}), tmp_path)
+    assert "masked by `some/guide`" in model_card(guided, choice, tmp_path, dim=16, reason=None)
