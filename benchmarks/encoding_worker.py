@@ -4,26 +4,15 @@ python -m benchmarks.encoding_worker JOB GATE
 """
 
 import json
-import resource
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gate import Gate
+from benchmarks.gate import take_part
 
 
-def main(job_file: str, descriptor: str) -> None:
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    encode = {"ours": ours, "theirs": theirs}[job["contender"]]
-    gate = Gate(int(descriptor), job["rounds"])
-    for _ in range(job["rounds"]):
-        written = encode(job, Path(job_file).parent)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        gate.stop({"peak_mib": peak, "files": [str(path) for path in written]})
-
-
-def ours(job: dict[str, Any], folder: Path) -> list[Path]:
+def ours(job: dict[str, Any], folder: Path) -> list[str]:
     """`mgh-ds encode` from its beginning. The files that hold the vectors, in order."""
     from mgh_ds.encoding.commands import encode_command
 
@@ -32,10 +21,10 @@ def ours(job: dict[str, Any], folder: Path) -> list[Path]:
     encode_command(
         Path(job["corpus"]), output, model=job["model"], batch_size=job["batch_size"], device="cpu"
     )
-    return sorted(output.glob("part-*.npy"))
+    return sorted(map(str, output.glob("part-*.npy")))
 
 
-def theirs(job: dict[str, Any], folder: Path) -> list[Path]:
+def theirs(job: dict[str, Any], folder: Path) -> list[str]:
     """`encode` of sentence-transformers, its model loaded and its vectors written anew in every turn."""
     import numpy as np
     from sentence_transformers import SentenceTransformer
@@ -49,8 +38,8 @@ def theirs(job: dict[str, Any], folder: Path) -> list[Path]:
         show_progress_bar=False,
     )
     np.save(folder / "vectors.npy", vectors)
-    return [folder / "vectors.npy"]
+    return [str(folder / "vectors.npy")]
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    take_part(sys.argv[1], sys.argv[2], {"ours": ours, "theirs": theirs}, "files")

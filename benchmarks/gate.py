@@ -6,10 +6,11 @@ Only the standard library: the processes may belong to different environments.
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -31,6 +32,19 @@ class Gate:
         if self._left and not sys.stdin.readline():
             sys.exit("nobody opens the gate any more")
         self._opened = time.perf_counter()
+
+
+def take_part(
+    job_file: str, descriptor: str, contenders: Mapping[str, Callable[[dict[str, Any], Path], Any]], what: str
+) -> None:
+    """In the process of one of two that do the same job: does it anew in each turn as the contender that the
+    job names, and reports what that found under the name `what`, beside the peak of resident memory."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    gate = Gate(int(descriptor), job["rounds"])
+    for _ in range(job["rounds"]):
+        found = contenders[job["contender"]](job, Path(job_file).parent)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        gate.stop({"peak_mib": peak, what: found})
 
 
 class Runner:

@@ -4,26 +4,15 @@ python -m benchmarks.mining_worker JOB GATE
 """
 
 import json
-import resource
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gate import Gate
+from benchmarks.gate import take_part
 
 Mined = list[list[str]]
 """The negatives of each pair."""
-
-
-def main(job_file: str, descriptor: str) -> None:
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    mine = {"ours": ours, "theirs": theirs}[job["contender"]]
-    gate = Gate(int(descriptor), job["rounds"])
-    for _ in range(job["rounds"]):
-        mined = mine(job, Path(job_file).parent)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        gate.stop({"peak_mib": peak, "negatives": mined})
 
 
 def ours(job: dict[str, Any], folder: Path) -> Mined:
@@ -78,4 +67,4 @@ def theirs(job: dict[str, Any], folder: Path) -> Mined:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    take_part(sys.argv[1], sys.argv[2], {"ours": ours, "theirs": theirs}, "negatives")
