@@ -202,12 +202,12 @@ def _data_hashes(grid: Sequence[Cell]) -> dict[str, str]:
     from mgh_ds.training.data import open_training_data
 
     def of(cell: Cell) -> tuple[str, ...]:
-        return cell.config.training.objective.model_dump_json(), *cell.config.data.train
+        return cell.config.training.objective.model_dump_json(), *cell.config.data.paths
 
     found: dict[tuple[str, ...], str] = {}
     for cell in grid:
         if of(cell) not in found:
             cache = cell.path.parent / "data"
-            stores = [open_training_data(cell.config, path, cache) for path in cell.config.data.train]
+            stores = [open_training_data(cell.config, path, cache) for path in cell.config.data.paths]
             found[of(cell)] = Mixture(stores).manifest_hash
     return {cell.name: found[of(cell)] for cell in grid}

@@ -96,7 +96,16 @@ class Scores:
         training = recipe["training"]
         if training.get("guide") is None:  # as in cells of before there were any
             recipe["training"] = {key: value for key, value in training.items() if key != "guide"}
-        return recipe | {"data": {"train": self.data}} | backbone
+        return recipe | {"data": {"train": self.data} | _mixture(recipe["data"]["train"])} | backbone
+
+
+def _mixture(train: list[str | dict[str, Any]]) -> dict[str, Any]:
+    """What a recipe says of its sources beside their paths; nothing where they are paths alone."""
+    said = [
+        {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "path"}
+        for source in train
+    ]
+    return {"mixture": said} if any(said) else {}
 
 
 def differing_keys(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:

@@ -6,8 +6,9 @@ from types import UnionType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, WithJsonSchema
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 NOUNS = {
     int: ("a whole number", "whole numbers"),
@@ -70,7 +71,9 @@ def expected(annotation: Any, metadata: Sequence[Any] = (), *, plural: bool = Fa
     """What a value of this type is called, such as "a list of at least one whole number"."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return expected(arguments[0], _limits(arguments[1:]), plural=plural)
+        written = [part.json_schema_input_type for part in arguments[1:] if isinstance(part, BeforeValidator)]
+        kind = next((each for each in written if each is not PydanticUndefined), arguments[0])
+        return expected(kind, _limits(arguments[1:]), plural=plural)
     if origin in (typing.Union, UnionType):
         return " or ".join(dict.fromkeys(expected(part, metadata, plural=plural) for part in arguments))
     if origin is Literal:

@@ -3,6 +3,16 @@
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.curriculum.loader import Loader, MicroBatch
 from mgh_ds.curriculum.plan import TrainingPlan
+from mgh_ds.curriculum.sources import SourceConfig, Sources
 from mgh_ds.curriculum.stages import Stage, make_stages
 
-__all__ = ["CurriculumConfig", "Loader", "MicroBatch", "Stage", "TrainingPlan", "make_stages"]
+__all__ = [
+    "CurriculumConfig",
+    "Loader",
+    "MicroBatch",
+    "SourceConfig",
+    "Sources",
+    "Stage",
+    "TrainingPlan",
+    "make_stages",
+]

@@ -1,20 +1,21 @@
 """`mgh-ds plan`: what a run would train on, step by step and rank by rank, before it is started."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rich
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum.balance import Balance, Cost, measure_balance, measure_cost
 from mgh_ds.curriculum.config import CurriculumConfig
-from mgh_ds.curriculum.plan import EMPTY, TrainingPlan
+from mgh_ds.curriculum.plan import EMPTY, SourceUse, TrainingPlan
 from mgh_ds.records.mixture import Mixture
 
 
@@ -46,6 +47,8 @@ def plan_command(
     unsorted = TrainingPlan(index, config.replace(length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
     rich.print(stage_table(plan))
+    if uses := plan.source_uses():
+        rich.print(source_table(uses))
     rich.print(summary_table(plan, world_size, balance, cost))
     # Not in the table, which folds them where a window is narrow.
     print(f"hash of the data: {records.manifest_hash}")
@@ -56,16 +59,33 @@ def plan_command(
 
 
 def stage_table(plan: TrainingPlan) -> Table:
-    """One row a stage, or two where it has two sources."""
+    """One row a stage and source."""
     table = Table("stage", "from step", "steps", "records", "epochs", "lacking its levels")
     for part in plan.coverage():
         table.add_row(
-            part.name,
+            Text(part.name),
             f"{part.stage.first_step:,}",
             f"{part.steps:,}",
             f"{part.eligible:,}",
             f"{part.epochs:.2f}",
             f"{part.lacking:,} ({plan.config.missing_level})" if part.lacking else "0",
+        )
+    return table
+
+
+def source_table(uses: Sequence[SourceUse]) -> Table:
+    """One row a source of a mixture: what the whole run takes from it."""
+    table = Table("source", "weight", "steps", "share of steps", "records", "epochs", "at most")
+    for use in uses:
+        weight, most = use.config.weight, use.config.max_epochs
+        table.add_row(
+            Text(use.config.path),
+            "as it occurs" if weight is None else f"{weight:g}",
+            f"{use.steps:,}",
+            f"{use.share:.1%}",
+            f"{use.records:,}",
+            f"{use.epochs:.2f}",
+            "" if most is None else f"{most:g}",
         )
     return table
 

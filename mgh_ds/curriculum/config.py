@@ -15,6 +15,13 @@ Level = Annotated[int, Field(ge=EASIEST, le=HARDEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def distinct(levels: list[int]) -> list[int]:
+    """The levels. Raises ValueError where one is named twice."""
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"names a level twice: {levels}")
+    return levels
+
+
 def _as_said(loss: LossSettings | None) -> dict[str, Any] | None:
     """Without what the recipe leaves unsaid, so that it stays unsaid where it is read again."""
     return None if loss is None else loss.model_dump(exclude_unset=True)
@@ -39,9 +46,7 @@ class StageConfig(Settings):
     @field_validator("levels")
     @classmethod
     def _check_levels(cls, levels: list[int]) -> list[int]:
-        if len(set(levels)) < len(levels):
-            raise ValueError(f"names a level twice: {levels}")
-        return levels
+        return distinct(levels)
 
 
 def _in_turn(*levels: Sequence[int]) -> list[StageConfig]:

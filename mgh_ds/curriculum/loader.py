@@ -75,6 +75,7 @@ class Loader:
 
     def _negatives(self, record: Record, row: int, stage: Stage, epoch: int) -> list[Negative]:
         key = fold_key(self.plan.seed, stage.index, epoch, int(self.plan.index.id_hash[row]))
+        record, stage = self.plan.sources.as_seen(record, row, stage)
         return choose_negatives(record, stage, self.plan.config.missing_level, key)
 
 

@@ -11,7 +11,8 @@ does anything that is seeded by it (dropout).
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,9 @@ from mgh_ds.curriculum.assignment import assign, make_micro_batches
 from mgh_ds.curriculum.config import CurriculumConfig
 from mgh_ds.curriculum.layout import EMPTY, make_layout
 from mgh_ds.curriculum.mixing import fold_key
+from mgh_ds.curriculum.sources import SourceConfig, Sources, what_is_said
 from mgh_ds.curriculum.stages import SourceName, Stage, make_stages
+from mgh_ds.curriculum.turns import Stream, epochs_of, take_turns
 from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import StoreIndex
 
@@ -32,6 +35,8 @@ __all__ = ["EMPTY", "Coverage", "TrainingPlan"]
 # rather than continued with other data.
 PLAN_VERSION = 2
 SOURCES: tuple[SourceName, ...] = ("all", "graded", "ungraded")
+SourceKey = SourceName | int
+"""A source of a stage: by its name or, where those of `data.train` are weighed, by its number."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Coverage:
     (which fall back or sit it out), and how often the steps that draw from it go through them."""
 
     stage: Stage
-    source: SourceName
+    source: str
     steps: int
     eligible: int
     lacking: int
@@ -48,8 +53,30 @@ class Coverage:
 
     @property
     def name(self) -> str:
-        """The stage's name, and the source's where there are two."""
+        """The stage's name, and the source's where there are several."""
         return self.stage.name if self.source == "all" else f"{self.stage.name}, {self.source}"
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """What a run takes from one of `data.train`: the steps that draw from it, their share of all steps, and
+    how often they go through its records."""
+
+    config: SourceConfig
+    records: int
+    steps: int
+    share: float
+    epochs: float
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        most = self.config.max_epochs
+        cap = "" if most is None else f" of at most {most:g}"
+        return (
+            f"{self.config.path}: {self.steps:,} steps, {self.share:.1%} of all, "
+            f"{self.epochs:.2f}{cap} epochs of {self.records:,} records"
+        )
 
 
 class TrainingPlan:
@@ -65,8 +92,10 @@ class TrainingPlan:
         negative_groups: into how many groups a global batch is cut, whose queries see their own documents
             alone; must divide the number of micro-batches.
         max_chars: where texts are cut: a longer one weighs no more. None: they are not cut.
+        sources: whose rows those of `index` are, and what is said of each. None: nothing is.
 
-    Raises MghError when a source has no eligible record or the batch sizes do not fit.
+    Raises MghError when a source has no eligible record, lacks what is said of it or gets no step, when all
+    have reached their caps before the last step, or when the batch sizes do not fit.
     """
 
     def __init__(
@@ -80,6 +109,7 @@ class TrainingPlan:
         seed: int,
         negative_groups: int = 1,
         max_chars: int | None = None,
+        sources: Sources | None = None,
     ) -> None:
         if min(steps, global_batch, micro_batch, negative_groups) < 1 or global_batch % micro_batch:
             raise MghError(
@@ -87,7 +117,9 @@ class TrainingPlan:
                 f"negative_groups ({negative_groups}) must be positive, and micro_batch must divide "
                 "global_batch"
             )
-        self.index, self.config, self.seed, self.negative_groups = index, config, seed, negative_groups
+        self.sources = Sources.plain(len(index)) if sources is None else sources
+        self.index = index = self.sources.regraded(index)
+        self.config, self.seed, self.negative_groups = config, seed, negative_groups
         self.steps, self.global_batch, self.micro_batch = steps, global_batch, micro_batch
         self.max_chars = max_chars
         self.count = global_batch // micro_batch  # micro-batches a step
@@ -97,15 +129,18 @@ class TrainingPlan:
                 f"of a step (global_batch {global_batch} / micro_batch {micro_batch})"
             )
         self.stages: Sequence[Stage] = make_stages(config, steps)
+        weighed = self.sources.are_weighed
+        self._turns = take_turns(self.stages, self.sources, self._streams()) if weighed else None
         self._coverage = {
             (stage.index, source): self._cover(stage, source, count)
             for stage in self.stages
-            for source, count in stage.source_steps().items()
+            for source, count in self._source_steps(stage).items()
         }
         self._tasks = _numbered(index.task_hash) if config.homogeneous else np.zeros(len(index), np.int32)
-        # Both sources of a stage, and of the next stage, which is prepared while this one trains.
-        self._layout = functools.lru_cache(maxsize=4)(self._make_layout)
-        self._lengths = functools.lru_cache(maxsize=2)(self._make_lengths)
+        # Both sources of a stage, and of the next stage, which is prepared while this one trains; where there
+        # are more sources, each layout holds a part of the records.
+        self._layout = functools.lru_cache(maxsize=4 * len(self.sources.configs))(self._make_layout)
+        self._lengths = functools.lru_cache(maxsize=3)(self._make_lengths)
         self._micro_batches = functools.lru_cache(maxsize=2)(self._make_micro_batches)
 
     def stage(self, step: int) -> Stage:
@@ -116,13 +151,13 @@ class TrainingPlan:
 
     def epoch(self, step: int) -> int:
         """How often the stage has gone through the records of the source that `step` draws from."""
-        return self._place(step)[1]
+        return self._place(step)[2]
 
     def batch(self, step: int) -> np.ndarray:
         """Row numbers of the global batch, int64 [global_batch]; an epoch's last batch may end in `EMPTY`
         (−1) places."""
-        source, epoch, position = self._place(step)
-        return self._layout(self.stage(step).index, source, epoch)[position].astype(np.int64)
+        origin, source, epoch, position = self._place(step)
+        return self._layout(origin, source, epoch)[position].astype(np.int64)
 
     def records(self, step: int) -> int:
         """The number of records in the global batch."""
@@ -175,6 +210,9 @@ class TrainingPlan:
             self.max_chars,
         ]
         parts = [PLAN_VERSION, self.config.model_dump(), sizes, manifest_hash]
+        said = what_is_said(self.sources.configs)
+        if said is not None:  # else as before there was anything to say
+            parts.append(said)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def coverage(self) -> list[Coverage]:
@@ -183,18 +221,64 @@ class TrainingPlan:
 
     def trained_on(self, stage: Stage) -> np.ndarray:
         """Which records a stage trains on, bool [n]."""
-        return np.logical_or.reduce([self._eligible(stage, source) for source in stage.source_steps()])
+        return np.logical_or.reduce([self._eligible(stage, source) for source in self._source_steps(stage)])
 
-    def _place(self, step: int) -> tuple[SourceName, int, int]:
-        """The source that a step draws from, the source's epoch, and the batch's position in it."""
+    def source_uses(self) -> list[SourceUse]:
+        """What the run takes from each of `data.train`; empty where they are mixed as they occur."""
+        drawn = Counter(turn.stream for turn in self._turns or [])
+        steps: Counter[int] = Counter()
+        for stream, count in drawn.items():
+            steps[stream.source] += count
+        return [
+            SourceUse(
+                self.sources.configs[number],
+                self.sources.records(number),
+                steps[number],
+                steps[number] / self.steps,
+                float(epochs_of(number, drawn)),
+            )
+            for number in sorted(steps)
+        ]
+
+    def _place(self, step: int) -> tuple[int, SourceKey, int, int]:
+        """The stage in which the epochs that a step draws from began, their source, which of them it is, and
+        the batch's position in it."""
         stage = self.stage(step)
+        if self._turns is not None:
+            stream, before = self._turns[step]
+            return stream.origin, stream.source, *divmod(before, stream.batches)
         source, before = stage.source(step)
-        return source, *divmod(before, self._batches(self._coverage[stage.index, source].eligible))
+        batches = self._batches(self._coverage[stage.index, source].eligible)
+        return stage.index, source, *divmod(before, batches)
+
+    def _source_steps(self, stage: Stage) -> Mapping[SourceKey, int]:
+        """How many of the stage's steps draw from each of its sources."""
+        if self._turns is None:
+            return dict(stage.source_steps())
+        turns = self._turns[stage.first_step : stage.first_step + stage.steps]
+        return dict(sorted(Counter(turn.stream.source for turn in turns).items()))
+
+    def _streams(self) -> list[dict[int, Stream]]:
+        """Of each stage, the epochs of the sources that have records there. A stage goes on with those of an
+        earlier one that trains on the same records of the source."""
+        streams: list[dict[int, Stream]] = []
+        known: dict[tuple[int, bytes], Stream] = {}
+        for stage in self.stages:
+            streams.append({})
+            for number, rows in enumerate(self.sources.rows):
+                eligible = self._eligible(stage, number)[rows]
+                if eligible.any():
+                    which = number, hashlib.sha256(np.packbits(eligible)).digest()
+                    stream = Stream(number, stage.index, self._batches(int(np.count_nonzero(eligible))))
+                    streams[-1][number] = known.setdefault(which, stream)
+            if not streams[-1]:
+                raise MghError(f"stage `{stage.name}` has no record to train on")
+        return streams
 
     def _batches(self, records: int) -> int:
         return -(-records // self.global_batch)
 
-    def _cover(self, stage: Stage, source: SourceName, steps: int) -> Coverage:
+    def _cover(self, stage: Stage, source: SourceKey, steps: int) -> Coverage:
         in_source, has_levels = self._in_source(source), self._has_levels(stage)
         lacking = int(np.count_nonzero(in_source & ~has_levels))
         eligible = int(np.count_nonzero(self._eligible(stage, source)))
@@ -205,10 +289,17 @@ class TrainingPlan:
             raise MghError(f"stage `{stage.name}` has no {kind}record to train on{why}")
         if source != "ungraded":
             self._check_levels(stage)
-        return Coverage(stage, source, steps, eligible, lacking, steps / self._batches(eligible))
+        name = self.sources.configs[source].path if isinstance(source, int) else source
+        return Coverage(stage, name, steps, eligible, lacking, steps / self._batches(eligible))
 
     def _check_levels(self, stage: Stage) -> None:
-        present = [level for level in LEVELS if self.index.level_counts[:, level].any()]
+        """Of sources that bring levels of their own instead, a stage asks nothing."""
+        counts = [
+            self.index.level_counts[rows]
+            for source, rows in zip(self.sources.configs, self.sources.rows, strict=True)
+            if source.levels is None
+        ]
+        present = [level for level in LEVELS if any(each[:, level].any() for each in counts)]
         absent = [level for level in stage.levels if level not in present]
         if stage.negatives and present and absent:
             raise MghError(
@@ -216,33 +307,42 @@ class TrainingPlan:
                 f"levels {present}"
             )
 
-    def _in_source(self, source: SourceName) -> np.ndarray:
+    def _in_source(self, source: SourceKey) -> np.ndarray:
         if source == "all":
             return np.ones(len(self.index), dtype=bool)
+        if isinstance(source, int):
+            found = np.zeros(len(self.index), dtype=bool)
+            found[self.sources.rows[source]] = True
+            return found
         graded = _any_of(self.index.level_counts, LEVELS)
         return graded if source == "graded" else ~graded
 
-    def _eligible(self, stage: Stage, source: SourceName) -> np.ndarray:
+    def _eligible(self, stage: Stage, source: SourceKey) -> np.ndarray:
         """The source's records that the stage trains on, bool [n]."""
         eligible = self._in_source(source)
         return eligible & self._has_levels(stage) if self.config.missing_level == "skip" else eligible
 
     def _has_levels(self, stage: Stage) -> np.ndarray:
-        return _any_of(self.index.level_counts, (0, *stage.levels))
+        found = [
+            _any_of(self.index.level_counts[rows], (0, *self.sources.levels(number, stage)))
+            for number, rows in enumerate(self.sources.rows)
+        ]
+        return np.concatenate(found)
 
     def _make_lengths(self, stage_index: int) -> np.ndarray:
         """Of all rows in a stage, int32 [n]."""
-        index, levels = self.index, (0, *self.stages[stage_index].levels)
+        index, stage = self.index, self.stages[stage_index]
         lengths = np.zeros(len(index), dtype=np.int32)
-        for chars in (
-            index.query_chars,
-            index.positive_chars,
-            *(index.level_chars[:, level] for level in levels),
-        ):
-            lengths += chars if self.max_chars is None else np.minimum(chars, self.max_chars)
+        for number, rows in enumerate(self.sources.rows):
+            for chars in (
+                index.query_chars[rows],
+                index.positive_chars[rows],
+                *(index.level_chars[rows, level] for level in (0, *self.sources.levels(number, stage))),
+            ):
+                lengths[rows] += chars if self.max_chars is None else np.minimum(chars, self.max_chars)
         return lengths
 
-    def _make_layout(self, stage_index: int, source: SourceName, epoch: int) -> np.ndarray:
+    def _make_layout(self, stage_index: int, source: SourceKey, epoch: int) -> np.ndarray:
         """One epoch of a source, int32 [batches, global_batch]: every eligible row exactly once."""
         rows = np.flatnonzero(self._eligible(self.stages[stage_index], source)).astype(np.int32)
         return make_layout(
@@ -252,7 +352,7 @@ class TrainingPlan:
             self._lengths(stage_index),
             global_batch=self.global_batch,
             window=self.config.length_window,
-            key=fold_key(self.seed, stage_index, SOURCES.index(source), epoch),
+            key=fold_key(self.seed, stage_index, _key_part(source), epoch),
         )
 
     def _make_micro_batches(self, step: int) -> np.ndarray:
@@ -271,6 +371,11 @@ class TrainingPlan:
             f"{world_size} ranks, but a global batch of {self.global_batch} makes only {self.count} "
             f"micro-batches of {self.micro_batch}: {advice}"
         )
+
+
+def _key_part(source: SourceKey) -> int:
+    """A number for each source, those of `data.train` after the others."""
+    return len(SOURCES) + source if isinstance(source, int) else SOURCES.index(source)
 
 
 def _any_of(level_counts: np.ndarray, levels: Sequence[int]) -> np.ndarray:

@@ -155,7 +155,7 @@ def _say_how_to_go_on(run: Path, config: "RunConfig") -> None:
 
     words = ["mgh-ds", "train", "--config", str(run / "config.yaml"), "--folder", str(run.parent)]
     print(f"it goes on with: {shlex.join([*words, '--name', run.name])}")
-    data = [*config.data.train, *([config.data.held_out] if config.data.held_out else [])]
+    data = [*config.data.paths, *([config.data.held_out] if config.data.held_out else [])]
     lacking = [path for path in data if not bundled.resolve(path).exists()]
     guide = [config.training.guide.name_or_path] if config.training.guide else []
     needs = ", ".join([config.model.name_or_path, *config.model.adapters, *guide, *data])

@@ -22,6 +22,11 @@ class Mixture:
         return int(self._starts[-1])
 
     @property
+    def sizes(self) -> list[int]:
+        """How many records each store has."""
+        return [len(store) for store in self.stores]
+
+    @property
     def manifest_hash(self) -> str:
         """Changes with any byte of any store, and with their order."""
         return hashlib.sha256(" ".join(store.manifest_hash for store in self.stores).encode()).hexdigest()

@@ -25,7 +25,7 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     from, and a plan that cannot be made.
     """
     from mgh_ds.common.config import load_config
-    from mgh_ds.curriculum import TrainingPlan, commands
+    from mgh_ds.curriculum import Sources, TrainingPlan, commands
     from mgh_ds.records.mixture import Mixture
     from mgh_ds.training.config import RunConfig
     from mgh_ds.training.data import open_training_data
@@ -35,13 +35,14 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
 
     run = load_config(RunConfig, ["--config", config, *settings])
     cache = RunFolder(run.path).store_cache
-    records = Mixture([open_training_data(run, path, cache) for path in run.data.train])
+    records = Mixture([open_training_data(run, path, cache) for path in run.data.paths])
 
     def check(plan: TrainingPlan) -> None:
         if isinstance(run.training.objective, ContrastiveSettings):
             check_needs(plan, run.stage_losses())
 
-    commands.plan_command(records, run.curriculum, run.plan_arguments(), world_size, export, check)
+    arguments = run.plan_arguments() | {"sources": Sources(run.data.train, records.sizes)}
+    commands.plan_command(records, run.curriculum, arguments, world_size, export, check)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

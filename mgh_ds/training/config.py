@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mgh_ds.common.config import Settings
 from mgh_ds.curriculum.config import CurriculumConfig
+from mgh_ds.curriculum.sources import DataSource
 from mgh_ds.losses import AnyLossSettings, InfoNCESettings
 from mgh_ds.losses.settings import GuideSettings, LossSettings
 from mgh_ds.model.config import ModelConfig
@@ -25,10 +26,11 @@ CHARS_PER_TOKEN = 4
 class DataConfig(Settings):
     """Where the records are."""
 
-    train: list[str]
+    train: list[DataSource]
     """Stores (folders written by `mgh-ds data convert`) or graded JSONL files; trained on together.
     `sample:train`, `sample:held_out`, `mgh:train` and `mgh:held_out` name the bundled records. The objective
-    mntp also takes plain text and rows with a `text`."""
+    mntp also takes plain text and rows with a `text`. Each is a path, or a table of a path and what is to be
+    done with it: `{path: data/nli, weight: 2.0, max_epochs: 1.5}`."""
     held_out: str | None = None
     """The same kind of path; scored before and after training, and in between where `evaluation.every` says.
     null: no records are scored."""
@@ -38,9 +40,25 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _check_paths(self) -> Self:
-        if not self.train or not all(self.train) or self.held_out == "":
+        if not self.train or not all(source.path for source in self.train) or self.held_out == "":
             raise ValueError("every path must name a store or file; data.train needs at least one")
         return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        weighed = [source.weight is not None for source in self.train]
+        if any(weighed) and not all(weighed):
+            one, other = weighed.index(False), weighed.index(True)
+            raise ValueError(
+                f"train[{one}] ({self.train[one].path}) has no weight, but train[{other}] "
+                f"({self.train[other].path}) has: give every source a weight, or none"
+            )
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the sources lie, without what else is said of them."""
+        return [source.path for source in self.train]
 
 
 class TrainingConfig(Settings):
@@ -198,6 +216,22 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        shares = [self.curriculum.ungraded_share, *(stage.ungraded_share for stage in self.curriculum.stages)]
+        weighed = [
+            f"data.train[{number}].{key} ({source.path})"
+            for number, source in enumerate(self.data.train)
+            for key in ("weight", "max_epochs")
+            if key in source.said
+        ]
+        if weighed and any(share is not None for share in shares):
+            raise ValueError(
+                f"{weighed[0]} and curriculum.ungraded_share both say which records a batch is made of: put "
+                "ungraded records into a source of their own, with a weight, and set ungraded_share to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_objective(self) -> Self:
         if not isinstance(self.training.objective, MntpSettings):
             return self
@@ -205,6 +239,13 @@ class RunConfig(Settings):
             raise ValueError(
                 "training.objective mntp needs attention in both directions: model.bidirectional must be true"
             )
+        for number, source in enumerate(self.data.train):
+            for key in ("levels", "ungraded_level"):
+                if key in source.said:
+                    raise ValueError(
+                        f"training.objective mntp learns from texts, which have no levels: leave out "
+                        f"data.train[{number}].{key} ({source.path})"
+                    )
         if self.training.negative_groups > 1:
             raise ValueError("training.objective mntp has no negatives: training.negative_groups must be 1")
         curriculum = self.curriculum

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
-from mgh_ds.curriculum import TrainingPlan
+from mgh_ds.curriculum import Sources, TrainingPlan
 from mgh_ds.curriculum.plan import EMPTY
+from mgh_ds.curriculum.sources import what_is_said
 from mgh_ds.curriculum.stages import Stage
 from mgh_ds.distributed.group import (
     all_gather,
@@ -73,9 +74,12 @@ class Trainer:
         training = config.training
         self.objective = make_objective(config)  # refuses a model before data are converted for it
         cache, held_out = folder.store_cache, config.data.held_out
-        self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.train])
+        self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.paths])
         self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
-        self.plan = TrainingPlan(self.store.index(), config.curriculum, **config.plan_arguments())
+        sources = Sources(config.data.train, self.store.sizes)
+        self.plan = TrainingPlan(
+            self.store.index(), config.curriculum, **config.plan_arguments(), sources=sources
+        )
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
         if isinstance(config.training.objective, ContrastiveSettings):
             check_needs(self.plan, config.stage_losses())
@@ -273,7 +277,8 @@ class Trainer:
         )
 
     def describe_plan(self) -> list[str]:
-        """A line a stage: its steps, its records, and what becomes of those that lack its levels."""
+        """A line a stage and source: its steps, its records, and what becomes of those that lack its levels.
+        Then a line for each source of a mixture."""
         lines = []
         for part in self.plan.coverage():
             fallback = self.config.curriculum.missing_level
@@ -281,7 +286,7 @@ class Trainer:
             if part.lacking and part.stage.negatives:
                 line += f"; {part.lacking} records lack it (missing_level: {fallback})"
             lines.append(line)
-        return lines
+        return lines + [use.words for use in self.plan.source_uses()]
 
     def _newest_checkpoint(self) -> tuple[Path, checkpoint.Manifest] | None:
         checkpoint.remove_leftovers(self.folder.checkpoints)
@@ -299,6 +304,9 @@ class Trainer:
         del config["model"]["adapters"]  # their weights stand in the backbone's fingerprint
         held_out = self.held_out.manifest_hash if self.held_out else None  # else "before" and "after" differ
         config["data"] = {"manifest": self.store.manifest_hash, "held_out": held_out}
+        said = what_is_said(self.config.data.train)
+        if said is not None:  # else as in checkpoints of before there was anything to say
+            config["data"]["train"] = said
         return {
             "config": config,
             "plan": self.plan.fingerprint(self.store.manifest_hash),
