@@ -54,6 +54,12 @@ def test_every_recipe_names_its_schema_and_keeps_it(name: str) -> None:
         ("train", {"training": {"steps": "many"}}, "'many' is not of type 'integer'"),
         ("train", {"curriculum": {"stages": "al"}}, "'al' is not"),
         ("train", {"extends": 3}, "3 is not of type 'string'"),
+        (
+            "train",
+            {"data": {"train": ["a", {"path": "b", "weight": 0}]}},
+            "is not valid under any",
+        ),
+        ("train", {"data": {"train": ["a", {"path": "b", "weight": 2, "levels": [1]}]}}, None),
         ("synthesis", {"tasks": {"subtypes": {"stz": 1}}}, "'stz'"),
         ("synthesis", {"shards": 100_001}, "100001 is greater than the maximum of 100000"),
         ("train", {"extends": "demo", "training": {"loss": {}}, "model": {"lora": None}}, None),

@@ -254,7 +254,7 @@ class TrainingPlan:
     def _source_steps(self, stage: Stage) -> Mapping[SourceKey, int]:
         """How many of the stage's steps draw from each of its sources."""
         if self._turns is None:
-            return dict(stage.source_steps())
+            return {**stage.source_steps()}
         turns = self._turns[stage.first_step : stage.first_step + stage.steps]
         return dict(sorted(Counter(turn.stream.source for turn in turns).items()))
 
@@ -268,7 +268,7 @@ class TrainingPlan:
             for number, rows in enumerate(self.sources.rows):
                 eligible = self._eligible(stage, number)[rows]
                 if eligible.any():
-                    which = number, hashlib.sha256(np.packbits(eligible)).digest()
+                    which = number, hashlib.sha256(eligible.tobytes()).digest()
                     stream = Stream(number, stage.index, self._batches(int(np.count_nonzero(eligible))))
                     streams[-1][number] = known.setdefault(which, stream)
             if not streams[-1]:

@@ -140,13 +140,43 @@ def test_a_recipe_lays_its_keys_over_those_that_it_extends(tmp_path: Path) -> No
         tmp_path, top="extends: deep/middle.yaml\nname: top\nmodel: {lora: {alpha: 7}}\ndata: {train: [x]}\n"
     )
     config, base = load(top), load(demo)
-    assert (config.name, config.seed, config.data.train) == ("top", 5, ["x"])
+    assert (config.name, config.seed, config.data.paths) == ("top", 5, ["x"])
     assert config.model.lora == base.model.lora.replace(rank=4, alpha=7)
     lora = config.model.lora.replace(rank=base.model.lora.rank, alpha=base.model.lora.alpha)
     restored = config.replace(name="demo", seed=0, model=config.model.replace(lora=lora))
     assert restored.replace(data=base.data) == base, "all other keys are the demo's"
     overridden = load_config(RunConfig, ["--config", str(top), "--seed", "9"])
     assert overridden == config.replace(seed=9)
+
+
+def test_a_source_is_a_path_or_a_table(tmp_path: Path) -> None:
+    said = "{path: b, weight: 2, levels: [1, 3]}"
+    config = load_config(RunConfig, [*DEMO, "--data.train", f"[{{path: a, weight: 1.5}}, {said}]"])
+    assert config.data.paths == ["a", "b"]
+    assert [source.said for source in config.data.train] == [
+        {"weight": 1.5},
+        {"weight": 2.0, "levels": [1, 3]},
+    ]
+    copy = write_recipes(tmp_path, copy=dump_config(config))
+    assert load(copy) == config
+    plain = load_config(RunConfig, [*DEMO, "--data.train", "[a, {path: b, weight: null}]"])
+    assert plain.model_dump()["data"]["train"] == ["a", "b"], "written as before there were tables"
+    assert config.replace(data=config.data.replace(train=["a", "b"])) == plain
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        ("demo", "max_epochs: 2", r"data.train\[1\].max_epochs \(b\) and curriculum.ungraded_share both say"),
+        ("smollm2-mntp", "ungraded_level: 2", r"no levels: leave out data.train\[1\].ungraded_level \(b\)"),
+    ],
+)
+def test_what_a_run_has_no_use_for_may_not_be_said_of_a_source(
+    recipe: str, override: str, message: str
+) -> None:
+    share = ["--curriculum.ungraded_share", "0.5"] if recipe == "demo" else []
+    with pytest.raises(MghError, match=message):
+        load_config(RunConfig, ["--config", recipe, *share, "--data.train", f"[a, {{path: b, {override}}}]"])
 
 
 def test_null_and_tables_replace_each_other(tmp_path: Path) -> None:
@@ -328,6 +358,22 @@ def test_an_unknown_recipe_gets_the_nearest_name(recipe: str, message: str, tmp_
         (["--curriculum.stages", "[{levels: [1], shares: 1}]"], "did you mean `curriculum.stages[0].share`?"),
         (["--curriculum.stages", "[]"], "curriculum.stages must be a list of at least one"),
         (["--data.train", "[]"], "data: every path must name a store or file; data.train needs at least one"),
+        (["--data.train", "x"], "data.train must be a list of texts or tables, found 'x'"),
+        (["--data.train", "[3]"], "data.train[0]: must be a path, or a table with a path, found 3"),
+        (["--data.train", "[a, {weight: 2}]"], "data.train[1].path is missing: it must be text"),
+        (["--data.train", "[{path: a, weigth: 2}]"], "did you mean `data.train[0].weight`?"),
+        (["--data.train", "[{path: a, weight: 0}]"], "data.train[0].weight must be above 0, found 0"),
+        (["--data.train", "[a, {path: b, max_epochs: -1}]"], "data.train[1].max_epochs must be above 0"),
+        (["--data.train", "[{path: a, levels: [1, 1]}]"], "data.train[0].levels names a level twice: [1, 1]"),
+        (["--data.train", "[{path: a, levels: [5]}]"], "data.train[0].levels must lie between 1 and 4"),
+        (
+            ["--data.train", "[{path: a, ungraded_level: 0}]"],
+            "ungraded_level must lie between 1 and 4, found",
+        ),
+        (
+            ["--data.train", "[a, {path: b, weight: 2}]"],
+            "data: train[0] (a) has no weight, but train[1] (b) has: give every source a weight, or none",
+        ),
         (["--name", "a/b"], "name must be the name of a folder, found 'a/b'"),
         (["--curriculum.stages", "[1, {"], "--curriculum.stages is not valid YAML"),
         (["--training.steps"], "--training.steps needs a value"),

@@ -42,6 +42,25 @@ def test_what_is_printed_is_the_plan(
     assert values["heaviest rank / mean rank"].startswith(f"{balance.assigned.mean:.4f} ")
 
 
+def test_the_shares_of_a_mixture_are_printed(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    sources = "[{path: sample:train, weight: 3}, {path: sample:held_out, weight: 1, max_epochs: 2}]"
+    command(arguments, "--world-size", "2", "--data.train", sources)
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
+    found = {row[0]: row[1:] for row in rows if len(row) == 7 and row[0].startswith("sample:")}
+    config = load_config(RunConfig, [*arguments, "--data.train", sources])
+    steps = {name: int(row[1]) for name, row in found.items()}
+    assert sum(steps.values()) == config.training.steps
+    epoch = -(-int(found["sample:held_out"][3]) // config.training.global_batch)
+    assert steps["sample:held_out"] == min(2 * epoch, round(config.training.steps / 4))
+    assert found["sample:train"][0] == "3"
+    assert found["sample:held_out"][-1] == "2"
+    assert ["levels 2, 3, sample:train"] in [row[:1] for row in rows]
+
+
 def test_every_local_batch_is_exported(arguments: list[str], tmp_path: Path) -> None:
     file = tmp_path / "shares.jsonl"
     command(arguments, "--world-size", "4", "--export", str(file))

@@ -50,4 +50,4 @@ def mntp_run(model: Path, data: Path, folder: Path, **training: Any) -> RunConfi
 
 def open_data(config: RunConfig) -> Store:
     """The run's texts."""
-    return open_training_data(config, config.data.train[0], config.path / "data")
+    return open_training_data(config, config.data.paths[0], config.path / "data")

@@ -107,7 +107,7 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     faster = config.replace(training=config.training.replace(learning_rate=2e-3))
     assert "config.training.learning_rate: 0.001 → 0.002" in refusal(faster)
     other = tmp_path / "other.jsonl"
-    other.write_text(Path(config.data.train[0]).read_text().replace("the", "a", 1))
+    other.write_text(Path(config.data.paths[0]).read_text().replace("the", "a", 1))
     edited = config.replace(data=config.data.replace(train=[str(other)]))
     message = refusal(edited)
     assert "config.data.manifest" in message

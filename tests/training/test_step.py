@@ -44,7 +44,7 @@ def test_dropout_is_the_same_for_every_world_size(tiny_run: Make, tmp_path: Path
 
 def test_a_micro_batch_is_one_pack_or_two_padded_batches(tiny_run: Make, tmp_path: Path) -> None:
     config = tiny_run()
-    store = open_or_convert(config.data.train[0], tmp_path)
+    store = open_or_convert(config.data.paths[0], tmp_path)
     plan = TrainingPlan(store.index(), config.curriculum, steps=3, global_batch=8, micro_batch=8, seed=0)
     (batch,) = Loader(store, plan).micro_batches(0, 1, 0)
     model, tokenizer = build_model(config.model)
