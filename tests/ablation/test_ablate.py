@@ -156,6 +156,18 @@ def test_a_cell_of_before_there_were_guides_is_as_one_without(recipes: list[str]
         scores.check(other, "data", {"config.json": "1"}, {})
 
 
+def test_the_same_data_in_other_shares_make_another_cell(recipes: list[str], tmp_path: Path) -> None:
+    cell = make_grid([Path(recipes[0])], ["ata"], 1, tmp_path)[-1]
+    scores = Scores.of(cell, "data", {"config.json": "1"})
+    assert scores.compared()["data"] == {"train": "data"}, "as before sources could be tables"
+    weighed = cell.config.data.replace(
+        train=[{"path": path, "weight": 2.0} for path in cell.config.data.paths]
+    )
+    other = dataclasses.replace(cell, config=cell.config.replace(data=weighed))
+    with pytest.raises(MghError, match=r"made otherwise; differing: data\.mixture: .*'weight': 2\.0"):
+        scores.check(other, "data", {"config.json": "1"}, {})
+
+
 def test_other_evaluation_data_are_refused(grid: Grid, refusal: Refusal) -> None:
     grid.ablate(seeds=1)
     file = grid.data_dir / "STS17-en" / "test.jsonl"

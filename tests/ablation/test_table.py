@@ -14,6 +14,7 @@ RECIPE = {
     "folder": "runs",
     "seed": 0,
     "model": {"name_or_path": "model", "num_layers": 3, "pooling": {"method": "ata", "layers": [-1]}},
+    "data": {"train": ["records"]},
     "training": {"steps": 60, "global_batch": 32},
     "evaluation": {},
     "accept_changes": [],

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,6 +121,31 @@ def test_what_does_not_belong_together_is_refused(tiny_run: Make, tmp_path: Path
     assert sorted(accepted) == ["config.data.manifest", "plan"]
     assert "nonsense is no key" in refusal(edited.replace(accept_changes=["nonsense"]))
     run_ranks(1, run_worker.train, edited.replace(accept_changes=accepted))
+
+
+def test_what_is_said_of_a_source_belongs_to_the_run_but_not_its_path(tiny_run: Make) -> None:
+    config = tiny_run()
+
+    def identity(*train: Any) -> dict[str, Any]:
+        run: Any = SimpleNamespace(
+            config=config.replace(data=config.data.replace(train=list(train))),
+            store=SimpleNamespace(manifest_hash="m"),
+            plan=SimpleNamespace(fingerprint=lambda _manifest: "p"),
+            objective=SimpleNamespace(identity={}),
+            held_out=None,
+            backbone={},
+        )
+        return trainer.Trainer._identity(run)
+
+    manifest = {"identity": identity("a", "b")}
+    assert manifest["identity"]["config"]["data"] == {"manifest": "m", "held_out": None}, "as ever"
+    checkpoint.check(Path("step"), manifest, identity("c", {"path": "d"}))
+    capped = identity("a", {"path": "b", "max_epochs": 2.0})
+    with pytest.raises(
+        MghError, match=r"config\.data\.train: \(no such key\) → \[\{\}, \{'max_epochs': 2\.0\}\]"
+    ):
+        checkpoint.check(Path("step"), manifest, capped)
+    checkpoint.check(Path("step"), {"identity": capped}, identity("c", {"path": "d", "max_epochs": 2.0}))
 
 
 def test_a_checkpoint_of_another_model_is_refused_on_every_rank(tiny_run: Make) -> None:
