@@ -129,6 +129,7 @@ class TrainingPlan:
                 f"of a step (global_batch {global_batch} / micro_batch {micro_batch})"
             )
         self.stages: Sequence[Stage] = make_stages(config, steps)
+        self._has_levels = functools.lru_cache(maxsize=1)(self._find_levels)
         weighed = self.sources.are_weighed
         self._turns = take_turns(self.stages, self.sources, self._streams()) if weighed else None
         self._coverage = {
@@ -254,7 +255,7 @@ class TrainingPlan:
     def _source_steps(self, stage: Stage) -> Mapping[SourceKey, int]:
         """How many of the stage's steps draw from each of its sources."""
         if self._turns is None:
-            return {**stage.source_steps()}
+            return dict(stage.source_steps().items())
         turns = self._turns[stage.first_step : stage.first_step + stage.steps]
         return dict(sorted(Counter(turn.stream.source for turn in turns).items()))
 
@@ -265,11 +266,11 @@ class TrainingPlan:
         known: dict[tuple[int, bytes], Stream] = {}
         for stage in self.stages:
             streams.append({})
+            eligible = self._eligible(stage, "all")
             for number, rows in enumerate(self.sources.rows):
-                eligible = self._eligible(stage, number)[rows]
-                if eligible.any():
-                    which = number, hashlib.sha256(eligible.tobytes()).digest()
-                    stream = Stream(number, stage.index, self._batches(int(np.count_nonzero(eligible))))
+                if records := int(np.count_nonzero(eligible[rows])):
+                    which = number, hashlib.sha256(eligible[rows].tobytes()).digest()
+                    stream = Stream(number, stage.index, self._batches(records))
                     streams[-1][number] = known.setdefault(which, stream)
             if not streams[-1]:
                 raise MghError(f"stage `{stage.name}` has no record to train on")
@@ -322,7 +323,8 @@ class TrainingPlan:
         eligible = self._in_source(source)
         return eligible & self._has_levels(stage) if self.config.missing_level == "skip" else eligible
 
-    def _has_levels(self, stage: Stage) -> np.ndarray:
+    def _find_levels(self, stage: Stage) -> np.ndarray:
+        """Which records have a negative that fits the stage, bool [n]."""
         found = [
             _any_of(self.index.level_counts[rows], (0, *self.sources.levels(number, stage)))
             for number, rows in enumerate(self.sources.rows)
