@@ -37,9 +37,7 @@ def retrieved(
     asked = list(dict.fromkeys(map(Question.of, asymmetric)))
     number = min(QUERIES, len(asked))
     asked = [asked[place * len(asked) // number] for place in range(number)]
-    read = [
-        Input((question.instruction or None) if instructions else None, question.text) for question in asked
-    ]
+    read = [Input(q.instruction or None if instructions else None, q.text) for q in asked]
     right, levels = answers(asymmetric), _levels(asymmetric)
     scores = _scores(embed, read, documents)
     return Retrieved(
@@ -47,10 +45,10 @@ def retrieved(
         queries=[
             Query(
                 query=_cut(question.text),
-                instruction=how.instruction,
+                instruction=item.instruction,
                 found=_found(own, documents, right[question], levels.get(question, {})),
             )
-            for question, how, own in zip(asked, read, scores, strict=True)
+            for question, item, own in zip(asked, read, scores, strict=True)
         ],
     )
 

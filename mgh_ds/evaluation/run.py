@@ -43,7 +43,8 @@ def evaluate(
     progress: bool = True,
 ) -> EvaluationResult:
     """Scores `encoder` on the held-out tasks that `records` fill, by negative level, and on mteb tasks, and
-    keeps what a few of the records' queries find; writes the result to `output`. All is done afresh: mteb's cache of results is off.
+    keeps what a few of the records' queries find; writes the result to `output`. All is done
+    afresh: mteb's cache of results is off.
 
     With `instructions`, a record's texts are read under its own instruction, and those of mteb tasks under
     what `prompts_of` says of them. `parallel` is how many batches the encoder works on at the same time.

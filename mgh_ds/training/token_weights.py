@@ -1,6 +1,6 @@
 """Which tokens a model pools most of: the weights behind the report's heat map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
