@@ -65,7 +65,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Browser:
-    """The queries shown, of how many that are kept, among how many documents; where the colours' scale ends."""
+    """The queries shown, of how many kept, among how many documents; and where the colours' scale ends."""
 
     items: list[Item]
     kept: int
