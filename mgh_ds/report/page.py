@@ -12,8 +12,8 @@ from mgh_ds.common.charts.scales import number
 from mgh_ds.common.files import write_bytes
 from mgh_ds.common.templates import page_environment
 from mgh_ds.report import comparison, curves, plots, token_weights
-from mgh_ds.report.browser import browser
 from mgh_ds.report.data import Parameters, Run, StageSteps, load_run
+from mgh_ds.report.retrieval import retrieval_browser
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def render(run: Run) -> str:
             instruments=plots.small_charts(run),
             texts=texts,
             cap=cap,
-            browser=browser(run),
+            browser=retrieval_browser(run),
         )
     )
 

@@ -64,7 +64,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Browser:
+class RetrievalBrowser:
     """The queries shown, of how many kept, among how many documents; and where the colours' scale ends."""
 
     items: list[Item]
@@ -73,7 +73,7 @@ class Browser:
     cap: float
 
 
-def browser(run: Run) -> Browser | None:
+def retrieval_browser(run: Run) -> RetrievalBrowser | None:
     """The run's browser; None where its evaluations keep nothing of retrieval."""
     sides = [evaluation.retrieved if evaluation else None for evaluation in (run.before, run.after)]
     before, after = map(_by_query, sides)
@@ -84,7 +84,7 @@ def browser(run: Run) -> Browser | None:
     heat = {(text.label, text.instruction, text.text): heat_map(text, cap) for text in run.retrieved_weights}
     items = [_item(before.get(key), after.get(key), heat) for key in asked]
     documents = max(side.documents for side in sides if side)
-    return Browser(chosen(items), len(items), documents, cap)
+    return RetrievalBrowser(chosen(items), len(items), documents, cap)
 
 
 def chosen(items: Sequence[Item]) -> list[Item]:
