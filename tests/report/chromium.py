@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any, Self
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync --hide-scrollbars""".split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
 KEYS = {"ArrowDown": 40, "ArrowUp": 38, "Tab": 9}
 
 
@@ -83,7 +92,9 @@ class Browser:
         """Presses and releases the left button in the middle of what the selector finds, once it is in view."""
         element = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{element}.scrollIntoView({{block: 'center'}})")
-        box = self.value(f"(b => ({{x: b.x + b.width / 2, y: b.y + b.height / 2}}))({element}.getBoundingClientRect())")
+        box = self.value(
+            f"(b => ({{x: b.x + b.width / 2, y: b.y + b.height / 2}}))({element}.getBoundingClientRect())"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, **box, button="left", clickCount=1)
 
@@ -102,7 +113,9 @@ class Browser:
             message, found, rest = self._buffer.partition(b"\0")
             if not found:
                 left = deadline - time.monotonic()
-                assert left > 0 and select.select([self._from], [], [], left)[0], "the browser does not answer"
+                assert left > 0 and select.select([self._from], [], [], left)[0], (
+                    "the browser does not answer"
+                )
                 data = os.read(self._from, 1 << 20)
                 assert data, "the browser has ended"
                 self._buffer += data
