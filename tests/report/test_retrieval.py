@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.report.data import load_run
+from mgh_ds.report.data import WeightedText, load_run
 from mgh_ds.report.page import write_report
 from mgh_ds.report.retrieval import Item, chosen, retrieval_browser
 from mgh_ds.report.token_weights import heat_map
