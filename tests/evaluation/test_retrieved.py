@@ -16,17 +16,17 @@ from tests.evaluation.conftest import make_record
 
 
 class Angles:
-    """Stands in for an encoder: a text lies at an angle in the plane, so that queries (at 0) find documents in
-    the order of their angles; `seen` are the texts that it was given, with their instructions."""
+    """Stands in for an encoder: a text lies at an angle in the plane, so that queries (at 0) find documents
+    in the order of their angles; `seen` are the texts that it was given, with their instructions."""
 
     name, pooling, max_length, use_instructions, prompt = "angles", "mean", 512, True, ""
-    origin: dict[str, Any] = {}
 
     def __init__(self, angles: dict[str, float]) -> None:
         self.angles = angles
+        self.origin: dict[str, Any] = {}
         self.seen: list[tuple[str | None, str]] = []
 
-    def encode(self, texts: list[str], instruction: str | None = None, batch_size: int = 1) -> np.ndarray:
+    def encode(self, texts: list[str], instruction: str | None = None, **_: Any) -> np.ndarray:
         self.seen += [(instruction, text) for text in texts]
         angles = np.array([self.angles.get(text, 0.0) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

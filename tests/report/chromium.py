@@ -1,7 +1,8 @@
-"""A real Chromium for tests: opened headless, told what to do over its debugging pipe, clicked and typed into.
+"""A real Chromium for tests: opened headless, told what to do over its debugging pipe, clicked and typed
+into. It needs no driver.
 
-The protocol is that of the browser's developer tools: one JSON object a message, each ended by a zero byte, over
-the file descriptors 3 and 4 of the browser's process. It needs no driver.
+The protocol is that of the browser's developer tools: one JSON object a message, each ended by a zero byte,
+over the file descriptors 3 and 4 of the browser's process.
 """
 
 import base64
@@ -17,15 +18,8 @@ from typing import Any, Self
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 KEYS = {"ArrowDown": 40, "ArrowUp": 38, "Tab": 9}
 
@@ -89,7 +83,7 @@ class Browser:
         return answer["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """Presses and releases the left button in the middle of what the selector finds, once it is in view."""
+        """Presses and releases the left button in the middle of what the selector finds, brought into view."""
         element = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{element}.scrollIntoView({{block: 'center'}})")
         box = self.value(
@@ -112,10 +106,8 @@ class Browser:
         while True:
             message, found, rest = self._buffer.partition(b"\0")
             if not found:
-                left = deadline - time.monotonic()
-                assert left > 0 and select.select([self._from], [], [], left)[0], (
-                    "the browser does not answer"
-                )
+                left = max(0.0, deadline - time.monotonic())
+                assert select.select([self._from], [], [], left)[0], "the browser does not answer"
                 data = os.read(self._from, 1 << 20)
                 assert data, "the browser has ended"
                 self._buffer += data

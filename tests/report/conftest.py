@@ -114,8 +114,8 @@ def browsed_run(make_run: Callable[..., Path]) -> Path:
 
 
 def keep_retrieved(folder: Path) -> None:
-    """Adds what four queries found, and the token weights of a part of that: the positive of the first rises from
-    rank 9 to 1, that of the second falls, the others stay."""
+    """Adds what four queries found, and the token weights of a part of that: the positive of the first rises
+    from rank 9 to 1, that of the second falls, the others stay."""
     weighted = []
     for label, places in (("before", (9, 1, 1, 1)), ("after", (1, 2, 1, 1))):
         path = folder / "evaluation" / f"{label}.json"

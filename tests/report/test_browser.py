@@ -59,7 +59,8 @@ def test_a_picture_of_the_page_is_not_blank(make_run, browse, tmp_path, theme, s
 
 SEEN = """[...document.querySelectorAll('.query > article')].filter(each => each.checkVisibility())
     .map(each => each.innerText)"""
-TOPS = "[...document.querySelectorAll(':checked ~ article .column')].map(each => each.getBoundingClientRect().top)"
+TOPS = """[...document.querySelectorAll(':checked ~ article .column')]
+    .map(each => each.getBoundingClientRect().top)"""
 
 
 def test_clicks_and_keys_choose_what_is_seen_of_retrieval(browsed_run, tmp_path):

@@ -150,11 +150,9 @@ def test_a_file_that_breaks_its_format_is_named(browsed_run):
 
 
 def test_tokens_of_bytes_are_read_as_text(browsed_run):
-    class Weighted:
-        tokens = ["<s>", "Ġcaf", "Ã©", "ĠðŁ", "Į", "Ĭ", "|｜"]
-        weights = [1 / 7] * 7
-
-    read = [token.text for token in heat_map(Weighted(), 2.0).tokens]
+    tokens = ["<s>", "Ġcaf", "Ã©", "ĠðŁ", "Į", "Ĭ", "|｜"]
+    weighted = WeightedText(label="before", text="", tokens=tokens, weights=[1 / 7] * 7)
+    read = [token.text for token in heat_map(weighted, 2.0).tokens]
     assert read[:3] == ["<s>", "caf", "é"]
     assert read[-1] == "|｜"
     assert "\ufffd" in "".join(read), "a part of a character"
