@@ -83,7 +83,7 @@ class Browser:
         return answer["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """Presses and releases the left button in the middle of what the selector finds, brought into view."""
+        """Presses and releases the left button in the middle of what is found, brought into view."""
         element = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{element}.scrollIntoView({{block: 'center'}})")
         box = self.value(
