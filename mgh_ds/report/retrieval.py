@@ -81,7 +81,9 @@ def retrieval_browser(run: Run) -> RetrievalBrowser | None:
     if not asked:
         return None
     cap = common_cap(run.retrieved_weights)
-    heat = {(text.label, text.instruction, text.text): heat_map(text, cap) for text in run.retrieved_weights}
+    heat: dict[tuple[str, str | None, str], HeatMap] = {
+        (text.label, text.instruction, text.text): heat_map(text, cap) for text in run.retrieved_weights
+    }
     items = [_item(before.get(key), after.get(key), heat) for key in asked]
     documents = max(side.documents for side in sides if side)
     return RetrievalBrowser(chosen(items), len(items), documents, cap)
