@@ -136,6 +136,7 @@ MAY_USE_EXTRAS = ("ablation", "audit", "evaluation", "synthesis")
 BESIDE = {
     ("sentence_transformers_module.py", "sentence_transformers"),  # imported by sentence-transformers itself
     ("gguf_file.py", "gguf"),  # asked for there by its extra
+    ("hub_rows.py", "datasets"),  # asked for there by its extra
     ("faiss_index.py", "faiss"),  # asked for by mining's verb
     ("schema.py", "pydantic_core"),  # pydantic's own
     ("weights_and_biases.py", "wandb"),  # imported where a recipe names that logger
