@@ -17,7 +17,6 @@ from mgh_ds.records.convert import FORMATS, REJECTED, convert
 from mgh_ds.records.convert.renaming import parse_columns
 from mgh_ds.records.export import EXPORT_FORMATS, Ledger, export
 from mgh_ds.records.inputs import listed
-from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.presets import PRESETS, open_named
 from mgh_ds.records.relabelled import relabelling_table
 from mgh_ds.records.rows import ErrorReport, OnError
@@ -146,9 +145,8 @@ def presets_command() -> None:
     """Prints the presets of `mgh-ds data convert`."""
     table = Table("preset", "what", "from", "format", "instruction", "licence", show_lines=True)
     for name, preset in PRESETS.items():
-        known = INSTRUCTIONS[preset.dataset].text if preset.dataset else "by file"
-        place = f"{preset.hub} {preset.config}" if preset.hub else f"--from COPY: {preset.obtain}"
-        table.add_row(*map(Text, (name, preset.about, place, preset.format, known, preset.licence)))
+        cells = (name, preset.about, preset.place, preset.format, preset.instruction, preset.licence)
+        table.add_row(*map(Text, cells))
     Console().print(table)
 
 

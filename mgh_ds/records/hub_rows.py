@@ -11,8 +11,9 @@ from mgh_ds.records.rows import ErrorReport, Row, printable
 from mgh_ds.records.tables import BATCH_ROWS, Reads, read_batches
 
 LOCAL_WAYS = (
-    "Without the hub, convert a copy: the folder of `hf download {name} --repo-type dataset --local-dir FOLDER` "
-    "(with the same --config and --split), a folder of `save_to_disk`, or Parquet, CSV or JSONL files"
+    "Without the hub, convert a copy (of a preset: --from COPY): the folder of `hf download {name} "
+    "--repo-type dataset --local-dir COPY` (with the same --config and --split), a folder of `save_to_disk`, "
+    "or Parquet, Arrow, CSV or JSONL files"
 )
 
 

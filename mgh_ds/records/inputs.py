@@ -33,8 +33,9 @@ class Inputs:
 
 
 def input_files(path: Path, *, nested: bool = False) -> Inputs:
-    """The file itself, or a folder's files that can be read, by name. Folders in it are not entered, unless
-    `nested`: they may be other parts of a data set, such as its test part. Raises MghError if there is none."""
+    """The file itself, or a folder's files that can be read, by name. Folders in it are entered if `nested`,
+    else not: they may be other parts of a data set, such as its test part. Raises MghError if there is none.
+    """
     if path.is_file():
         return Inputs([path], {})
     if not path.is_dir():

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.common.problems import nearest
 from mgh_ds.records import hub_rows
-from mgh_ds.records.inputs import Inputs, input_files
+from mgh_ds.records.inputs import Inputs, ending, input_files
 from mgh_ds.records.reader import read_rows
 from mgh_ds.records.rows import ErrorReport, Row, file_name
 from mgh_ds.records.saved import saved_files, saved_splits
@@ -26,7 +25,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Origin:
-    """What the user says of where a data set lies: a path here, or OWNER/NAME on the hub.
+    """What the user says of where a data set lies: a path here, or, if it is a text, OWNER/NAME on the hub.
 
     config, split   which part of it; None: the only config, and the split `train`
     revision        of the hub: a branch, a tag or a commit; None: main
@@ -116,18 +115,16 @@ def _of_saved(folder: Path) -> Source:
 
 def _of_hub(origin: Origin) -> Source:
     name = str(origin.place)
-    if not HUB_NAME.fullmatch(name):
-        raise MghError(
-            f"{name} does not exist: check the path"
-            + ("" if "/" in name or "." in name else " (a data set on the hub is named OWNER/NAME)")
-        )
+    if isinstance(origin.place, Path) or not HUB_NAME.fullmatch(name) or ending(Path(name)):
+        raise MghError(f"{name} does not exist: check the path (a data set on the hub is named OWNER/NAME)")
     asked = {"config": origin.config, "split": origin.split, "revision": origin.revision}
     return _of_datasets(name, origin, notes={"hub": name, **{k: v for k, v in asked.items() if v}})
 
 
 def _of_datasets(name: str, origin: Origin, notes: dict[str, Any]) -> Source:
     split, on_hub = origin.split or DEFAULT_SPLIT, "hub" in notes
-    batches = hub_rows.open_batches(str(origin.place), origin.config, split, origin.revision, on_hub=on_hub)
+    place = name if on_hub else str(Path(origin.place).resolve())
+    batches = hub_rows.open_batches(place, origin.config, split, origin.revision, on_hub=on_hub)
 
     def read(report: ErrorReport, progress: Progress, reads: Reads) -> Iterator[Row]:  # noqa: ARG001
         yield from hub_rows.read(name, batches, report, reads)
