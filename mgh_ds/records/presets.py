@@ -1,8 +1,8 @@
 """Public data sets that this field trains on, by name: where they lie, what their columns mean, and which
 instruction they are trained under.
 
-A new preset is a row here. Its instruction is the registry's (`records.instructions`) for the data set of its settings,
-so that training and evaluation agree; both sides are told it where the registry calls the data set symmetric.
+A new preset is a row here. Its instruction is the registry's (`records.instructions`) for the data set of its
+settings, so that training and evaluation agree; both sides are told it where the registry says symmetric.
 Licences are those of the original data as far as known, and for the reader to check.
 """
 

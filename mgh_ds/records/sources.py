@@ -135,10 +135,7 @@ def _of_datasets(name: str, origin: Origin, notes: dict[str, Any]) -> Source:
 def _chosen(path: Path, splits: list[str], asked: str | None) -> str:
     wanted = asked or (splits[0] if len(splits) == 1 else DEFAULT_SPLIT)
     if wanted not in splits:
-        near = nearest(asked, splits) if asked else ""
-        raise MghError(
-            f"{path} has no split '{wanted}'{near or ''}: --split must be one of {', '.join(splits)}"
-        )
+        raise MghError(f"{path} has no split '{wanted}': --split must be one of {', '.join(splits)}")
     return wanted
 
 

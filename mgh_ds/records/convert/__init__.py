@@ -69,6 +69,9 @@ def convert(
                 writer.add(record)
                 records += 1
         report.refuse_if_empty(source.name)
+        if not records:  # texts that nothing judges are sound rows, and no records
+            first = next(iter(report.examples.values()), "no row makes one")
+            raise MghError(f"{source.name} gives no record: {first}")
         if not report.rejected:
             rejected.unlink()
         writer.notes["conversion"] = {

@@ -87,14 +87,8 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
 
     with _Texts() as texts, PairGroups() as judgements:
         judgements.read(_judgements(rows, texts, report), parse, report)
-        usable = False
         for group in judgements:
-            for record in settle(group, partial(_make_records, group, texts, settings), report):
-                usable = True
-                yield record
-        if not usable:  # texts alone are accepted rows
-            first = next((str(error) for error in report.examples.values()), "nothing is judged")
-            raise MghError(f"No query of this data has a document that scores above 0: {first}")
+            yield from settle(group, partial(_make_records, group, texts, settings), report)
 
 
 def _judgements(rows: Iterable[Row], texts: "_Texts", report: ErrorReport) -> Iterator[Row]:
