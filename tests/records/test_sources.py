@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.records import store as store_module
+from mgh_ds.records import hub_rows
 from mgh_ds.records.commands import convert_command
 from mgh_ds.records.convert import open_input, records_of
 from mgh_ds.records.convert import renaming as renaming_module
@@ -113,7 +113,8 @@ def test_a_name_on_the_hub(hub: list[tuple[Any, ...]], tmp_path: Path, capsys: p
     }  # fmt: skip
 
 
-def test_the_split_of_a_name(hub: list[tuple[Any, ...]]):
+@pytest.mark.usefixtures("hub")
+def test_the_split_of_a_name():
     assert queries("owner/some-pairs", config="pair") == ["a", "b", "c"]
     assert queries("owner/some-pairs", config="pair", split="dev") == ["d"]
     with pytest.raises(
@@ -124,10 +125,10 @@ def test_the_split_of_a_name(hub: list[tuple[Any, ...]]):
         queries("owner/some-pairs", config="pair", split="test")
 
 
-def test_the_hub_is_read_as_it_is_asked_for(
-    hub: list[tuple[Any, ...]], repository: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.usefixtures("hub")
+def test_the_hub_is_read_as_it_is_asked_for(repository: Path, monkeypatch: pytest.MonkeyPatch):
     """Rows come while the rest is still out of reach, and what fails on the way is said."""
+    monkeypatch.setattr(hub_rows, "BATCH_ROWS", 1)
     rows = open_input(Origin("owner/some-pairs", "pair"), FORMAT).read(ErrorReport(), lambda _: None, bool)
     assert next(rows).values["anchor"] == "a"
     (repository / "pair" / "train-00001-of-00002.parquet").unlink()
@@ -170,7 +171,8 @@ def test_an_output_that_is_there_is_refused_before_anything_is_fetched(
     assert hub == []
 
 
-def test_a_copy_of_a_repository(repository: Path, datasets: Any):
+@pytest.mark.usefixtures("datasets")
+def test_a_copy_of_a_repository(repository: Path):
     assert queries(repository, config="pair") == ["a", "b", "c"]
     assert queries(repository, config="pair", split="dev") == ["d"]
     [record], _ = rows_of(Origin(repository, "triplet"))
@@ -224,8 +226,7 @@ def test_a_saved_folder_that_is_damaged(tmp_path: Path):
             queries(folder)
 
 
-def test_what_export_saved_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store_module, "PART_BYTES", 2_000, raising=False)
+def test_what_export_saved_comes_back(tmp_path: Path):
     with StoreWriter(tmp_path / "store") as writer:
         for record in make_records(5):
             writer.add(record)
@@ -252,10 +253,8 @@ def test_columns_by_other_names(tmp_path: Path, name: str):
     found, report = renamed(path, anchor="question", positive="answer", negative_1="wrong")
     assert found == [("q0", "p0", ["n0"]), ("q1", "p1", ["n1"])]
     assert report.ignored_keys == {"positive": 2}
-    found, report = renamed(path, anchor="question", positive="question", negative="answer")
-    assert found == [], "a record's negatives are its own affair, but a positive may be its query"
-    found, report = renamed(path, anchor="answer", positive="answer")
-    assert found == [("p0", "p0", []), ("p1", "p1", [])]
+    found, _ = renamed(path, anchor="answer", positive="answer")
+    assert found == [("p0", "p0", []), ("p1", "p1", [])], "a column may be several of the format's"
 
 
 def test_a_column_that_is_nowhere_is_a_slip_of_the_pen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
