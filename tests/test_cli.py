@@ -65,6 +65,7 @@ def test_a_threshold_without_a_cross_encoder_is_refused() -> None:
         ("synthesis", ["synth", "audit", "nowhere"]),
         ("faiss", ["data", "mine", "nowhere", "out", "--model", "m", "--index", "Flat"]),
         ("evaluation", ["synth", "audit", "nowhere", "--cross-encoder", "m"]),
+        ("datasets", ["data", "convert", "owner/name", "out", "--format", "nli"]),
     ],
 )
 def test_a_verb_whose_extra_is_missing_says_what_installs_it(extra: str, words: list[str]) -> None:

@@ -143,7 +143,9 @@ def convert_command(
 
 def presets_command() -> None:
     """Prints the presets of `mgh-ds data convert`."""
-    table = Table("preset", "what", "from", "format", "instruction", "licence", show_lines=True)
+    table = Table(show_lines=True)
+    for heading in ("preset", "what", "from", "format", "instruction", "licence"):
+        table.add_column(heading, overflow="fold")  # a name that is cut cannot be copied
     for name, preset in PRESETS.items():
         cells = (name, preset.about, preset.place, preset.format, preset.instruction, preset.licence)
         table.add_row(*map(Text, cells))

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 import lzma
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_other_packers(tmp_path: Path, ending: str, pack: Any) -> None:
     assert [record.positive for record in found] == ["p0", "p1", "p2", "p3", "q"]
     assert {record.source["dataset"] for record in found} == {"a", "b"}
     assert sum(steps) == sum(file.stat().st_size for file in (tmp_path / "data").iterdir())
+
+
+def test_memory_does_not_grow_with_a_packed_file(tmp_path: Path) -> None:
+    filler = "word " * 800
+    path = tmp_path / "a.jsonl.zst"
+    rows = [{"query": f"{number}", "positive": filler, "negative": "n"} for number in range(2_000)]
+    path.write_bytes(zstd(lines(rows).encode()))
+    del rows
+    tracemalloc.start()
+    count = sum(1 for _ in read_rows(path, ErrorReport()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 2_000
+    assert peak < 4 * 2**20, f"{peak:,} bytes, of which the texts are 8 million"
 
 
 @pytest.mark.parametrize("name", ["a.arrow", "b.arrow", "c.feather"])
