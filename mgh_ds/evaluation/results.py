@@ -7,7 +7,7 @@ keys are only ever added. This module needs no mteb.
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
@@ -33,9 +33,36 @@ class LevelScore(TypedDict):
     count: int
 
 
+class Found(TypedDict):
+    """A document at its rank among all documents, from 1 on. `level` is that of a negative, if it has one."""
+
+    rank: int
+    cosine: float
+    text: str
+    kind: Literal["positive", "negative", "other"]  # of the query's records; other: of other queries' alone
+    level: int | None
+
+
+class Query(TypedDict):
+    """A query, the instruction that it was read under, and what it finds, best first: a few documents,
+    and its positives wherever they are."""
+
+    query: str
+    instruction: str | None
+    found: list[Found]
+
+
+class Retrieved(TypedDict):
+    """What queries find among so many documents."""
+
+    documents: int
+    queries: list[Query]
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One encoder's scores; `settings` holds what else decides them, `details` mteb's full scores by task.
+    """One encoder's scores; `settings` holds what else decides them, `details` mteb's full scores by task,
+    `retrieved` what a few held-out queries find.
 
     `fingerprint` tells the scores from those of other weights, settings, data, prompts and versions under the
     same names; results of before there was one have none.
@@ -49,6 +76,7 @@ class EvaluationResult:
     settings: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     fingerprint: Fingerprint = field(default_factory=dict)
+    retrieved: Retrieved | None = None
 
     def write(self, path: Path) -> None:
         """Writes the result as JSON in one step."""

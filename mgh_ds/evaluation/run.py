@@ -22,6 +22,7 @@ from mgh_ds.evaluation.fingerprint import (
 from mgh_ds.evaluation.levels import level_accuracy
 from mgh_ds.evaluation.prompts import NO_PROMPTS, OF_RECORDS, Prompts, prompts_of
 from mgh_ds.evaluation.results import EvaluationResult, LevelScore, TaskScore
+from mgh_ds.evaluation.retrieved import retrieved
 from mgh_ds.records.schema import Record
 
 # mteb is imported inside `contained_mteb` only: its import seeds the global random generators.
@@ -41,8 +42,9 @@ def evaluate(
     parallel: int = 1,
     progress: bool = True,
 ) -> EvaluationResult:
-    """Scores `encoder` on the held-out tasks that `records` fill, by negative level, and on mteb tasks;
-    writes the result to `output`. All is done afresh: mteb's cache of results is off.
+    """Scores `encoder` on the held-out tasks that `records` fill, by negative level, and on mteb tasks, and
+    keeps what a few of the records' queries find; writes the result to `output`. All is done
+    afresh: mteb's cache of results is off.
 
     With `instructions`, a record's texts are read under its own instruction, and those of mteb tasks under
     what `prompts_of` says of them. `parallel` is how many batches the encoder works on at the same time.
@@ -79,6 +81,7 @@ def evaluate(
             scored = _run(task, remembered if in_memory else passing, prompts[name])
             scores[name] = _main_score(task, scored, prompts[name], data[name])
             details[name] = _plain(scored.to_dict())
+        found = retrieved(remembered, records, instructions=instructions)
     result = EvaluationResult(
         label=label,
         model=encoder.name,
@@ -93,6 +96,7 @@ def evaluate(
         },
         details=details,
         fingerprint=fingerprint(encoder.origin, instructions=instructions, data=data, prompts=prompts),
+        retrieved=found,
     )
     if output is not None:
         result.write(output)

@@ -39,6 +39,7 @@ RUN_FILES = (
     "backbone.json",
     "run.json",
     "token_weights.json",
+    "retrieved_weights.json",
     "evaluation/*.json",
     "checkpoints/step-*/manifest.json",
     "checkpoints/step-*/weights.safetensors",

@@ -1,7 +1,7 @@
-"""`mgh-ds data validate | convert | export | stats`: what they print, and when they fail."""
+"""`mgh-ds data validate | convert | presets | export | stats`: what they print, and when they fail."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -14,11 +14,13 @@ from tqdm import tqdm
 from mgh_ds.common.errors import MghError
 from mgh_ds.records import bundled
 from mgh_ds.records.convert import FORMATS, REJECTED, convert
-from mgh_ds.records.convert.settings import Settings
+from mgh_ds.records.convert.renaming import parse_columns
 from mgh_ds.records.export import EXPORT_FORMATS, Ledger, export
-from mgh_ds.records.inputs import input_files, listed
+from mgh_ds.records.inputs import listed
+from mgh_ds.records.presets import PRESETS, open_named
 from mgh_ds.records.relabelled import relabelling_table
 from mgh_ds.records.rows import ErrorReport, OnError
+from mgh_ds.records.sources import Origin, Source, open_source
 from mgh_ds.records.stats import stats, stats_table
 from mgh_ds.records.store import Store, is_store
 from mgh_ds.records.streams import Progress
@@ -36,15 +38,33 @@ def add_validate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds data convert`."""
-    parser.add_argument("input", type=Path)
+    parser.add_argument(
+        "input",
+        help="a file or folder, OWNER/NAME of a data set on the hub, or a preset (mgh-ds data presets)",
+    )
     parser.add_argument("output", type=Path)
-    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--format", choices=FORMATS, help="what the rows are; a preset knows")
+    parser.add_argument("--from", dest="copy", type=Path, metavar="COPY", help="a preset's data, here")
+    parser.add_argument("--config", help="of a data set on the hub, or of a copy of its repository")
+    parser.add_argument("--split", help="the same, or of a folder with several (default: train)")
+    parser.add_argument("--revision", help="on the hub: a branch, tag or commit (default: main)")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help="what the format's columns are called in the data: query=question positive=answer",
+    )
     parser.add_argument("--dataset", help="name kept as each record's source (default: the file's name)")
     parser.add_argument("--instruction", help="the task in a sentence, where the rows do not carry it")
     parser.add_argument("--subtype", choices=SUBTYPES, help="shape of the texts, where the rows do not say")
-    parser.add_argument("--language", default="en", help="BCP-47 tag (default: en)")
+    parser.add_argument("--language", help="BCP-47 tag (default: en, or the preset's)")
     _add_on_error(parser)
     parser.set_defaults(call=convert_command)
+
+
+def add_presets_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `mgh-ds data presets`."""
+    parser.set_defaults(call=presets_command)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,25 +107,49 @@ def validate_command(path: Path, format: str = "mgh", on_error: OnError = "skip"
 
 
 def convert_command(
-    input: Path,
+    input: str | Path,
     output: Path,
-    format: str,
+    format: str | None = None,
     on_error: OnError = "skip",
+    *,
+    copy: Path | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    columns: Sequence[str] | None = None,
     **settings: Any,
 ) -> None:
-    """Converts files of a known format into a store, and prints what became of the rows.
+    """Converts files, a data set on the hub, or a preset into a store, and prints what became of the rows.
 
-    `settings` are the fields of `records.convert.settings.Settings`.
+    `settings` are other fields of `records.convert.settings.Settings`, None where the user says nothing.
 
-    Raises MghError if no row is usable, at the first bad row if `on_error` is "stop", or if `output` exists.
+    Raises MghError if the input cannot be reached, if no row is usable, at the first bad row if `on_error` is
+    "stop", or if `output` exists.
     """
-    with _progress(input) as progress:
-        summary = convert(input, output, format, Settings(**settings), on_error=on_error, progress=progress)
+    if output.exists():  # to be said before anything is fetched
+        raise MghError(f"{output} exists already: choose another name or remove it first")
+    said = {name: value for name, value in settings.items() if value is not None}
+    said["columns"] = parse_columns(columns or [])
+    origin = Origin(input, config, split, revision)
+    source, format, given = open_named(str(input), format, copy, origin, said)
+    with _progress(source) as progress:
+        summary = convert(source, output, format, given, on_error=on_error, progress=progress)
     _print_report(summary.report)
     console = Console()
     console.print(Text(f"{summary.records:,} records in {summary.path}"))
     if summary.report.rejected:
         console.print(Text(f"The refused rows are in {summary.path / REJECTED}"))
+
+
+def presets_command() -> None:
+    """Prints the presets of `mgh-ds data convert`."""
+    table = Table(show_lines=True)
+    for heading in ("preset", "what", "from", "format", "instruction", "licence"):
+        table.add_column(heading, overflow="fold")  # a name that is cut cannot be copied
+    for name, preset in PRESETS.items():
+        cells = (name, preset.about, preset.place, preset.format, preset.instruction, preset.licence)
+        table.add_row(*map(Text, cells))
+    Console().print(table)
 
 
 def export_command(
@@ -173,12 +217,12 @@ def _print_ledger(path: Path, ledger: Ledger) -> None:
 
 
 @contextmanager
-def _progress(path: Path) -> Iterator[Progress]:
-    """A bar over a store's records or the files' bytes, shown on a terminal once it takes over a second."""
-    if is_store(path):
-        bar = tqdm(total=len(Store.open(path)), unit=" records", delay=1, leave=False, disable=None)
+def _progress(what: Path | Source) -> Iterator[Progress]:
+    """A bar over a store's records or the rows' bytes, shown on a terminal once it takes over a second."""
+    if isinstance(what, Path) and is_store(what):
+        bar = tqdm(total=len(Store.open(what)), unit=" records", delay=1, leave=False, disable=None)
     else:
-        size = sum(file.stat().st_size for file in input_files(path).files)
+        size = what.size if isinstance(what, Source) else open_source(Origin(what)).size
         bar = tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None)
     with bar:
         yield bar.update

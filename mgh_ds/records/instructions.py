@@ -57,6 +57,13 @@ INSTRUCTIONS: dict[str, Instruction] = {
     "squad": _WIKIPEDIA_PASSAGE,
     "t2ranking": _CHINESE_PASSAGE,
     "trivia_qa": Instruction("Given a trivia question, retrieve Wikipedia passages that answer it"),
+    # other public sets, by the names that presets and files give them
+    "gooaq": Instruction("Given a web search question, retrieve its answer"),
+    "mmarco_chinese": _CHINESE_PASSAGE,
+    "msmarco": _WEB_PASSAGE,
+    "pubmed_qa_labeled": Instruction(
+        "Given a biomedical research question, retrieve the passage that answers it"
+    ),
     # evaluation tasks, by their MTEB names
     "STS12": _SAME_MEANING,
     "STS13": _SAME_MEANING,

@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.records.inputs import PARQUET, TEXT_TABLES, ending
+from mgh_ds.records.inputs import ARROW, PARQUET, TEXT_TABLES, ending
 from mgh_ds.records.json_rows import read_json, read_lines
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Record
 from mgh_ds.records.streams import Progress
-from mgh_ds.records.tables import Reads, read_parquet, read_text_table
+from mgh_ds.records.tables import Reads, read_arrow, read_parquet, read_text_table
 
 Parse = Callable[[Row], Sequence[Record]]
 
@@ -101,6 +101,8 @@ def read_rows(
     try:
         if kind == PARQUET:
             yield from read_parquet(path, report, progress, reads)
+        elif kind in ARROW:
+            yield from read_arrow([path], report, progress, reads)
         elif kind in TEXT_TABLES:
             yield from read_text_table(path, report, progress, reads, delimiter=TEXT_TABLES[kind])
         else:

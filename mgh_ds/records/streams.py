@@ -1,14 +1,18 @@
-"""Other people's files as streams of UTF-8: gzip is unpacked, UTF-16 and UTF-32 are recoded, a byte order
-mark goes. What is neither text nor gzip is refused by what its first bytes say."""
+"""Other people's files as streams of UTF-8: what gzip, bzip2, xz or zstd packed is unpacked, UTF-16 and
+UTF-32 are recoded, a byte order mark goes. What is none of these is refused by what its first bytes say."""
 
+import bz2
 import codecs
 import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from mgh_ds.common.errors import MghError
 
@@ -16,17 +20,23 @@ Progress = Callable[[int], object]  # called with the number of bytes read since
 
 BLOCK = 2**18  # bytes read at once
 HEAD = 64  # bytes that a file is known by
-GZIP = b"\x1f\x8b\x08"
+GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"(\xb5/\xfd"
 LFS_POINTER = b"version https://git-lfs"
 WITHOUT_MARK = "is UTF-16 without a byte order mark: save it as UTF-8"
 
+PACKERS: dict[bytes, Callable[[Any], Any]] = {
+    GZIP: lambda file: gzip.GzipFile(fileobj=file),
+    BZIP2: bz2.BZ2File,
+    XZ: lzma.LZMAFile,
+    ZSTD: lambda file: pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"),
+}
+"""The first bytes of a packed file, and what unpacks it as it is read."""
+
 FOREIGN = {
-    b"(\xb5/\xfd": "is compressed by zstd: unpack it first",
-    b"BZh": "is compressed by bzip2: unpack it first",
-    b"\xfd7zXZ\0": "is compressed by xz: unpack it first",
+    **dict.fromkeys(PACKERS, "is packed more than once: unpack it first"),
     b"PK\x03\x04": "is a ZIP archive or a spreadsheet: unpack it, or save it as CSV",
     b"PAR1": "is a Parquet file: name it *.parquet",
-    b"ARROW1": "is an Arrow file: save it as Parquet",
+    b"ARROW1": "is an Arrow file: name it *.arrow",
     LFS_POINTER: "is a pointer of Git LFS, not the data: get these with git lfs pull",
     b"{\0": WITHOUT_MARK,
     b"\0{": WITHOUT_MARK,
@@ -54,8 +64,10 @@ def open_utf8(path: Path, progress: Progress | None = None) -> Iterator["io.Buff
         told: Any = _Told(file, progress or (lambda _: None))
         source: io.BufferedReader[Any] = io.BufferedReader(told, BLOCK)
         try:
-            if source.peek(HEAD).startswith(GZIP):
-                source = io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=source)), BLOCK)
+            head = source.peek(HEAD)
+            unpack = next((unpack for mark, unpack in PACKERS.items() if head.startswith(mark)), None)
+            if unpack:
+                source = io.BufferedReader(unpack(source), BLOCK)
             head = source.peek(HEAD)
             for beginning, cause in FOREIGN.items():
                 if head.startswith(beginning):
@@ -66,7 +78,9 @@ def open_utf8(path: Path, progress: Progress | None = None) -> Iterator["io.Buff
             elif head.startswith(codecs.BOM_UTF8):
                 source.read(len(codecs.BOM_UTF8))
             yield source
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the machine's, where a packer's own has no number
             raise MghError(f"{path} is damaged or cut short: {error}. Fetch it again.") from None
 
 

@@ -1,8 +1,9 @@
-"""Rows of tables: Parquet, and text with a header (CSV, TSV). Only the columns that a format uses are read,
-so the others may hold what they like; they are counted as ignored."""
+"""Rows of tables: Parquet, Arrow, and text with a header (CSV, TSV). Only the columns that a format uses are
+read, so the others may hold what they like; they are counted as ignored."""
 
 import csv
 import io
+import json
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ Reads = Callable[[str], bool]
 """Whether a format uses a column of this name."""
 
 BATCH_ROWS = 1024
+ARROW_FILE = b"ARROW1"
 SEPARATED_BY = {",": "commas", "\t": "tabs"}
 
 csv.field_size_limit(MAX_LINE_BYTES)  # Python's own limit is little above that of a record's texts
@@ -31,54 +33,115 @@ def read_parquet(path: Path, report: ErrorReport, progress: Progress, reads: Rea
 
     Raises MghError if it is no Parquet file, is damaged, or has a column that is used twice.
     """
-    with path.open("rb") as head:
-        if head.read(HEAD).startswith(LFS_POINTER):
-            raise MghError(f"{path} {FOREIGN[LFS_POINTER]}")
+    _refuse_pointer(path)
     try:
         with pq.ParquetFile(path) as file:
-            columns = _used(path, file.schema_arrow.names, reads)
-            ignored = set(file.schema_arrow.names) - set(columns)
+            table = _Table(file_name(path), file.schema_arrow, reads, report)
             size, total = path.stat().st_size, file.metadata.num_rows
-            number = 0
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=table.columns):
                 progress(size * len(batch) // total)
-                report.ignore(ignored, rows=len(batch))
-                yield from _rows(path, batch, number, report)
-                number += len(batch)
+                yield from table.rows(batch)
     except pa.ArrowException as error:
         raise MghError(f"{path} is not a readable Parquet file: {error}") from None
 
 
-def read_arrow(path: Path, report: ErrorReport, reads: Reads) -> Iterator[Row]:
-    """The rows of a file in Arrow's streaming format, as `datasets` saves them; otherwise as `read_parquet`.
+def read_arrow(
+    paths: Sequence[Path], report: ErrorReport, progress: Progress, reads: Reads, *, name: str | None = None
+) -> Iterator[Row]:
+    """The rows of files in Arrow's streaming format, as `datasets` saves them, or its file format (Feather);
+    otherwise as `read_parquet`.
 
-    Raises MghError if it is no such file, is damaged, or has a column that is used twice.
+    With a `name`, the files are one table of that name, whose rows are numbered through.
+    Raises MghError if one is no such file, is damaged, or has a column that is used twice.
     """
-    try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            columns = _used(path, stream.schema.names, reads)
-            ignored = set(stream.schema.names) - set(columns)
-            number = 0
-            for batch in stream:
-                report.ignore(ignored, rows=len(batch))
-                yield from _rows(path, batch.select(columns), number, report)
-                number += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise MghError(f"{path} is not a readable Arrow file: {error}") from None
-
-
-def _rows(path: Path, batch: pa.RecordBatch, before: int, report: ErrorReport) -> Iterator[Row]:
-    """The rows of a batch that has so many `before` it in its file."""
-    name = file_name(path)
-    for index in range(len(batch)):
-        number = before + index + 1
-        report.rows_read += 1
+    table = None
+    for path in paths:
+        _refuse_pointer(path)
         try:
-            values = _values(batch, index)
-        except RowRefused as refused:
-            report.refuse(Row(name, number, b""), refused)
-        else:
-            yield Row(name, number, reprlib.repr(values).encode("utf-8"), values)
+            with pa.memory_map(str(path)) as file:
+                schema, batches, total = _arrow_batches(file)
+                if table is None or name is None:
+                    table = _Table(name or file_name(path), schema, reads, report)
+                for batch in batches:
+                    batch.validate()
+                    yield from table.rows(batch.select(table.columns))
+                progress(total)
+        # OSError without a number and KeyError: Arrow's own, of a file that breaks off or lacks a column.
+        except (pa.ArrowException, OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise MghError(f"{path} is not a readable Arrow file: {error}") from None
+
+
+def read_batches(
+    name: str, batches: Iterable[pa.RecordBatch], report: ErrorReport, reads: Reads
+) -> Iterator[Row]:
+    """The rows of one table, called `name`, that comes in batches. Raises MghError if it has a column twice
+    that is used."""
+    table = None
+    for batch in batches:
+        table = table or _Table(name, batch.schema, reads, report)
+        yield from table.rows(batch.select(table.columns))
+
+
+class _Table:
+    """The columns of a table that are read, and its rows as their batches come."""
+
+    def __init__(self, name: str, schema: pa.Schema, reads: Reads, report: ErrorReport) -> None:
+        self.name = name
+        self.columns = _used(name, schema.names, reads)
+        self._ignored = set(schema.names) - set(self.columns)
+        self._labels = class_labels(schema)
+        self._report = report
+        self._number = 0
+
+    def rows(self, batch: pa.RecordBatch) -> Iterator[Row]:
+        """The next rows, of a batch of the columns that are read."""
+        self._report.ignore(self._ignored, rows=len(batch))
+        for index in range(len(batch)):
+            self._number += 1
+            self._report.rows_read += 1
+            try:
+                values = _values(batch, index)
+            except RowRefused as refused:
+                self._report.refuse(Row(self.name, self._number, b""), refused)
+                continue
+            for column, names in self._labels.items():
+                label = values.get(column)
+                if isinstance(label, int) and 0 <= label < len(names):
+                    values[column] = names[label]
+            yield Row(self.name, self._number, reprlib.repr(values).encode("utf-8"), values)
+
+
+def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Columns whose numbers stand for names, with the names: `datasets` notes them in the schema. The same
+    number means one thing in one data set and another in the next, a name does not."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}  # no note, or none that says so
+
+
+def _arrow_batches(file: pa.NativeFile) -> tuple[pa.Schema, Iterator[pa.RecordBatch], int]:
+    """The schema, the batches, and the bytes of a file in either of Arrow's formats."""
+    total = file.size()
+    if file.read(len(ARROW_FILE)) == ARROW_FILE:
+        opened = pa.ipc.open_file(file)
+        return opened.schema, map(opened.get_batch, range(opened.num_record_batches)), total
+    file.seek(0)
+    stream = pa.ipc.open_stream(file)
+    return stream.schema, iter(stream), total
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as head:
+        if head.read(HEAD).startswith(LFS_POINTER):
+            raise MghError(f"{path} {FOREIGN[LFS_POINTER]}")
 
 
 def _values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
@@ -118,7 +181,7 @@ def read_text_table(
                     f"{path} has a single column, {header[0][:80]!r}: its cells must be "
                     f"separated by {SEPARATED_BY[delimiter]}"
                 )
-            used = set(_used(path, header, reads))
+            used = set(_used(name, header, reads))
             ignored = set(header) - used
             number = table.line_num + 1
             for cells in table:
@@ -150,11 +213,11 @@ def _lines(text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
-def _used(path: Path, names: Iterable[str], reads: Reads) -> Sequence[str]:
+def _used(table: str, names: Iterable[str], reads: Reads) -> Sequence[str]:
     """The columns to read; all of them where a format uses none, so that its rows say what they lack."""
     names = list(names)
     used = [name for name in names if reads(name)]
     twice = [name for name, count in Counter(used).items() if count > 1]
     if twice:
-        raise MghError(f"{path} has the column {twice[0]!r} twice: which one is meant? Rename or remove one")
+        raise MghError(f"{table} has the column {twice[0]!r} twice: which one is meant? Rename or remove one")
     return used or list(dict.fromkeys(names))

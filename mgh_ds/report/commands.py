@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report_command(run: Path) -> None:
-    """Writes one HTML page about a run: loss, accuracy by level, before and after, token weights.
+    """Writes one HTML page about a run: loss, accuracy by level, before and after, what held-out
+    queries find, token weights.
 
     Args:
         run: the folder of a run, such as runs/demo; it may still be training.

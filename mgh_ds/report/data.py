@@ -65,6 +65,31 @@ class Score(BaseModel):
     score: Measured
 
 
+class Found(BaseModel):
+    """A document at its rank, from 1 on: the query's positive, a negative of it, or another query's."""
+
+    rank: int = Field(ge=1)
+    cosine: Measured
+    text: str
+    kind: Literal["positive", "negative", "other"]
+    level: int | None = None  # of a negative
+
+
+class Query(BaseModel):
+    """A query, what it was read under, and what it finds, best first."""
+
+    query: str
+    instruction: str | None = None
+    found: list[Found]
+
+
+class Retrieved(BaseModel):
+    """What a few held-out queries find among so many documents."""
+
+    documents: int
+    queries: list[Query]
+
+
 class Evaluation(BaseModel):
     """evaluation/before.json or evaluation/after.json."""
 
@@ -73,6 +98,7 @@ class Evaluation(BaseModel):
     pooling: str = ""
     tasks: dict[str, Score] = {}
     levels: dict[str, Level] = {}
+    retrieved: Retrieved | None = None
 
 
 class Evaluated(BaseModel):
@@ -88,10 +114,12 @@ class Evaluated(BaseModel):
 
 
 class WeightedText(BaseModel):
-    """One text of token_weights.json: a pooling weight for each of its tokens, summing to 1."""
+    """One text of token_weights.json or retrieved_weights.json: a pooling weight for each of its tokens,
+    summing to 1."""
 
     label: Literal["before", "after"]
     text: str
+    instruction: str | None = None
     tokens: list[str]
     weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
@@ -163,6 +191,7 @@ class Run:
     config: str | None
     notes: list[str]
     evaluations: list[Evaluated] = field(default_factory=list)  # those that did not fail
+    retrieved_weights: list[WeightedText] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -201,6 +230,7 @@ def load_run(folder: Path) -> Run:
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
         notes=notes,
         evaluations=evaluations,
+        retrieved_weights=_optional(folder / "retrieved_weights.json", list[WeightedText]) or [],
     )
 
 

@@ -13,6 +13,7 @@ from mgh_ds.common.files import write_bytes
 from mgh_ds.common.templates import page_environment
 from mgh_ds.report import comparison, curves, plots, token_weights
 from mgh_ds.report.data import Parameters, Run, StageSteps, load_run
+from mgh_ds.report.retrieval import retrieval_browser
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def render(run: Run) -> str:
             instruments=plots.small_charts(run),
             texts=texts,
             cap=cap,
+            browser=retrieval_browser(run),
         )
     )
 
@@ -137,6 +139,11 @@ def change(points: float) -> str:
     return "±0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
+def cosine(value: float) -> str:
+    """A cosine with three decimals: 0.713, −0.042."""
+    return "…" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 4.2 s, 3 min 20 s, 5 h 07 min."""
     if seconds < 59.95:
@@ -156,6 +163,7 @@ def environment() -> Environment:
     environment = page_environment(Path(__file__).parent, autoescape=True)
     environment.filters |= {
         "change": change,
+        "cosine": cosine,
         "duration": duration,
         "number": lambda value: number(value) if math.isfinite(value) else "…",
         "times": times,

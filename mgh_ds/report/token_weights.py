@@ -7,8 +7,10 @@ from typing import Protocol
 
 from mgh_ds.report.data import Run
 
-WORD_START = ("Ġ", "▁")  # byte-level BPE and SentencePiece mark the beginning of a word
+BYTE_LEVEL = "Ġ"
+WORD_START = (BYTE_LEVEL, "▁")  # byte-level BPE and SentencePiece mark the beginning of a word
 CONTINUATION = "##"  # WordPiece marks the rest of one
+GARBLED = "\N{REPLACEMENT CHARACTER}"  # stands in a token that holds a part of a character
 CAPS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
@@ -82,9 +84,29 @@ def ratios(text: Weighted) -> list[float]:
 def heat_map(text: Weighted, cap: float) -> HeatMap:
     """The text on a scale that ends at `cap`."""
     marked = any(token.startswith(WORD_START) for token in text.tokens)
-    shown = zip(text.tokens, ratios(text), strict=True)
+    bytewise = any(token.startswith(BYTE_LEVEL) for token in text.tokens)
+    shown = zip(map(_from_bytes, text.tokens) if bytewise else text.tokens, ratios(text), strict=True)
     tokens = [_token(token, ratio, cap, marked) for token, ratio in shown]
     return HeatMap(tokens, sorted(tokens, key=lambda token: -token.ratio)[:3])
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters by which byte-level BPE writes bytes: those that Latin-1 can print stand for themselves,
+    the others, in order, have the characters from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+BYTES = _byte_alphabet()
+
+
+def _from_bytes(token: str) -> str:
+    """A token of byte-level BPE as the text that it stands for; the mark of a word's beginning stays."""
+    start, rest = token[: token.startswith(BYTE_LEVEL)], token.removeprefix(BYTE_LEVEL)
+    if not all(character in BYTES for character in rest):  # a special token, which is written as it is
+        return token
+    return start + bytes(BYTES[character] for character in rest).decode("utf-8", errors="replace")
 
 
 def _token(token: str, ratio: float, cap: float, marked: bool) -> Token:

@@ -25,9 +25,9 @@ from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.progress import times_due
-from mgh_ds.training.run_folder import RunFolder
+from mgh_ds.training.run_folder import RETRIEVED_WEIGHTS, TOKEN_WEIGHTS, RunFolder
 from mgh_ds.training.shared_encoder import SharedEncoder, on_all_ranks
-from mgh_ds.training.token_weights import text_weights
+from mgh_ds.training.token_weights import retrieved_weights, text_weights
 
 MEAN = "mean"
 LEVEL = "levels."  # and the level: its accuracy
@@ -177,6 +177,7 @@ class Evaluations:
             last = self.folder.evaluation(self.lines[-1]["label"])
             if last.exists():
                 files.write_json(self.folder.evaluation("after"), files.read_json(last) | {"label": "after"})
+                self._keep_retrieved_weights(Encoder(model, tokenizer), "after")
             self._keep_token_weights(Encoder(model, tokenizer), "after")
 
         on_main(copy)
@@ -200,7 +201,10 @@ class Evaluations:
             self._keep_token_weights(encoder, label)
         output = self.folder.evaluation(label)
         output.unlink(missing_ok=True)  # of an earlier attempt, which a failure must not leave standing
-        return self._scorer.score(shared, label, output)
+        scored = self._scorer.score(shared, label, output)
+        if label in ("before", "after"):
+            self._keep_retrieved_weights(encoder, label)
+        return scored
 
     def _keep_token_weights(self, encoder: Encoder, label: str) -> None:
         """Keeps the token weights of a few held-out texts for the report."""
@@ -208,9 +212,15 @@ class Evaluations:
         if not texts:
             return
         chosen = texts[:: -(-len(texts) // self.config.heat_map_texts)]
-        weighted = [entry for entry in self.folder.token_weights() if entry["label"] != label]
-        weighted += text_weights(encoder.model, encoder.tokenizer, chosen, label)
-        files.write_json(self.folder.path / "token_weights.json", weighted)
+        weighted = text_weights(encoder.model, encoder.tokenizer, chosen, label)
+        self.folder.keep_weights(TOKEN_WEIGHTS, label, weighted)
+
+    def _keep_retrieved_weights(self, encoder: Encoder, label: str) -> None:
+        """Keeps the token weights of the texts that the result shows of retrieval, for the report."""
+        found = files.read_json(self.folder.evaluation(label)).get("retrieved")
+        if found is not None:
+            weighted = retrieved_weights(encoder.model, encoder.tokenizer, found, self._records, label)
+            self.folder.keep_weights(RETRIEVED_WEIGHTS, label, weighted)
 
     def _figures(self, scored: Scored) -> Line:
         figures: Line = {

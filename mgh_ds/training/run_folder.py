@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from mgh_ds.common.config import dump_config
 from mgh_ds.common.json_lines import JsonLines
 from mgh_ds.training.config import RunConfig
 
+TOKEN_WEIGHTS = "token_weights.json"  # of a few held-out texts
+RETRIEVED_WEIGHTS = "retrieved_weights.json"  # of what the results show of retrieval
 LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "mteb", "sentence-transformers")  # where installed
 
 
@@ -48,16 +50,18 @@ class RunFolder:
         self.ledger.rewind(-1 if step is None else step)
         if step is None:
             shutil.rmtree(self.path / "evaluation", ignore_errors=True)
-            (self.path / "token_weights.json").unlink(missing_ok=True)
+            for name in (TOKEN_WEIGHTS, RETRIEVED_WEIGHTS):
+                (self.path / name).unlink(missing_ok=True)
 
     def evaluation(self, label: str) -> Path:
         """The result of an evaluation: "before", "after", or "step-000050"."""
         return self.path / "evaluation" / f"{label}.json"
 
-    def token_weights(self) -> list[dict[str, Any]]:
-        """The token weights kept so far."""
-        path = self.path / "token_weights.json"
-        return files.read_json(path) if path.exists() else []
+    def keep_weights(self, name: str, label: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Puts `entries` of `text_weights` in the place of those that the file has of the same `label`."""
+        path = self.path / name
+        kept = files.read_json(path) if path.exists() else []
+        files.write_json(path, [*(entry for entry in kept if entry["label"] != label), *entries])
 
     def sync(self) -> None:
         """Flushes what was logged to the disk."""

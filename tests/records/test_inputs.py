@@ -1,15 +1,19 @@
 """What people have is read whole or refused with the cause, and what is not read is named."""
 
+import bz2
 import csv
 import datetime
 import gzip
 import json
+import lzma
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.records import json_rows
@@ -25,6 +29,10 @@ from mgh_ds.records.streams import BLOCK
 from tests.records.examples import make_records, record_values, write_jsonl
 
 PAIRS = [{"anchor": f"a{number}", "positive": f"p{number}"} for number in range(4)]
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)
 
 
 def rows_of(path: Path) -> tuple[list[Row], ErrorReport]:
@@ -89,12 +97,89 @@ def test_a_folder_without_data_says_what_it_has(tmp_path: Path) -> None:
         ("a.b.tsv", ".tsv", "a.b"),
         ("t.Parquet", ".parquet", "t"),
         ("t.parquet.gz", None, "t.parquet"),
+        ("nq.csv.zst", ".csv", "nq"),
+        ("nq.jsonl.BZ2", ".jsonl", "nq"),
+        ("t.xz", None, "t"),
+        ("t.feather", ".feather", "t"),
+        ("t.arrow.gz", None, "t.arrow"),
         ("notes.txt", None, "notes"),
         ("jsonl", None, "jsonl"),
     ],
 )
 def test_endings(name: str, kind: str | None, dataset: str) -> None:
     assert (ending(Path(name)), stem(Path(name))) == (kind, dataset)
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [(".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstd)],
+)
+def test_other_packers(tmp_path: Path, ending: str, pack: Any) -> None:
+    (tmp_path / "data").mkdir()
+    half = len(lines(PAIRS[:2]))
+    content = lines(PAIRS).encode()
+    # Two streams in a row, as parallel packers write them; the table's first one has a byte order mark.
+    (tmp_path / "data" / f"a.jsonl{ending}").write_bytes(pack(content[:half]) + pack(content[half:]))
+    (tmp_path / "data" / f"b.csv{ending}").write_bytes(
+        pack("\ufeffanchor,positive\nb,q\n".encode("utf-16-le"))
+    )
+    steps: list[int] = []
+    found = list(
+        records_of(
+            tmp_path / "data", "sentence-transformers", Settings(instruction="i"), ErrorReport(), steps.append
+        )
+    )
+    assert [record.positive for record in found] == ["p0", "p1", "p2", "p3", "q"]
+    assert {record.source["dataset"] for record in found} == {"a", "b"}
+    assert sum(steps) == sum(file.stat().st_size for file in (tmp_path / "data").iterdir())
+
+
+def test_memory_does_not_grow_with_a_packed_file(tmp_path: Path) -> None:
+    filler = "word " * 800
+    path = tmp_path / "a.jsonl.zst"
+    rows = [{"query": f"{number}", "positive": filler, "negative": "n"} for number in range(2_000)]
+    path.write_bytes(zstd(lines(rows).encode()))
+    del rows
+    tracemalloc.start()
+    count = sum(1 for _ in read_rows(path, ErrorReport()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 2_000
+    assert peak < 4 * 2**20, f"{peak:,} bytes, of which the texts are 8 million"
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "b.arrow", "c.feather"])
+def test_arrow_in_both_of_its_formats(tmp_path: Path, name: str) -> None:
+    rows = {"anchor": ["a0", "a1", None], "positive": ["p0", "p1", "p2"], "made": [datetime.date.min] * 3}
+    table = pa.table(rows)
+    path = tmp_path / name
+    if name == "c.feather":
+        feather.write_feather(table, path, compression="zstd")
+    else:
+        writer = pa.ipc.new_stream if name == "a.arrow" else pa.ipc.new_file
+        with pa.OSFile(str(path), "wb") as file, writer(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=1)
+    found, report = converted(path)
+    assert [(record.query, record.source["line"]) for record in found] == [("a0", "1"), ("a1", "2")]
+    assert (report.rows_read, dict(report.reasons)) == (3, {("anchor", "string_type"): 1})
+    assert report.ignored_keys == {"made": 3}
+
+
+def test_labels_mean_what_their_data_set_calls_them(tmp_path: Path) -> None:
+    """Its numbers are in an order of its own, which `datasets` notes in the file."""
+    names = ["contradiction", "entailment", "neutral"]
+    note = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}, "premise": None}}}
+    columns = {"premise": ["p"] * 4, "hypothesis": ["e", "n", "c", "x"], "label": [1, 2, 0, -1]}
+    path = tmp_path / "nli.parquet"
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(note)}), path)
+    found, report = converted(path, "nli")
+    assert [(r.positive, [(n.text, n.level) for n in r.negatives]) for r in found] == [
+        ("e", [("n", 2), ("c", 4)])
+    ]
+    assert dict(report.reasons) == {("label", "literal_error"): 1}
+    for other in ("no JSON", "[]", '{"info": {"features": {"label": {"_type": "ClassLabel"}}}}'):
+        pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": other}), path)
+        assert converted(path, "nli")[0][0].positive == "c", "the order that the hub's NLI has"
 
 
 def test_a_packed_files_name_is_its_data_sets(tmp_path: Path) -> None:
@@ -157,12 +242,20 @@ def test_progress_of_a_packed_file_adds_up_to_its_size(tmp_path: Path) -> None:
             gzip.compress(lines(PAIRS).encode(), mtime=0)[:-8] + bytes(8),
             "damaged or cut short: CRC",
         ),
-        ("a.jsonl.gz", gzip.compress(b"(\xb5/\xfd", mtime=0), "compressed by zstd"),
-        ("a.jsonl", b"BZh91AY", "compressed by bzip2"),
-        ("a.jsonl", b"\xfd7zXZ\0", "compressed by xz"),
+        ("a.jsonl.gz", gzip.compress(b"(\xb5/\xfd", mtime=0), "packed more than once"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}"), mtime=0), "packed more than once"),
+        ("a.jsonl", b"BZh91AY", "damaged or cut short"),
+        ("a.jsonl", b"\xfd7zXZ\0", "damaged or cut short"),
+        ("a.jsonl.bz2", bz2.compress(lines(PAIRS).encode())[:-6], "damaged or cut short"),
+        ("a.jsonl.xz", lzma.compress(lines(PAIRS).encode())[:-6], "damaged or cut short"),
+        ("a.jsonl.zst", zstd(lines(PAIRS).encode())[:-6], "damaged or cut short: Truncated"),
+        ("a.jsonl.zst", zstd(lines(PAIRS).encode())[:40] + bytes(40), "damaged or cut short"),
         ("a.csv", b"PK\x03\x04", "a spreadsheet"),
         ("a.jsonl", b"PAR1", "is a Parquet file: name it"),
-        ("a.json", b"ARROW1\0\0", "is an Arrow file"),
+        ("a.json", b"ARROW1\0\0", "is an Arrow file: name it"),
+        ("a.arrow", b"ARROW1\0\0", "not a readable Arrow file"),
+        ("a.feather", b"", "not a readable Arrow file"),
+        ("a.arrow", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         ("a.jsonl", lines(PAIRS).encode("utf-16-le"), "UTF-16 without a byte order mark"),

@@ -105,6 +105,45 @@ def evaluated_run(make_run: Callable[..., Path]) -> Path:
     return folder
 
 
+@pytest.fixture
+def browsed_run(make_run: Callable[..., Path]) -> Path:
+    """A run folder that keeps what four queries found."""
+    folder = make_run(name="browsed")
+    keep_retrieved(folder)
+    return folder
+
+
+def keep_retrieved(folder: Path) -> None:
+    """Adds what four queries found, and the token weights of a part of that: the positive of the first rises
+    from rank 9 to 1, that of the second falls, the others stay."""
+    weighted = []
+    for label, places in (("before", (9, 1, 1, 1)), ("after", (1, 2, 1, 1))):
+        path = folder / "evaluation" / f"{label}.json"
+        queries = [
+            {"query": f"question {n}", "instruction": "Find what answers", "found": found_by(n, place, label)}
+            for n, place in enumerate(places)
+        ]
+        content = json.loads(path.read_text()) | {"retrieved": {"documents": 40, "queries": queries}}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        for text, instruction in (("question 0", "Find what answers"), ("the answer to 0", None)):
+            tokens = text.split()
+            weights = [(n + 1) * 2 / len(tokens) / (len(tokens) + 1) for n in range(len(tokens))]
+            entry = {"label": label, "text": text, "instruction": instruction}
+            weighted.append(entry | {"tokens": tokens, "weights": weights})
+    (folder / "retrieved_weights.json").write_text(json.dumps(weighted), encoding="utf-8")
+
+
+def found_by(number: int, place: int, label: str) -> list[dict]:
+    """What query `number` finds: its positive at `place`, beside a negative and another query's text."""
+    near, far = (rank for rank in (1, 2, 3) if rank != place) if place <= 3 else (1, 2)
+    found = {
+        place: {"text": f"the answer to {number}", "kind": "positive", "level": None},
+        near: {"text": f"nearly {number}", "kind": "negative", "level": 4 if number == 0 else None},
+        far: {"text": f"{label} something else", "kind": "other", "level": None},
+    }
+    return [{"rank": rank, "cosine": 1 - rank / 10, **found[rank]} for rank in sorted(found)]
+
+
 def fare(level: str, learned: float, rng: np.random.Generator) -> dict:
     """One step's accuracy and margin on the 64 negatives of a level."""
     share = START[level] + (END[level] - START[level]) * learned

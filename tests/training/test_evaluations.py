@@ -154,6 +154,18 @@ def logged(config: RunConfig) -> list[dict[str, Any]]:
     ]
 
 
+def retrieval_of(run: Path) -> dict[str, Any]:
+    """What a run keeps of retrieval by label: the documents found, and their token weights."""
+    weights = files.read_json(run / "retrieved_weights.json")
+    return {
+        label: (
+            files.read_json(run / "evaluation" / f"{label}.json")["retrieved"],
+            [entry["tokens"] + entry["weights"] for entry in weights if entry["label"] == label],
+        )
+        for label in dict.fromkeys(entry["label"] for entry in weights)
+    }
+
+
 def kept(config: RunConfig) -> list[str]:
     return sorted(path.name for path in (config.path / "checkpoints").glob("step-*"))
 
@@ -189,6 +201,10 @@ def test_scores_are_the_same_for_every_number_of_ranks_and_training_without_them
     assert after["metrics"]["SciFact"] == "ndcg_at_10"
     assert (after["metric"], after["value"]) == ("levels.4", after["levels"]["4"]["accuracy"])
     assert results[0][0]["levels"] != after["levels"], "training changed something"
+    found = [retrieval_of(base.path.with_name(f"on-{world_size}")) for world_size in (1, 2, 3)]
+    assert found[0] == found[1] == found[2]
+    assert found[0]["before"] == retrieval_of(base.path)["before"]
+    assert found[0]["after"] != found[0]["before"]
     labels = [each["label"] for each in files.read_json(config.path / "token_weights.json")]
     assert labels == ["before"] * (len(labels) // 2) + ["after"] * (len(labels) // 2)
 
@@ -315,11 +331,12 @@ def test_a_fresh_start_keeps_nothing_of_an_earlier_attempt(tiny_run: Make) -> No
     folder = RunFolder(config.path)
     folder.metrics.append({"kind": "evaluation", "step": 0, "label": "before", "scores": {"Other": 1.0}})
     files.write_json(folder.evaluation("step-000050"), {})
-    files.write_json(config.path / "token_weights.json", [])
+    for name in ("token_weights.json", "retrieved_weights.json"):
+        files.write_json(config.path / name, [])
     run_ranks(1, evaluation_worker.train_scripted, config, {"before": 0.5, "after": 0.6})
     assert [each["scores"] for each in logged(config)] == [{"Made": 0.5}, {"Made": 0.6}]
     assert sorted(path.stem for path in (config.path / "evaluation").iterdir()) == ["after", "before"]
-    assert not (config.path / "token_weights.json").exists()
+    assert not list(config.path.glob("*_weights.json"))
     assert len(losses(config)) == len(ledger(config)) == 3
 
 

@@ -13,6 +13,7 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
     """The rows themselves. Raises MghError if a setting is given: these rows say all of it themselves."""
     if settings != Settings():
         raise MghError(
-            "MGH rows bring their own dataset, instruction, subtype and language: leave these options out"
+            "MGH rows bring their own dataset, instruction, subtype, language and columns: "
+            "leave these options out"
         )
     return parse_rows(rows, parse_record, report)

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,8 @@ class Settings:
     instruction  for rows that bring none; None: the registry's for that data set (`records.instructions`)
     subtype      the shape of its texts; None: the format's own
     language     BCP 47
+    columns      what the format's columns are called in the data (`convert.renaming`)
+    otherwise    the instruction where neither row nor registry knows one; None: such rows are refused
 
     Raises MghError for a subtype that does not exist.
     """
@@ -37,6 +39,8 @@ class Settings:
     instruction: str | None = None
     subtype: Subtype | None = None
     language: str = "en"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    otherwise: str | None = None
 
     def __post_init__(self) -> None:
         if self.subtype is not None and self.subtype not in SUBTYPES:
@@ -51,7 +55,12 @@ class ForeignRow(BaseModel):
     @classmethod
     def reads(cls, column: str) -> bool:
         """Whether the format uses a column of this name."""
-        return column in cls.model_fields
+        return column in cls.columns()
+
+    @classmethod
+    def columns(cls) -> set[str]:
+        """The names of the columns, of which some cannot be names in Python."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
 
 
 ForeignRowT = TypeVar("ForeignRowT", bound=ForeignRow)
@@ -61,7 +70,7 @@ def parse_as(model: type[ForeignRowT], row: Row, report: ErrorReport) -> Foreign
     """The row as `model`; counts the keys that `model` does not name. A number may be written as text where
     the file knows texts alone. Raises pydantic's ValidationError."""
     parsed = model.model_validate(row.values, strict=row.typed)
-    report.ignore(row.values.keys() - model.model_fields.keys())
+    report.ignore(row.values.keys() - model.columns())
     return parsed
 
 
@@ -111,14 +120,16 @@ def make_record(
     """One record from a foreign row, whose negatives are (text, level).
 
     `scores` are of the positive and of each negative; empty if there are none.
-    `instruction` is the row's own and wins; then come the setting, the registry, and the format's fallback.
+    `instruction` is the row's own and wins; then come the setting, the registry, the format's fallback, and
+    what the settings have otherwise.
     For the subtype: the setting, then the format's, made symmetric where the registry calls the data set so.
     A row without an id gets one from its content, so converting again gives the same ids.
     Raises RowRefused if no instruction is known, pydantic's ValidationError if the record is not valid.
     """
     dataset = settings.dataset or stem(Path(row.file))
     known = INSTRUCTIONS.get(dataset)
-    instruction = instruction or settings.instruction or (known.text if known else fallback_instruction)
+    fallback = known.text if known else fallback_instruction or settings.otherwise
+    instruction = instruction or settings.instruction or fallback
     if instruction is None:
         reason = f"Row brings no instruction and none is known for '{dataset}': pass --instruction"
         raise RowRefused("instruction", "missing", reason)
