@@ -128,7 +128,7 @@ def _recipe(steps: int, **training: int) -> RunConfig:
 
 def _plan(store: Store, config: RunConfig) -> TrainingPlan:
     sizes = config.training
-    batches = {"global_batch": sizes.global_batch, "micro_batch": sizes.micro_batch}
+    batches: dict[str, Any] = {"global_batch": sizes.global_batch, "micro_batch": sizes.micro_batch}
     return TrainingPlan(store.index(), config.curriculum, steps=sizes.steps, **batches, seed=config.seed)
 
 
