@@ -8,10 +8,7 @@ compilation are off.
 from typing import Any
 
 from mgh_ds.common.errors import MghError
-from mgh_ds.model.embedder import load_tokenizer
-from mgh_ds.serving.folder import model_folder, read_folder
 from mgh_ds.serving.hooks import need_hooks
-from mgh_ds.serving.texts import longest_prompt
 
 
 class EmbedderConfig:
@@ -21,6 +18,11 @@ class EmbedderConfig:
     def verify_and_update_model_config(model_config: Any) -> None:
         """Sets the longest prompt, the length of a vector and eager execution. Raises MghError for a folder
         that `read_folder` refuses, a longer length than its own, and what `refuse` names."""
+        # Heavy, and this module is imported for models of others too.
+        from mgh_ds.model.embedder import load_tokenizer
+        from mgh_ds.serving.folder import model_folder, read_folder
+        from mgh_ds.serving.texts import longest_prompt
+
         need_hooks()
         folder = model_folder(model_config.model, model_config.revision)
         settings, config = read_folder(folder)
@@ -28,7 +30,7 @@ class EmbedderConfig:
         asked = model_config.original_max_model_len
         if asked is not None and asked > limit:
             raise MghError(
-                f"--max-model-len is {asked}, but {folder} takes prompts of at most {limit} tokens: leave it out"
+                f"--max-model-len is {asked}, but {folder} takes prompts of at most {limit} tokens"
             )
         model_config.max_model_len = min(model_config.max_model_len, limit)
         # An ELECTRA has a key of this name, which means another thing.

@@ -1,12 +1,13 @@
 """The entry point `vllm.general_plugins`: makes our architecture known to vLLM.
 
-vLLM calls `register` in each of its processes, for any model, so nothing heavy is imported here, and models of
+vLLM calls `register` in each of its processes, for any model: nothing heavy is imported here, and models of
 others stay as they are.
 """
 
 from typing import Any
 
 from mgh_ds.model.config import ARCHITECTURE
+from mgh_ds.serving.config import EmbedderConfig
 from mgh_ds.serving.unnamed import PLAIN, refuse_unnamed
 
 
@@ -19,8 +20,8 @@ def register() -> None:
         from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     except ImportError:  # the model says so when it is loaded
         return
-    from mgh_ds.serving.config import EmbedderConfig
-
+    if MODELS_CONFIG_MAP.get(ARCHITECTURE) is EmbedderConfig:
+        return
     MODELS_CONFIG_MAP[ARCHITECTURE] = EmbedderConfig
     for name in PLAIN:
         MODELS_CONFIG_MAP[name] = _watched(MODELS_CONFIG_MAP.get(name, VerifyAndUpdateConfig))

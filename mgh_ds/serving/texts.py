@@ -34,14 +34,10 @@ class TextReader:
     def __init__(self, tokenizer: Tokenizer, prompts: Iterable[str] = ()) -> None:
         self.tokenizer = tokenizer
         probe = tokenizer.backend(["a"]).encodings[0]
-        self.opening = [
-            i
-            for i, _ in takewhile(
-                lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True)
-            )
-        ]
+        self.opening = probe.ids[: probe.special_tokens_mask.index(0)]
         self.prompts: dict[str, list[int]] = {}
         self.template: re.Pattern[str] | None = None
+        self.first: set[int] = set()  # tokens with which an instruction may begin
         if tokenizer.use_instructions and not tokenizer.include_instruction:
             self._learn({tokenizer.prompt, *prompts} - {""})
 
@@ -63,7 +59,7 @@ class TextReader:
         return ids, pooled
 
     def _learn(self, prompts: Iterable[str]) -> None:
-        """Prompts are kept as their tokens read, which are in small letters where the tokenizer makes them so."""
+        """Prompts are kept as their tokens read: in small letters, where the tokenizer makes them so."""
         for prompt in sorted(prompts, key=len, reverse=True):
             tokens = self._encode(prompt)
             self.prompts[self._decode(tokens)] = tokens
@@ -79,7 +75,7 @@ class TextReader:
     def _tokens_of_instruction(self, ids: list[int]) -> int:
         """How many tokens at the beginning lie wholly in an instruction. One that straddles its end is the
         text's, as in `Tokenizer`: the instruction's own tokens then are others from there on."""
-        if not self.prompts and self.template is None or not ids or ids[0] not in self.first:
+        if not ids or ids[0] not in self.first:
             return 0
         text = self._decode(ids)
         tokens = next((tokens for prompt, tokens in self.prompts.items() if text.startswith(prompt)), None)

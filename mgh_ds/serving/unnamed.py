@@ -39,6 +39,6 @@ def refuse_unnamed(model: str) -> None:
     if ours:
         raise MghError(
             f"{model} was exported by mgh-ds for its own pooling, which vLLM's model of this family does not "
-            f"do, and its config.json does not name the architecture {ARCHITECTURE}: export it again with this "
-            f'version, or serve it with --hf-overrides \'{{"architectures": ["{ARCHITECTURE}"]}}\''
+            f"do, and its config.json does not name the architecture {ARCHITECTURE}: export it again with "
+            f'this version, or serve it with --hf-overrides \'{{"architectures": ["{ARCHITECTURE}"]}}\''
         )
