@@ -121,9 +121,8 @@ def write_model(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path) -> No
 
 
 def _name_architecture(folder: Path, *others: str) -> None:
-    """Has servers that go by the architecture find ours, else one of `others`, whose vectors they can make of
-    what stands in the folder. With none a server without ours refuses the folder instead of pooling otherwise.
-    """
+    """Has servers that go by the architecture find ours, else one of `others`, who find in the folder how to
+    pool. With none a server that does not know ours refuses the folder instead of pooling otherwise."""
     path = folder / "config.json"
     files.write_json(path, files.read_json(path) | {"architectures": [ARCHITECTURE, *others]})
 
