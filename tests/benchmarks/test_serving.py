@@ -30,5 +30,5 @@ def test_ratios_are_formed_in_a_round_and_other_vectors_are_refused():
     assert (found.to_encoder, found.to_encoder_least, found.to_encoder_most) == (0.5, 0.5, 1)
     assert (found.to_stock, found.to_stock_least, found.to_stock_most) == (0.5, 0.25, 0.5)
     assert found.rounds == 3
-    with pytest.raises(MghError, match=r"in vLLM and of Encoder have a cosine of 0\\.000000"):
+    with pytest.raises(MghError, match=r"in vLLM and of Encoder have a cosine of 0\.000000"):
         serving.compare("m", 2, seconds, vectors | {"served": same[::-1]})
