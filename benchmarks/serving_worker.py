@@ -1,5 +1,5 @@
-"""A contender of `benchmarks.serving`: embeds the same texts in each turn. In the first, which does not count,
-its model is loaded and its engine started.
+"""A contender of `benchmarks.serving`: embeds the same texts in each turn. In the first, which does not
+count, its model is loaded and its engine started.
 
 python -m benchmarks.serving_worker JOB GATE
 """
