@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "evaluation": {"records", "curriculum", "model"},
     "ablation": {"records", "curriculum", "model", "distributed", "training", "evaluation"},
     "report": set(),
+    "serving": {"model"},
     "hub": {"records", "model", "training"},
 }
 HEAVY = ("torch", "transformers", "deepspeed", "mteb", "vllm", "datasets")

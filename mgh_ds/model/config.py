@@ -18,6 +18,8 @@ DType = Literal["float32", "bfloat16", "float16"]
 DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 
 INSTRUCTION_TEMPLATE = "Instruct: {instruction}\nQuery: {text}"
+# Under this name in an export's config.json vLLM finds `mgh_ds.serving`. transformers goes by `model_type`.
+ARCHITECTURE = "MghEmbedder"
 
 
 class PoolingConfig(Settings):

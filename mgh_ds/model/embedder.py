@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from ata_attention.transformers import ColumnSumCollector, UnsupportedAttention
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.adapters import Adapter, merge
@@ -147,10 +147,19 @@ def load_model(
     `max_length` beyond what the model takes, and for a tokenizer that does not fit the model.
     """
     backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype, num_layers=num_layers)
-    limit = longest_input(backbone.config)
-    length = settings.max_length or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
-    check_length(length, backbone.config, folder)
-    tokenizer = Tokenizer.from_pretrained(
+    tokenizer = load_tokenizer(folder, settings, backbone.config, padding_free=padding_free)
+    tokenizer.check_vocabulary(backbone.get_input_embeddings().num_embeddings, folder)
+    return EmbeddingModel(backbone, Pooling(settings.pooling), settings.dimensions).eval(), tokenizer
+
+
+def load_tokenizer(
+    folder: Path, settings: Settings, config: PreTrainedConfig, *, padding_free: bool = True
+) -> Tokenizer:
+    """The tokenizer in `folder`, for its model of that `config`. Raises MghError for a `max_length` beyond
+    what the model takes, and for what `Tokenizer` refuses."""
+    length = settings.max_length or min(longest_input(config) or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    check_length(length, config, folder)
+    return Tokenizer.from_pretrained(
         folder,
         max_length=length,
         instruction_template=settings.instruction_template,
@@ -161,8 +170,6 @@ def load_model(
         include_instruction=settings.pooling.include_instruction,
         padding_free=padding_free,
     )
-    tokenizer.check_vocabulary(backbone.get_input_embeddings().num_embeddings, folder)
-    return EmbeddingModel(backbone, Pooling(settings.pooling), settings.dimensions).eval(), tokenizer
 
 
 def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:

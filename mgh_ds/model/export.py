@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.backbone import DECODERS
+from mgh_ds.model.config import ARCHITECTURE
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
 from mgh_ds.model.sentence_transformers_folder import DESCRIPTION, MODULE, MODULES
@@ -49,6 +50,7 @@ def export(
         write_model(model, tokenizer, temporary)
         if reason is None:
             config = model.backbone.config
+            _name_architecture(temporary, type(_unwrapped(model.backbone)).__name__)
             write_transformer(temporary, tokenizer, config)
             write_modules(temporary, model.pooling.config, model.dimensions, config.hidden_size)
         else:
@@ -115,6 +117,14 @@ def write_model(model: EmbeddingModel, tokenizer: Tokenizer, folder: Path) -> No
             raise MghError(f"the model could not be written to {folder}: {error}") from None
     tokenizer.save(folder)
     write_settings(settings_of(model, tokenizer), folder)
+    _name_architecture(folder)
+
+
+def _name_architecture(folder: Path, *others: str) -> None:
+    """Has servers that go by the architecture find ours, else one of `others`, who find in the folder how to
+    pool. With none a server that does not know ours refuses the folder instead of pooling otherwise."""
+    path = folder / "config.json"
+    files.write_json(path, files.read_json(path) | {"architectures": [ARCHITECTURE, *others]})
 
 
 @torch.no_grad()

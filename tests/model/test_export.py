@@ -146,7 +146,7 @@ def test_a_transformer_of_theirs_in_its_place_is_refused(folders, tmp_path):
         Encoder.from_pretrained(tmp_path / "out")
 
 
-def test_the_folder_holds_no_pickles_and_nothing_of_ours_in_the_config(trained, tmp_path):
+def test_the_folder_holds_no_pickles_and_no_attention_of_ours_in_the_config(trained, tmp_path):
     export(*trained, tmp_path / "out", card="# A card\n")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "modules.json", "mgh_ds.json"} <= names

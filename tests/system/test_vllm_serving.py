@@ -1,0 +1,177 @@
+"""Exports in vLLM itself: vectors equal to those of `Encoder`, the server, and what is refused."""
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mgh_ds.distributed.group import free_port
+from mgh_ds.model.encoder import Encoder
+from mgh_ds.model.weights import MINILM, SMOLLM2
+from tests.system.smollm2 import needs_smollm2
+from tests.system.vllm_embeddings import ENVIRONMENT
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
+]
+
+INSTRUCTION = "Retrieve the passage that answers."
+LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
+WORDS = "the harbour master keeps a list, of 12 boats; why? Überall Licht. and thermostat heats no longer"
+
+
+def texts_of_all_lengths(count: int, longest: int) -> list[str]:
+    """From one word to more than the model takes, in no order."""
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS.split(), k=int(longest ** draw.random()))) for _ in range(count)]
+
+
+class Served(NamedTuple):
+    """An export, what vLLM gave for its texts, and its encoder."""
+
+    folder: Path
+    encoder: Encoder
+    texts: list[str]
+    told: int  # so many of them after the instruction too
+    vectors: dict[str, NDArray[np.float32]]  # by dtype, of the texts and then of those after the instruction
+    refused: list[str]
+
+
+REFUSED = [
+    ({"enable_prefix_caching": True}, "leave out --enable-prefix-caching"),
+    ({"enable_chunked_prefill": True}, "leave out --enable-chunked-prefill"),
+    ({"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}, "leave out --tensor-parallel-size"),
+    ({"max_model_len": 200}, "takes prompts of at most 128 tokens"),
+    ({"hf_overrides": {"architectures": ["BertModel"]}}, "mgh-ds for its own pooling"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """MiniLM with a pooling that has something of everything, in both precisions."""
+    folder = tmp_path_factory.mktemp("served")
+    encoder = Encoder.from_pretrained(
+        MINILM, "ata", column_transform="log1p", sink="clip", max_length=128, include_instruction=False
+    )
+    encoder.save(folder / "export")
+    texts = texts_of_all_lengths(500, 160)
+    told = [encoder.tokenizer.prefix(INSTRUCTION) + text for text in texts[:100]]
+    job = {
+        "refuse": [(str(folder / "export"), options) for options, _ in REFUSED],
+        "embed": [
+            {
+                "folder": str(folder / "export"),
+                "dtype": dtype,
+                "texts": texts + told,
+                "output": str(folder / f"{dtype}.npy"),
+            }
+            for dtype in LEAST_COSINE
+        ],
+    }
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.system.vllm_embeddings", str(folder / "job.json")],
+        env=os.environ | ENVIRONMENT | {"VLLM_CACHE_ROOT": str(folder / "cache")},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    vectors = {dtype: np.load(folder / f"{dtype}.npy") for dtype in LEAST_COSINE}
+    refused = json.loads((folder / "job.refused").read_text(encoding="utf-8"))
+    return Served(folder / "export", encoder, texts, len(told), vectors, refused)
+
+
+@pytest.mark.parametrize("dtype", LEAST_COSINE)
+def test_the_vectors_are_those_of_the_encoder(dtype: str, served: Served) -> None:
+    plain, told = np.split(served.vectors[dtype], [len(served.texts)])
+    assert np.abs(np.linalg.norm(plain, axis=1) - 1).max() < 1e-5
+    wanted = served.encoder.encode(served.texts)
+    assert (plain * wanted).sum(axis=1).min() >= LEAST_COSINE[dtype]
+    under = served.encoder.encode(served.texts[: served.told], instruction=INSTRUCTION)
+    assert (told * under).sum(axis=1).min() >= LEAST_COSINE[dtype]
+    # Pooled with its tokens the instruction would be seen.
+    pooled = Encoder.from_pretrained(served.folder, include_instruction=True)
+    others = pooled.encode(served.texts[: served.told], instruction=INSTRUCTION)
+    assert np.median((told * others).sum(axis=1)) < 0.99
+
+
+def test_what_vllm_may_not_do_is_refused_before_it_starts(served: Served) -> None:
+    for found, (_, words) in zip(served.refused, REFUSED, strict=True):
+        assert found.startswith("MghError: "), found
+        assert words in found
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder turned bidirectional; its tokenizer does not close a text, and we do."""
+    folder = tmp_path_factory.mktemp("smollm2") / "export"
+    Encoder.from_pretrained(SMOLLM2, column_transform="sqrt", sink="first", max_length=64).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of `vllm serve`, which nothing was told but where to listen, and how exact to be."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(smollm2), "--runner", "pooling"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--gpu-memory-utilization", "0.2", "--served-model-name", "smollm2"]
+    environment = os.environ | ENVIRONMENT | {"VLLM_CACHE_ROOT": str(folder / "cache")}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_until_it_answers(server, port, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _wait_until_it_answers(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    import httpx
+
+    until = time.monotonic() + 600
+    while time.monotonic() < until:
+        assert server.poll() is None, log.read_text(errors="replace")[-4000:]
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    pytest.fail(log.read_text(errors="replace")[-4000:])
+
+
+@needs_smollm2
+def test_the_server_speaks_openai_and_gives_the_same_vectors(address: str, smollm2: Path) -> None:
+    import openai
+
+    encoder = Encoder.from_pretrained(smollm2)
+    texts = texts_of_all_lengths(40, 90)
+    told = [encoder.tokenizer.prefix(INSTRUCTION) + text for text in texts]
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+        answer = client.embeddings.create(
+            model="smollm2", input=texts + told, extra_body={"truncate_prompt_tokens": -1}
+        )
+        vectors = np.array([one.embedding for one in answer.data], dtype=np.float32)
+        wanted = np.concatenate([encoder.encode(texts), encoder.encode(texts, instruction=INSTRUCTION)])
+        assert (vectors * wanted).sum(axis=1).min() >= LEAST_COSINE["float32"]
+        # 63 tokens, to which comes the EOS; without the word to cut, longer ones are refused.
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 63 tokens"):
+            client.embeddings.create(model="smollm2", input="boat " * 200)
