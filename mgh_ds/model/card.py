@@ -51,17 +51,17 @@ def of_encoder(name: str, reason: str | None) -> str:
 def onnx_usage(graphs: "Graphs") -> str:
     """What the card of an export with ONNX graphs says of them."""
     inputs = ", ".join(f"`{name}`" for name in graphs.inputs)
-    text = (
-        f"\n## ONNX\n\n`onnx/model.onnx` takes {inputs} (int64, `[texts, tokens]`) and returns\n"
-        "`sentence_embedding`, of unit length, and `last_hidden_state`. Its vectors, computed by onnxruntime,\n"
-        f"have a cosine of {_down(graphs.float32.least)} or more to torch's, over texts of several lengths.\n"
-    )
+    lines = [
+        f"`onnx/model.onnx` takes {inputs} (int64, `[texts, tokens]`) and returns `sentence_embedding`, of",
+        "unit length, and `last_hidden_state`. By onnxruntime, vectors of texts of several lengths have",
+        f"a cosine of {_down(graphs.float32.least)} or more to torch's.",
+    ]
     if graphs.int8:
-        text += (
-            "`onnx/model_qint8.onnx` is the same with its linear layers quantised to 8 bits: cosines to torch's\n"
-            f"vectors of {_down(graphs.int8.least)} or more, {_down(graphs.int8.mean)} on average.\n"
-        )
-    return text
+        lines += [
+            "`onnx/model_qint8.onnx` has its linear layers quantised to 8 bits: cosines to torch's vectors",
+            f"of {_down(graphs.int8.least)} or more, {_down(graphs.int8.mean)} on average.",
+        ]
+    return "\n".join(["", "## ONNX", "", *lines, ""])
 
 
 def _down(cosine: float) -> str:

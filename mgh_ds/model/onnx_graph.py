@@ -182,7 +182,7 @@ def _agreement(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> Agree
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without the exporter's and the quantiser's remarks on operators of other packages and on axes' names."""
+    """Without the remarks of exporter and quantiser on operators of other packages and names of axes."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

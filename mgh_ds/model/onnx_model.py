@@ -67,7 +67,7 @@ class OnnxModel(EmbeddingModel):
         return torch.from_numpy(vectors)
 
     def states(self, batch: TokenBatch) -> tuple[Tensor, ColumnSumCollector | None]:
-        raise MghError("an ONNX graph gives vectors alone, no token weights: use backend torch")
+        raise MghError(f"of {batch.texts} texts an ONNX graph gives the vectors alone: use backend torch")
 
 
 class _Described(nn.Module):

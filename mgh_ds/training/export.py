@@ -91,8 +91,8 @@ def export_run(
     """Writes the model of a run, adapters merged, to the folder `output`, with a model card; which of its
     checkpoints, and what `interpolate` is, as for `load_run`. Of an embedding it keeps the first
     `dimensions`, None: all. `query_instruction` is what sentence-transformers' `encode_query` reads texts
-    under. `onnx` and `int8` are as for `export`. Returns what was taken. Raises MghError for more dimensions than there are, and for an instruction
-    that the model would leave out."""
+    under. `onnx` and `int8` are as for `export`. Returns what was taken. Raises MghError for more dimensions
+    than there are, and for an instruction that the model would leave out."""
     model, tokenizer, config, choice = load_run(run, which, interpolate)
     if query_instruction and not tokenizer.use_instructions:
         raise MghError(
