@@ -3,8 +3,8 @@
     python -m benchmarks.onnx                                       # MiniLM with ATA and with mean pooling
     python -m benchmarks.onnx --models tiny-random/llama --texts 16 --rounds 3
 
-All do the same texts with the same encoder around them, tokenising, batches and their order included. They take
-turns, each round in the other order, and the ratio is taken round by round. Writes `onnx-cpu.csv`.
+All do the same texts with the same encoder around them, tokenising and batches included. They take
+turns, each round in the other order; the ratio is taken round by round. Writes `onnx-cpu.csv`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import environment, table
+from benchmarks.encoding import RECORDS
 from benchmarks.kernel import RESULTS
 from benchmarks.step import take_turns
 from mgh_ds.common.extras import need
@@ -26,8 +27,7 @@ from mgh_ds.model.config import PoolingMethod
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.onnx_model import FILES, Backend
 from mgh_ds.model.weights import MINILM
-from mgh_ds.records.bundled import RECORDS
-from mgh_ds.records.convert import open_or_convert
+from mgh_ds.records.store import open_or_convert
 
 CPU = torch.device("cpu")
 PACKAGES = ("onnxruntime", "onnxscript", "onnx")
