@@ -65,5 +65,5 @@ def onnx_usage(graphs: "Graphs") -> str:
 
 
 def _down(cosine: float) -> str:
-    """To four digits, never up: a bound that holds."""
-    return f"{math.floor(1e4 * cosine) / 1e4:.4f}"
+    """To five digits, never up: a bound that holds."""
+    return f"{math.floor(1e5 * cosine) / 1e5:.5f}"
