@@ -82,7 +82,7 @@ format: $(READY)
 COMPILE := uv pip compile --python-version 3.11 --quiet --no-header --no-annotate
 # vLLM and SmolLM2's package have locks of their own, flash-attn is built by whoever wants it, and ata-attention is kernels/. vLLM's two builds
 # ask for different versions of setuptools, so no pin may come before theirs.
-EXTRAS := --extra synthesis --extra evaluation --extra tensorboard --extra wandb --extra demo --extra gguf --extra faiss --extra dev
+EXTRAS := --extra synthesis --extra evaluation --extra tensorboard --extra wandb --extra demo --extra gguf --extra faiss --extra onnx --extra dev
 
 lock:  ## resolve pyproject.toml and vLLM into requirements/*.lock (needs uv)
 	$(COMPILE) pyproject.toml $(EXTRAS) --no-emit-package ata-attention --no-emit-package setuptools \

@@ -54,7 +54,7 @@ VERBS = {
     ),
     "export": Verb(
         "mgh_ds.training.commands:add_export_arguments",
-        "write a run's model as a sentence-transformers folder",
+        "write a run's model as a sentence-transformers folder, and as an ONNX graph",
     ),
     "report": Verb("mgh_ds.report.commands:add_arguments", "write a run's HTML page"),
     "push": Verb(

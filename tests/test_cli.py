@@ -64,6 +64,7 @@ def test_a_threshold_without_a_cross_encoder_is_refused() -> None:
         ("evaluation", ["ablate", "configs/ablation-random.yaml"]),
         ("synthesis", ["synth", "audit", "nowhere"]),
         ("faiss", ["data", "mine", "nowhere", "out", "--model", "m", "--index", "Flat"]),
+        ("onnx", ["export", "nowhere", "out", "--onnx"]),
         ("evaluation", ["synth", "audit", "nowhere", "--cross-encoder", "m"]),
         ("datasets", ["data", "convert", "owner/name", "out", "--format", "nli"]),
     ],
@@ -139,6 +140,8 @@ BESIDE = {
     ("gguf_file.py", "gguf"),  # asked for there by its extra
     ("hub_rows.py", "datasets"),  # asked for there by its extra
     ("faiss_index.py", "faiss"),  # asked for by mining's verb
+    ("onnx_graph.py", "onnxruntime"),  # asked for there by its extra
+    ("onnx_model.py", "onnxruntime"),
     ("schema.py", "pydantic_core"),  # pydantic's own
     ("weights_and_biases.py", "wandb"),  # imported where a recipe names that logger
     ("keys.py", "annotated_types"),

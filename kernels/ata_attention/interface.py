@@ -60,7 +60,8 @@ def ata_attention(
     (left, right)` query `i` sees the keys `i - left … i + right`; an int means both. `causal` hides the keys
     after `i`. `backend` is "triton" (kernels for NVIDIA GPUs of compute capability 8.0 or more: bf16, fp16,
     fp32, head dimensions up to 256, no soft cap), "chunked" (any device, O(n) memory), "reference" (the whole
-    matrix), or "auto": triton where it can, else chunked, with a warning if that is on a GPU.
+    matrix), or "auto": triton where it can, else chunked, with a warning if that is on a GPU; in a graph that
+    torch.export makes, reference.
 
     Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
     fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each
@@ -102,6 +103,8 @@ def ata_attention(
 def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: str | None) -> str:
     """Name of the backend that will run. In a compiled graph it is settled while the graph is made."""
     if backend == "auto":
+        if torch.compiler.is_exporting():  # plain operations, for any number of tokens and any runtime
+            return "reference"
         if device.type != "cuda":
             return "chunked"
         reason = unfit or _refusal(device, dtype)

@@ -14,6 +14,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "datasets": ("datasets",),
     "faiss": ("faiss",),
+    "onnx": ("onnxruntime", "onnxscript", "onnx"),
     "vllm": ("vllm",),
 }
 

@@ -31,6 +31,8 @@ MODEL_FILES = (
     "model-*-of-*.safetensors",
     "[0-9]_*/config.json",  # modules of sentence-transformers
     "[0-9]_*/model.safetensors",
+    "onnx/model*.onnx",
+    "onnx/model*.onnx.data",  # weights of a graph that is larger than a message of protobuf may be
 )
 RUN_FILES = (
     "config.yaml",

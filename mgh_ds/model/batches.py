@@ -48,7 +48,7 @@ class PaddedBatch(NamedTuple):
 
     @property
     def texts(self) -> int:
-        return len(self.input_ids)
+        return self.input_ids.shape[0]  # len() would be a constant in a graph
 
     @property
     def tokens(self) -> int:

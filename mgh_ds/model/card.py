@@ -1,7 +1,12 @@
 """What the model card of every export says: the hub's metadata, and how the folder is loaded."""
 
+import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mgh_ds.model.onnx_graph import Graphs
 
 # A name on the hub, which is what its metadata may call a base model.
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -41,3 +46,24 @@ def of_encoder(name: str, reason: str | None) -> str:
     """The card of a model that was made from another, `name`, and not trained here."""
     lines = [*metadata(name), "# Text-embedding model", "", f"Made from {name}.", "", *usage(reason)]
     return "\n".join(lines) + "\n"
+
+
+def onnx_usage(graphs: "Graphs") -> str:
+    """What the card of an export with ONNX graphs says of them."""
+    inputs = ", ".join(f"`{name}`" for name in graphs.inputs)
+    lines = [
+        f"`onnx/model.onnx` takes {inputs} (int64, `[texts, tokens]`) and returns `sentence_embedding`, of",
+        "unit length, and `last_hidden_state`. By onnxruntime, vectors of texts of several lengths have",
+        f"a cosine of {_down(graphs.float32.least)} or more to torch's.",
+    ]
+    if graphs.int8:
+        lines += [
+            "`onnx/model_qint8.onnx` has its linear layers quantised to 8 bits: cosines to torch's vectors",
+            f"of {_down(graphs.int8.least)} or more, {_down(graphs.int8.mean)} on average.",
+        ]
+    return "\n".join(["", "## ONNX", "", *lines, ""])
+
+
+def _down(cosine: float) -> str:
+    """To five digits, never up: a bound that holds."""
+    return f"{math.floor(1e5 * cosine) / 1e5:.5f}"

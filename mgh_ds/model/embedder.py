@@ -48,6 +48,11 @@ class EmbeddingModel(nn.Module):
         """Length of an embedding."""
         return self.dimensions or self.backbone.config.hidden_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
     def cut_to(self, dimensions: int | None) -> None:
         """From now on keeps so many dimensions of an embedding, the first ones; None keeps all. Raises
         MghError for more than there are, or none."""
@@ -63,6 +68,10 @@ class EmbeddingModel(nn.Module):
         if places is not None:
             return self._run(batch, None).flatten(0, -2)[places]
         hidden, collector = self.states(batch)
+        return self.embed(hidden, batch, collector)
+
+    def embed(self, hidden: Tensor, batch: TokenBatch, collector: ColumnSumCollector | None) -> Tensor:
+        """Embeddings `[S, dim]` out of what `states` gave."""
         pooled = self.pooling(hidden, batch, collector)
         return nn.functional.normalize(pooled[:, : self.dimensions], dim=-1)
 

@@ -20,6 +20,7 @@ from mgh_ds.model.batches import Row, TokenBatch
 from mgh_ds.model.config import ColumnTransform, DTypeChoice, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import export, why_ours
+from mgh_ds.model.onnx_model import Backend, OnnxModel, load_graph
 from mgh_ds.model.precision import default_device, settle
 from mgh_ds.model.sentence_transformers_folder import named_prompts
 from mgh_ds.model.settings import Settings, read_settings
@@ -74,6 +75,7 @@ class Encoder:
         device: str | torch.device | None = None,
         instruction_template: str | None = None,
         padding_free: bool = True,
+        backend: Backend = "torch",
     ) -> "Encoder":
         """Loads a Hugging Face model (by name, folder or GGUF file), or what `export` or
         sentence-transformers wrote.
@@ -83,6 +85,9 @@ class Encoder:
         model's authors chose, or 512 tokens. The options are explained in `mgh_ds.model.config`. Of an
         embedding the first `dimensions` are kept, for models that are trained for it (Matryoshka). `device`
         is the GPU if there is one.
+
+        `backend` onnx, or onnx-int8, has onnxruntime compute the graph that the folder was exported with, on
+        the CPU, in float32 and padded; options that the graph does not obey are refused.
 
         Raises MghError if the model cannot be found, is of an unknown type, holds what mgh-ds does not apply,
         or does not fit the options.
@@ -112,6 +117,10 @@ class Encoder:
         )
         if clip_multiple is not None and settings.pooling.sink != "clip":
             raise MghError(f"clip_multiple is for sink clip, but sink is {settings.pooling.sink}")
+        if backend != "torch":
+            _check_backend(backend, device, dtype)
+            graph, tokenizer = load_graph(folder, settings, backend)
+            return cls(graph, tokenizer, str(name_or_path), prompts=named_prompts(folder))
         try:
             device = torch.device(device or default_device())
             chosen = settle(dtype, device)
@@ -183,7 +192,7 @@ class Encoder:
             raise MghError(f"batch_size must be a whole number of 1 or more, found {batch_size!r}")
         if batch_tokens is not None and (not isinstance(batch_tokens, int) or batch_tokens < 1):
             raise MghError(f"batch_tokens must be a whole number of 1 or more, found {batch_tokens!r}")
-        device = next(self.model.parameters()).device
+        device = self.model.device
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         if batch_tokens is None:
@@ -240,14 +249,24 @@ class Encoder:
     def _cause_of_nan(self) -> str:
         return f"{cause_of_nan(self.model)} (model {self.name}, in {self.model.backbone.dtype})"
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again."""
+    def save(self, folder: str | Path, *, onnx: bool = False, int8: bool = False) -> None:
+        """Writes the model to the new folder `folder`, as `export` does; `from_pretrained` loads it again.
+
+        With `onnx` also as an ONNX graph, and with `int8` as one that is quantised too. Raises MghError for a
+        model that was loaded as a graph, and for what `write_graphs` refuses.
+        """
+        if isinstance(self.model, OnnxModel):
+            raise MghError(
+                f"{self.name} was loaded as a graph, which has no weights to save: load it by torch"
+            )
         export(
             self.model,
             self.tokenizer,
             Path(folder),
             card=card.of_encoder(self.name, why_ours(self.model, self.tokenizer)),
             prompts=self.prompts,
+            onnx=onnx,
+            int8=int8,
         )
 
 
@@ -260,6 +279,16 @@ def require_finite(texts: Sequence[str], vectors: NDArray[np.float32], cause: Ca
             f"the encoder returned NaN or infinity for {int((~finite).sum())} of {len(texts)} texts, the "
             f"first being {texts[int(np.argmin(finite))][:80]!r}: {cause()}"
         )
+
+
+def _check_backend(backend: str, device: object, dtype: str) -> None:
+    """Refuses another backend than there is, and what onnxruntime is not asked for here."""
+    if backend not in get_args(Backend):
+        raise MghError(f"backend must be one of {', '.join(get_args(Backend))}, found {backend!r}")
+    if device is not None and torch.device(str(device)).type != "cpu":
+        raise MghError(f"backend {backend} runs on the CPU: leave device {str(device)!r} out")
+    if dtype not in ("auto", "float32"):
+        raise MghError(f"backend {backend} computes in float32: leave dtype {dtype!r} out")
 
 
 def _check_void(saved: Settings, name: object, pooling: str | None, options: Mapping[str, object]) -> None:

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
+from mgh_ds.common.extras import need
 from mgh_ds.model.backbone import DECODERS
+from mgh_ds.model.card import onnx_usage
 from mgh_ds.model.config import ARCHITECTURE
 from mgh_ds.model.embedder import EmbeddingModel, settings_of
 from mgh_ds.model.hf_logging import quiet
+from mgh_ds.model.onnx_graph import write_graphs
 from mgh_ds.model.sentence_transformers_folder import DESCRIPTION, MODULE, MODULES
 from mgh_ds.model.settings import write_settings
 from mgh_ds.model.standard_modules import obstacle, write_modules, write_transformer
@@ -37,14 +40,23 @@ def export(
     card: str,
     prompts: Mapping[str, str] | None = None,
     replace: bool = False,
+    onnx: bool = False,
+    int8: bool = False,
 ) -> None:
     """Writes `model`, its adapters merged, to the new folder `folder`; `card` becomes its README.md.
 
     The folder holds a plain transformers model (safetensors, config, tokenizer), our settings, and the files
     by which sentence-transformers knows it: its own modules, or ours where `why_ours` says so. `prompts` are
     what it puts before a text, by name; "query" and "document" are those of its `encode_query` and
-    `encode_document`. `model` is not changed. Raises MghError if the folder exists, unless `replace` is true.
+    `encode_document`. With `onnx` it holds the model as an ONNX graph too, with `int8` also one whose linear
+    layers are quantised, and the card says how far they agree with torch (`onnx_graph`). `model` is not
+    changed. Raises MghError if the folder exists, unless `replace` is true, and for what `write_graphs`
+    refuses.
     """
+    if int8 and not onnx:
+        raise MghError("int8 quantises the ONNX graph: ask for onnx as well")
+    if onnx:
+        need("onnx", "an ONNX graph")
     reason = why_ours(model, tokenizer)
     with files.new_folder(folder, replace=replace) as temporary:
         write_model(model, tokenizer, temporary)
@@ -56,6 +68,8 @@ def export(
         else:
             files.write_json(temporary / MODULES, [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
         files.write_json(temporary / DESCRIPTION, _description(model, tokenizer, prompts or {}))
+        if onnx:
+            card += onnx_usage(write_graphs(temporary, int8=int8))
         files.write_text(temporary / "README.md", card)
 
 

@@ -39,6 +39,11 @@ def obstacle(pooling: PoolingConfig, *, use_instructions: bool) -> str | None:
         return f"{pooling.method} pooling weighs tokens by the attention that they receive"
     if pooling.method not in MODES:
         return f"sentence-transformers knows no {pooling.method} pooling"
+    return left_out(pooling, use_instructions=use_instructions)
+
+
+def left_out(pooling: PoolingConfig, *, use_instructions: bool) -> str | None:
+    """Which tokens of a text are not pooled, in words; None if all may be."""
     if pooling.method in ("cls", "last"):  # one token of the whole input, whatever may be pooled
         return None
     if use_instructions and not pooling.include_instruction:

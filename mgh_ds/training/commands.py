@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgh_ds.common.errors import MghError
+from mgh_ds.common.extras import need
+
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds plan`."""
@@ -47,7 +50,12 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `mgh-ds export`."""
-    parser.add_argument("run_folder", metavar="RUN", type=Path)
+    parser.add_argument(
+        "run_folder",
+        metavar="RUN",
+        type=Path,
+        help="a run's folder; or another model: a name, folder or GGUF file",
+    )
     parser.add_argument("output", metavar="OUT", type=Path)
     parser.add_argument(
         "--checkpoint",
@@ -74,6 +82,16 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="what encode_query of sentence-transformers reads queries under; default: nothing",
     )
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="write onnx/model.onnx too, checked with onnxruntime against torch",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="with --onnx: also onnx/model_qint8.onnx, its linear layers quantised to 8 bits",
+    )
     parser.set_defaults(call=export_command)
 
 
@@ -84,16 +102,48 @@ def export_command(
     dimensions: int | None = None,
     interpolate: float = 1.0,
     query_instruction: str | None = None,
+    onnx: bool = False,
+    int8: bool = False,
 ) -> None:
-    """Writes the model of a run's checkpoint to the new folder `output`."""
-    from mgh_ds.training.export import export_run
+    """Writes the model of a run's checkpoint, or another model, to the new folder `output`.
 
-    choice = export_run(
-        run_folder,
-        output,
-        checkpoint,
-        dimensions=dimensions,
-        interpolate=interpolate,
-        query_instruction=query_instruction,
-    )
-    print(f"exported is {choice.words}\nmodel: {output}")
+    Raises MghError for options of a run where `run_folder` is none, and `int8` without `onnx`.
+    """
+    if int8 and not onnx:
+        raise MghError("--int8 quantises the ONNX graph: ask for --onnx as well")
+    if onnx:
+        need("onnx", "--onnx")
+    if (run_folder / "config.yaml").is_file() or (run_folder.is_dir() and not _is_model(run_folder)):
+        from mgh_ds.training.export import export_run
+
+        choice = export_run(
+            run_folder,
+            output,
+            checkpoint,
+            dimensions=dimensions,
+            interpolate=interpolate,
+            query_instruction=query_instruction,
+            onnx=onnx,
+            int8=int8,
+        )
+        print(f"exported is {choice.words}")
+    else:
+        of_runs = {"--checkpoint": checkpoint, "--query-instruction": query_instruction}
+        given = [name for name, value in of_runs.items() if value is not None]
+        if given or interpolate != 1:
+            raise MghError(
+                f"{(given or ['--interpolate'])[0]} is for runs, and {run_folder} is no run folder"
+            )
+        from mgh_ds.model.encoder import Encoder
+
+        Encoder.from_pretrained(run_folder, dimensions=dimensions, device="cpu").save(
+            output, onnx=onnx, int8=int8
+        )
+    print(f"model: {output}")
+    if onnx:
+        print(f"graph: {output / 'onnx'}; how it agrees with torch: {output / 'README.md'}")
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds a model itself, of transformers or a GGUF file."""
+    return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))

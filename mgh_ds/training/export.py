@@ -85,12 +85,14 @@ def export_run(
     interpolate: float = 1.0,
     query_instruction: str | None = None,
     replace: bool = False,
+    onnx: bool = False,
+    int8: bool = False,
 ) -> Choice:
     """Writes the model of a run, adapters merged, to the folder `output`, with a model card; which of its
     checkpoints, and what `interpolate` is, as for `load_run`. Of an embedding it keeps the first
     `dimensions`, None: all. `query_instruction` is what sentence-transformers' `encode_query` reads texts
-    under. Returns what was taken. Raises MghError for more dimensions than there are, and for an instruction
-    that the model would leave out."""
+    under. `onnx` and `int8` are as for `export`. Returns what was taken. Raises MghError for more dimensions
+    than there are, and for an instruction that the model would leave out."""
     model, tokenizer, config, choice = load_run(run, which, interpolate)
     if query_instruction and not tokenizer.use_instructions:
         raise MghError(
@@ -102,7 +104,16 @@ def export_run(
     prompts = {name: tokenizer.prefix(text) for name, text in instructions(config).items()}
     if query_instruction:
         prompts["query"] = tokenizer.prefix(query_instruction)
-    export(model, tokenizer, output, card=card, prompts=prompts, replace=replace)
+    export(
+        model,
+        tokenizer,
+        output,
+        card=card,
+        prompts=prompts,
+        replace=replace,
+        onnx=onnx,
+        int8=int8,
+    )
     return choice
 
 
