@@ -28,6 +28,7 @@ from benchmarks.kernel import RESULTS
 from benchmarks.turns import ROOT
 from mgh_ds.common import extras, files
 from mgh_ds.common.errors import MghError
+from mgh_ds.model.config import PoolingMethod
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.weights import MINILM, SMOLLM2
 
@@ -89,11 +90,17 @@ def prepare(model: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     """Writes the texts, and exports of the model with either pooling."""
     job = encoding.prepare(argparse.Namespace(**vars(options) | {"model": model}), folder)
     length = min(MAX_LENGTH, Encoder.from_pretrained(job["model"], device="cpu").max_length)
-    exports = {"ata": str(folder / "ata"), "mean": str(folder / "mean")}
-    for pooling, export in exports.items():
-        # Only then does vLLM's own model pool the same tokens.
-        whole = {"include_instruction": True, "include_bos": True, "max_length": length}
-        Encoder.from_pretrained(job["model"], pooling, device="cpu", **whole).save(export)
+    poolings: tuple[PoolingMethod, ...] = ("ata", "mean")
+    exports = {pooling: str(folder / pooling) for pooling in poolings}
+    for pooling in poolings:
+        Encoder.from_pretrained(
+            job["model"],
+            pooling,
+            max_length=length,
+            include_bos=True,
+            include_instruction=True,  # only then does vLLM's own model pool the same tokens
+            device="cpu",
+        ).save(exports[pooling])
     return job | {"exports": exports, "memory_share": options.memory_share}
 
 
@@ -140,19 +147,24 @@ def compare(model: str, threads: int, seconds: Seconds, vectors: dict[str, Vecto
         raise MghError(f"a text's vectors in vLLM and of Encoder have a cosine of {least:.6f}")
     documents = len(vectors["served"])
     rates = {name: documents / statistics.median(turns) for name, turns in seconds.items()}
-    ratios: list[float] = []
-    for other in ("encoder", "stock"):
-        found = [b / a for a, b in zip(seconds["served"], seconds[other], strict=True)]
-        ratios += statistics.median(found), min(found), max(found)
+    to_encoder, to_stock = (
+        [b / a for a, b in zip(seconds["served"], seconds[other], strict=True)]
+        for other in ("encoder", "stock")
+    )
     return Served(
-        model,
-        documents,
-        threads,
-        len(seconds["served"]),
-        *(rates[name] for name in CONTENDERS),
-        *ratios,
-        least,
-        float((vectors["stock"] * vectors["mean"]).sum(axis=1).min()),
+        model=model,
+        documents=documents,
+        threads=threads,
+        rounds=len(seconds["served"]),
+        **rates,
+        to_encoder=statistics.median(to_encoder),
+        to_encoder_least=min(to_encoder),
+        to_encoder_most=max(to_encoder),
+        to_stock=statistics.median(to_stock),
+        to_stock_least=min(to_stock),
+        to_stock_most=max(to_stock),
+        least_cosine=least,
+        stock_least_cosine=float((vectors["stock"] * vectors["mean"]).sum(axis=1).min()),
     )
 
 

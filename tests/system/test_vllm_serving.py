@@ -41,13 +41,11 @@ def texts_of_all_lengths(count: int, longest: int) -> list[str]:
 
 
 class Served(NamedTuple):
-    """An export, what vLLM gave for its texts, and its encoder."""
+    """What vLLM gave for texts and, after them, for some of these below the instruction; and `Encoder`."""
 
-    folder: Path
-    encoder: Encoder
-    texts: list[str]
-    told: int  # so many of them after the instruction too
-    vectors: dict[str, NDArray[np.float32]]  # by dtype, of the texts and then of those after the instruction
+    vectors: dict[str, NDArray[np.float32]]  # by dtype
+    wanted: NDArray[np.float32]
+    pooled: NDArray[np.float32]  # those below the instruction, if its tokens were pooled
     refused: list[str]
 
 
@@ -93,21 +91,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     vectors = {dtype: np.load(folder / f"{dtype}.npy") for dtype in LEAST_COSINE}
     refused = json.loads((folder / "job.refused").read_text(encoding="utf-8"))
-    return Served(folder / "export", encoder, texts, len(told), vectors, refused)
+    some = texts[: len(told)]
+    wanted = [encoder.encode(texts), encoder.encode(some, instruction=INSTRUCTION)]
+    pooling = Encoder.from_pretrained(folder / "export", include_instruction=True)
+    pooled = pooling.encode(some, instruction=INSTRUCTION)
+    return Served(vectors, np.concatenate(wanted), pooled, refused)
 
 
 @pytest.mark.parametrize("dtype", LEAST_COSINE)
 def test_the_vectors_are_those_of_the_encoder(dtype: str, served: Served) -> None:
-    plain, told = np.split(served.vectors[dtype], [len(served.texts)])
-    assert np.abs(np.linalg.norm(plain, axis=1) - 1).max() < 1e-5
-    wanted = served.encoder.encode(served.texts)
-    assert (plain * wanted).sum(axis=1).min() >= LEAST_COSINE[dtype]
-    under = served.encoder.encode(served.texts[: served.told], instruction=INSTRUCTION)
-    assert (told * under).sum(axis=1).min() >= LEAST_COSINE[dtype]
+    vectors = served.vectors[dtype]
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+    assert (vectors * served.wanted).sum(axis=1).min() >= LEAST_COSINE[dtype]
     # Pooled with its tokens the instruction would be seen.
-    pooled = Encoder.from_pretrained(served.folder, include_instruction=True)
-    others = pooled.encode(served.texts[: served.told], instruction=INSTRUCTION)
-    assert np.median((told * others).sum(axis=1)) < 0.99
+    told = vectors[-len(served.pooled) :]
+    assert np.median((told * served.pooled).sum(axis=1)) < 0.99
 
 
 def test_what_vllm_may_not_do_is_refused_before_it_starts(served: Served) -> None:
