@@ -138,9 +138,10 @@ class TrainingPlan:
             for source, count in self._source_steps(stage).items()
         }
         self._tasks = _numbered(index.task_hash) if config.homogeneous else np.zeros(len(index), np.int32)
-        # Both sources of a stage, and of the next stage, which is prepared while this one trains; where there
-        # are more sources, each layout holds a part of the records.
-        self._layout = functools.lru_cache(maxsize=4 * len(self.sources.configs))(self._make_layout)
+        # Both sources of a stage, and of the next stage, which is prepared while this one trains; where
+        # sources are weighed, each has layouts of its own, which hold a part of the records.
+        layouts = 4 * (len(self.sources.configs) if weighed else 1)
+        self._layout = functools.lru_cache(maxsize=layouts)(self._make_layout)
         self._lengths = functools.lru_cache(maxsize=3)(self._make_lengths)
         self._micro_batches = functools.lru_cache(maxsize=2)(self._make_micro_batches)
 

@@ -45,7 +45,7 @@ class Found(TypedDict):
 
 class Query(TypedDict):
     """A query, the instruction that it was read under, and what it finds, best first: a few documents,
-    and its positives wherever they are."""
+    and its best positives wherever they are."""
 
     query: str
     instruction: str | None

@@ -1,6 +1,7 @@
 """What a few held-out queries find, kept for the report to show: the documents by rank, and what each of them
 is to its query. Needs no mteb."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,9 @@ from mgh_ds.records.schema import Record
 QUERIES = 24
 """Of how many queries at most is kept what they find."""
 FOUND = 5
-"""How many documents are kept of each, beside its positives."""
+"""How many documents are kept of each, beside its best positives."""
+POSITIVES = 3
+"""How many positives are kept of each, unless more are among the first documents."""
 LONGEST = 2_000
 """Characters that are kept of a text."""
 DOCUMENTS_AT_ONCE = 4_096
@@ -68,6 +71,7 @@ def _found(
     """The documents of one query that are kept; of equals the one that stands first is found first."""
     order = np.argsort(-scores, kind="stable").tolist()
     ranked = [(rank, float(scores[place]), documents[place]) for rank, place in enumerate(order, start=1)]
+    best = set(itertools.islice((text for _, _, text in ranked if text in right), POSITIVES))
     return [
         Found(
             rank=rank,
@@ -77,7 +81,7 @@ def _found(
             level=None if text in right else levels.get(text),
         )
         for rank, cosine, text in ranked
-        if rank <= FOUND or text in right
+        if rank <= FOUND or text in best
     ]
 
 

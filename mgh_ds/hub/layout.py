@@ -34,15 +34,14 @@ MODEL_FILES = (
     "onnx/model*.onnx",
     "onnx/model*.onnx.data",  # weights of a graph that is larger than a message of protobuf may be
 )
+HELD_OUT_TEXTS = ("token_weights.json", "retrieved_weights.json", "evaluation/*.json")
 RUN_FILES = (
     "config.yaml",
     "metrics.jsonl",
     "ledger.jsonl",
     "backbone.json",
     "run.json",
-    "token_weights.json",
-    "retrieved_weights.json",
-    "evaluation/*.json",
+    *HELD_OUT_TEXTS,
     "checkpoints/step-*/manifest.json",
     "checkpoints/step-*/weights.safetensors",
     "checkpoints/step-*/optimizer.safetensors",

@@ -285,7 +285,7 @@ def _check_backend(backend: str, device: object, dtype: str) -> None:
     """Refuses another backend than there is, and what onnxruntime is not asked for here."""
     if backend not in get_args(Backend):
         raise MghError(f"backend must be one of {', '.join(get_args(Backend))}, found {backend!r}")
-    if device is not None and torch.device(str(device)).type != "cpu":
+    if device is not None and str(device).partition(":")[0] != "cpu":
         raise MghError(f"backend {backend} runs on the CPU: leave device {str(device)!r} out")
     if dtype not in ("auto", "float32"):
         raise MghError(f"backend {backend} computes in float32: leave dtype {dtype!r} out")

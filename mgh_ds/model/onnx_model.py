@@ -17,6 +17,7 @@ from mgh_ds.model.batches import PaddedBatch, TokenBatch
 from mgh_ds.model.embedder import EmbeddingModel, load_tokenizer
 from mgh_ds.model.pooling import Pooling
 from mgh_ds.model.settings import Settings
+from mgh_ds.model.standard_modules import left_out
 from mgh_ds.model.tokens import Tokenizer
 
 Backend = Literal["torch", "onnx", "onnx-int8"]
@@ -87,12 +88,18 @@ def load_graph(folder: Path, settings: Settings, backend: Backend) -> tuple[Onnx
     path = folder / FILES[backend]
     if not path.is_file():
         option = "--onnx --int8" if backend == "onnx-int8" else "--onnx"
-        raise MghError(f"{path} does not exist: it is written by mgh-ds export {folder} OUT {option}")
+        raise MghError(
+            f"{path} does not exist: it is written by mgh-ds export {folder} OUT {option}; of a name on the "
+            "hub that has one, mgh-ds pull brings it"
+        )
     config = read_config(folder)
     config.is_causal = config.model_type in DECODERS and not settings.bidirectional
-    return OnnxModel(path, config, settings).eval(), load_tokenizer(
-        folder, settings, config, padding_free=False
-    )
+    model = OnnxModel(path, config, settings).eval()
+    tokenizer = load_tokenizer(folder, settings, config, padding_free=False)
+    reason = left_out(settings.pooling, use_instructions=tokenizer.use_instructions)
+    if reason is not None and "pooling_mask" not in model.inputs:
+        raise MghError(f"{path} pools every token, but now {reason}: export the model again with --onnx")
+    return model, tokenizer
 
 
 def inputs_of(batch: PaddedBatch, pooling_mask: bool) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.rows import ErrorReport, Row, printable
 from mgh_ds.records.tables import BATCH_ROWS, Reads, read_batches
 
+SCRIPTLESS = 4  # the first major version of `datasets` that runs no program of a repository
 LOCAL_WAYS = (
     "Without the hub, convert a copy (of a preset: --from COPY): the folder of `hf download {name} "
     "--repo-type dataset --local-dir COPY` (with the same --config and --split), a folder of `save_to_disk`, "
@@ -28,6 +29,11 @@ def open_batches(
     extras.need("datasets", f"{place}, which `datasets` reads,")
     import datasets
 
+    if int(datasets.__version__.partition(".")[0]) < SCRIPTLESS:
+        raise MghError(
+            f"datasets {datasets.__version__} may run a repository's own program, and is not asked for "
+            f"{place}: pip install 'datasets>={SCRIPTLESS}'"
+        )
     with _explained(place, on_hub):
         found = datasets.load_dataset(place, config, split=split, revision=revision, streaming=True)
         batches = iter(found.with_format("arrow").iter(batch_size=BATCH_ROWS))

@@ -172,7 +172,8 @@ def open_named(
     preset = PRESETS[name]
     source = _open(name, preset, copy, origin)
     columns = {**preset.settings.columns, **settings.get("columns", {})}
-    said = replace(preset.settings, **{**settings, "columns": columns})
+    own = {"like": preset.settings.dataset, **settings, "columns": columns}
+    said = replace(preset.settings, **own)
     return replace(source, notes={"preset": name, **source.notes}), preset.format, said
 
 
@@ -184,6 +185,8 @@ def _open(name: str, preset: Preset, copy: Path | None, origin: Origin) -> Sourc
         return open_input(Origin(preset.hub, config, split, origin.revision), preset.format)
     if not copy.exists():
         raise MghError(f"{copy} does not exist: --from is a copy of the preset's data")
+    if origin.revision:
+        raise MghError(f"--revision is for the hub, and --from {copy} is a copy here")
     if preset.nested:
         return open_source(Origin(copy), lambda path, _: input_files(path, nested=True))
     if preset.format == "beir" or saved_splits(copy):

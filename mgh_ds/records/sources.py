@@ -117,6 +117,9 @@ def _of_hub(origin: Origin) -> Source:
     name = str(origin.place)
     if isinstance(origin.place, Path) or not HUB_NAME.fullmatch(name) or ending(Path(name)):
         raise MghError(f"{name} does not exist: check the path (a data set on the hub is named OWNER/NAME)")
+    owner = name.partition("/")[0]
+    if Path(owner).is_dir():
+        raise MghError(f"{name} does not exist: there is a folder {owner} here, which has none of that name")
     asked = {"config": origin.config, "split": origin.split, "revision": origin.revision}
     return _of_datasets(name, origin, notes={"hub": name, **{k: v for k, v in asked.items() if v}})
 

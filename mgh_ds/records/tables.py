@@ -115,13 +115,15 @@ class _Table:
 
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     """Columns whose numbers stand for names, with the names: `datasets` notes them in the schema. The same
-    number means one thing in one data set and another in the next, a name does not."""
+    number means one thing in one data set and another in the next, a name does not. Names that are numerals
+    say nothing new."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
             column: [str(name) for name in feature["names"]]
             for column, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if not all(str(name).isdecimal() for name in feature["names"])
         }
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}  # no note, or none that says so

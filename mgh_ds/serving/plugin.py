@@ -33,7 +33,7 @@ def _watched(theirs: Any) -> Any:
     class Watched(theirs):
         @staticmethod
         def verify_and_update_model_config(model_config: Any) -> None:
-            refuse_unnamed(model_config.model)
+            refuse_unnamed(model_config.model, model_config.revision)
             theirs.verify_and_update_model_config(model_config)
 
     return Watched

@@ -6,6 +6,9 @@ vLLM would take them for plain models of their family and pool otherwise, in sil
 import json
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ARCHITECTURE
 
@@ -28,13 +31,13 @@ PLAIN = (
 )
 
 
-def refuse_unnamed(model: str) -> None:
-    """Raises MghError if the folder `model` is an export whose vectors only our model gives. Other folders,
-    and what is no folder, are none of our business."""
-    path = Path(model) / "modules.json"
+def refuse_unnamed(model: str, revision: str | None = None) -> None:
+    """Raises MghError if `model`, a folder or a name on the hub, is an export whose vectors only our model
+    gives. Others are none of our business, nor is what cannot be reached."""
     try:
-        ours = any(module["type"].startswith("mgh_ds.") for module in json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        modules = json.loads(_modules_file(model, revision).read_bytes())
+        ours = any(module["type"].startswith("mgh_ds.") for module in modules)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, HfHubHTTPError):
         return
     if ours:
         raise MghError(
@@ -42,3 +45,9 @@ def refuse_unnamed(model: str) -> None:
             f"do, and its config.json does not name the architecture {ARCHITECTURE}: export it again with "
             f'this version, or serve it with --hf-overrides \'{{"architectures": ["{ARCHITECTURE}"]}}\''
         )
+
+
+def _modules_file(model: str, revision: str | None) -> Path:
+    if Path(model).exists():
+        return Path(model) / "modules.json"
+    return Path(hf_hub_download(model, "modules.json", revision=revision))

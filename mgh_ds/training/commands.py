@@ -128,6 +128,8 @@ def export_command(
         )
         print(f"exported is {choice.words}")
     else:
+        if not run_folder.exists() and run_folder.parts[:-1] and run_folder.parent.is_dir():
+            raise MghError(f"{run_folder} does not exist: {run_folder.parent} has none of that name")
         of_runs = {"--checkpoint": checkpoint, "--query-instruction": query_instruction}
         given = [name for name, value in of_runs.items() if value is not None]
         if given or interpolate != 1:

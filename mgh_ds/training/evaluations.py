@@ -203,7 +203,12 @@ class Evaluations:
         output.unlink(missing_ok=True)  # of an earlier attempt, which a failure must not leave standing
         scored = self._scorer.score(shared, label, output)
         if label in ("before", "after"):
-            self._keep_retrieved_weights(encoder, label)
+            try:
+                self._keep_retrieved_weights(encoder, label)
+            except Exception as error:  # a picture less must not cost scores that are written
+                print(
+                    f"warning: the report will show no token weights of texts found {label} training: {error}"
+                )
         return scored
 
     def _keep_token_weights(self, encoder: Encoder, label: str) -> None:

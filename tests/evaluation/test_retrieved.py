@@ -9,7 +9,7 @@ import pytest
 from mgh_ds.common import files
 from mgh_ds.evaluation import retrieved as room
 from mgh_ds.evaluation.encoding import Embeddings
-from mgh_ds.evaluation.retrieved import FOUND, LONGEST, QUERIES, retrieved
+from mgh_ds.evaluation.retrieved import FOUND, LONGEST, POSITIVES, QUERIES, retrieved
 from mgh_ds.evaluation.run import evaluate_heldout
 from mgh_ds.records.schema import Record
 from tests.evaluation.conftest import make_record
@@ -111,3 +111,19 @@ def test_an_evaluation_keeps_it_and_encodes_nothing_for_it(
     assert [query["instruction"] for query in found["queries"]] == [told, told]
     # as in the task: Sirius stands above Venus for the one query, and is right for the other
     assert [query["found"][0]["kind"] for query in found["queries"]] == ["negative", "positive"]
+
+
+def test_of_many_positives_the_best_are_kept() -> None:
+    names = [f"planet {number}" for number in range(50)]
+    records = [make_record(name, "asymmetric", "A planet?", name, []) for name in names]
+    found = retrieved(Embeddings(Angles({name: 0.01 * place for place, name in enumerate(names)})), records)
+    assert found is not None
+    assert [each["text"] for each in found["queries"][0]["found"]] == names[:FOUND]
+    stars = [make_record(f"s{number}", "asymmetric", "A star?", f"star {number}", []) for number in range(9)]
+    angles = {f"star {number}": -0.001 * (number + 1) for number in range(9)}
+    angles |= {name: 1 + 0.01 * place for place, name in enumerate(names)}
+    found = retrieved(Embeddings(Angles(angles)), [*records, *stars])
+    assert found is not None
+    planets = found["queries"][0]["found"]
+    assert [each["rank"] for each in planets] == [*range(1, FOUND + 1), 10, 11, 12]
+    assert [each["text"] for each in planets[FOUND:]] == names[:POSITIVES]

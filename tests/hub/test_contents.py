@@ -155,3 +155,14 @@ def test_the_token_in_use_is_found_whatever_it_looks_like(export: Path) -> None:
     (export / "config.json").write_text('{"note": "correct horse"}')
     with pytest.raises(MghError, match=r"config\.json, line 1, seems to hold your token"):
         check_secrets(contents_of(export).sources, "correct horse")
+
+
+def test_held_out_texts_are_searched_for_the_token_alone(tmp_path: Path) -> None:
+    text = tmp_path / "before.json"
+    text.write_text(EXAMPLES["a password in an address"])
+    for name in ("run/evaluation/before.json", "run/retrieved_weights.json", "run/token_weights.json"):
+        check_secrets({name: text}, "correct horse")
+        with pytest.raises(MghError, match="your token"):
+            check_secrets({name: text}, "opensesame")
+    with pytest.raises(MghError, match="a password in an address"):
+        check_secrets({"run/run.json": text}, None)

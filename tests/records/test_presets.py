@@ -163,6 +163,14 @@ def test_what_the_user_says_goes_before_what_the_preset_says(tmp_path: Path) -> 
     assert (record.language, record.source["dataset"]) == ("de", "mine")
 
 
+def test_a_data_set_of_another_name_keeps_the_presets_instruction_and_shape(tmp_path: Path) -> None:
+    copy = write_jsonl(tmp_path / "rows.jsonl", [TRIPLET])
+    [record] = converted("quora", copy, dataset="mine")
+    known = INSTRUCTIONS["quora_duplicates"]
+    assert (record.source["dataset"], record.task.instruction) == ("mine", known.text)
+    assert record.task.kind == "symmetric"
+
+
 def test_bad_rows_of_a_preset_are_refused_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = write_jsonl(tmp_path / "rows.jsonl", [TRIPLET, {"anchor": "a", "positive": None}])
     convert_command("quora", tmp_path / "store", copy=copy)
@@ -193,6 +201,8 @@ def test_the_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ({"input": "nil"}, r"--format is missing.*did you mean `nli`.*Presets: nli, "),
         ({"input": "nil", "copy": Path()}, r"there is none called 'nil'; did you mean `nli`"),
         ({"input": "nli", "copy": Path(), "format": "nli"}, "leave --format out"),
+        ({"input": "nq", "copy": Path("nq"), "revision": "abc"}, "--revision is for the hub"),
+        ({"input": "nq/records", "format": "nli"}, "there is a folder nq here, which has none of that name"),
         ({"input": "nli", "copy": Path("nowhere")}, "nowhere does not exist: --from is a copy"),
         ({"input": "fever"}, r"'fever' needs a copy, --from FOLDER: BEIR's fever.zip"),
         ({"input": "bge-m3"}, r"needs a copy, --from FOLDER: bge-m3-data.tar.gz of Shitao/bge-m3-data"),

@@ -133,6 +133,16 @@ def test_exports_name_the_architecture_and_others_are_refused_or_left_alone(expo
         refuse_unnamed(str(other))
 
 
+def test_an_export_on_the_hub_that_does_not_name_the_architecture_is_refused(exports, monkeypatch):
+    def fetched(name, file, *, revision):
+        assert (name, revision) == ("owner/old", "abc")
+        return str(exports["ata"] / file)
+
+    monkeypatch.setattr("mgh_ds.serving.unnamed.hf_hub_download", fetched)
+    with pytest.raises(MghError, match="owner/old was exported by mgh-ds for its own pooling"):
+        refuse_unnamed("owner/old", "abc")
+
+
 def test_the_plain_architectures_are_those_of_our_families():
     assert set(PLAIN) == {MODEL_MAPPING_NAMES[family] for family in DECODERS + ENCODERS}
 
@@ -160,10 +170,14 @@ def test_the_plugin_leaves_settings_of_others_as_they_were(exports, monkeypatch)
     assert registered == {ARCHITECTURE: "mgh_ds.serving.model:MghEmbedder"}
     assert table[ARCHITECTURE] is EmbedderConfig
     assert table["OtherModel"] is Theirs
-    table["Gemma3TextModel"].verify_and_update_model_config(SimpleNamespace(model="google/gemma-3-270m"))
+    table["Gemma3TextModel"].verify_and_update_model_config(
+        SimpleNamespace(model="google/gemma-3-270m", revision=None)
+    )
     assert seen == ["google/gemma-3-270m"]
     with pytest.raises(MghError, match=r"mgh-ds for its own pooling"):
-        table["BertModel"].verify_and_update_model_config(SimpleNamespace(model=str(exports["ata"])))
+        table["BertModel"].verify_and_update_model_config(
+            SimpleNamespace(model=str(exports["ata"]), revision=None)
+        )
 
 
 def test_a_vllm_without_a_hook_is_refused_with_what_to_install(monkeypatch):

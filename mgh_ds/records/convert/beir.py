@@ -94,7 +94,8 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
 def _judgements(rows: Iterable[Row], texts: "_Texts", report: ErrorReport) -> Iterator[Row]:
     """The rows that judge, once the texts before them are kept."""
     for row in rows:
-        if Path(row.file).parent.name == QRELS:
+        path = Path(row.file)
+        if path.parent.name == QRELS and stem(path) not in (CORPUS, QUERIES):
             yield row
             continue
         try:

@@ -38,6 +38,8 @@ LONE_NEUTRAL_OVERLAP = 0.3
 def _label_name(label: Any) -> Any:
     if label in _NUMERALS:  # in a table, numbers are text
         label = _NUMERALS.index(label)
+    if isinstance(label, str):
+        return label.casefold()
     return LABELS[label] if type(label) is int and 0 <= label < len(LABELS) else label
 
 

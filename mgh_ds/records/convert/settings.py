@@ -30,6 +30,7 @@ class Settings:
     subtype      the shape of its texts; None: the format's own
     language     BCP 47
     columns      what the format's columns are called in the data (`convert.renaming`)
+    like         a data set of the registry, whose word holds where it does not know this one
     otherwise    the instruction where neither row nor registry knows one; None: such rows are refused
 
     Raises MghError for a subtype that does not exist.
@@ -40,6 +41,7 @@ class Settings:
     subtype: Subtype | None = None
     language: str = "en"
     columns: Mapping[str, str] = field(default_factory=dict)
+    like: str | None = None
     otherwise: str | None = None
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ def make_record(
     Raises RowRefused if no instruction is known, pydantic's ValidationError if the record is not valid.
     """
     dataset = settings.dataset or stem(Path(row.file))
-    known = INSTRUCTIONS.get(dataset)
+    known = INSTRUCTIONS.get(dataset) or INSTRUCTIONS.get(settings.like or "")
     fallback = known.text if known else fallback_instruction or settings.otherwise
     instruction = instruction or settings.instruction or fallback
     if instruction is None:
