@@ -145,6 +145,7 @@ BESIDE = {
     ("schema.py", "pydantic_core"),  # pydantic's own
     ("weights_and_biases.py", "wandb"),  # imported where a recipe names that logger
     ("keys.py", "annotated_types"),
+    ("keys.py", "pydantic_core"),
     ("recipe_help.py", "pydantic_core"),
     ("reader.py", "pydantic_core"),
     ("rows.py", "pydantic_core"),
