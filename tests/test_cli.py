@@ -134,7 +134,7 @@ def test_what_is_imported_is_declared() -> None:
             assert names & allowed or (path.name, root) in BESIDE, f"{path} imports {root}"
 
 
-MAY_USE_EXTRAS = ("ablation", "audit", "evaluation", "synthesis")
+MAY_USE_EXTRAS = ("ablation", "audit", "evaluation", "serving", "synthesis")
 BESIDE = {
     ("sentence_transformers_module.py", "sentence_transformers"),  # imported by sentence-transformers itself
     ("gguf_file.py", "gguf"),  # asked for there by its extra
