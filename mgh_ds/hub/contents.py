@@ -224,8 +224,8 @@ def check_secrets(sources: Mapping[str, Source], token: str | None) -> None:
         if Path(name).suffix not in DESCRIPTIONS or Path(name).name == "tokenizer.json":
             continue
         text = source.decode() if isinstance(source, bytes) else source.read_text("utf-8", "replace")
+        patterns = {} if _holds_texts(name) else SECRETS
         for number, line in enumerate(text.splitlines(), start=1):
-            patterns = {} if _holds_texts(name) else SECRETS
             what = next((what for what, pattern in patterns.items() if re.search(pattern, line)), None)
             if token and token in line:
                 what = "your token"

@@ -74,7 +74,7 @@ def mine(folder: Path, request: Request, encoder: Encoder, judge: Judge | None, 
     embedded = embed(folder / "vectors", inputs, encoder, request.encoding, me)
     index = None if request.index is None else FaissIndex(folder / "index", embedded.documents, request.index)
     found = CandidateFiles(folder / "candidates", inputs, embedded, depth, index)
-    device = next(encoder.model.parameters()).device
+    device = encoder.model.device
     make_parts(found.parts, me, found.path, partial(found.make, device=device), "search")
     rescored = None
     if judge is not None:

@@ -41,7 +41,7 @@ def measure(encoder: Encoder, texts: Sequence[str]) -> dict[str, Any]:
     model, tokenizer = encoder.model, encoder.tokenizer
     count = model.backbone.config.num_hidden_layers
     probe = EmbeddingModel(model.backbone, Pooling(PoolingConfig(layers=list(range(count))))).eval()
-    device = next(model.parameters()).device
+    device = model.device
     attention, tokens, shown = [], [], []
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):

@@ -1,7 +1,7 @@
 """Where the rows of a data set come from: files here, a folder of `datasets`, or a name on the hub."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def open_source(origin: Origin, listing: Listing | None = None) -> Source:
         return _of_files(path, listing(path, origin.split))
     if splits := saved_splits(path):
         _refuse_config(origin)
-        return _of_saved(path / _chosen(path, splits, origin.split))
+        return _of_saved(path / chosen_split(path, splits, origin.split))
     if saved_files(path):
         _refuse_config(origin)
         if origin.split:
@@ -135,7 +135,8 @@ def _of_datasets(name: str, origin: Origin, notes: dict[str, Any]) -> Source:
     return Source(name, read, notes)
 
 
-def _chosen(path: Path, splits: list[str], asked: str | None) -> str:
+def chosen_split(path: Path, splits: Sequence[str], asked: str | None) -> str:
+    """The split that is asked for, else the only one, else `train`. Raises MghError if there is none such."""
     wanted = asked or (splits[0] if len(splits) == 1 else DEFAULT_SPLIT)
     if wanted not in splits:
         raise MghError(f"{path} has no split '{wanted}': --split must be one of {', '.join(splits)}")

@@ -203,12 +203,7 @@ class Evaluations:
         output.unlink(missing_ok=True)  # of an earlier attempt, which a failure must not leave standing
         scored = self._scorer.score(shared, label, output)
         if label in ("before", "after"):
-            try:
-                self._keep_retrieved_weights(encoder, label)
-            except Exception as error:  # a picture less must not cost scores that are written
-                print(
-                    f"warning: the report will show no token weights of texts found {label} training: {error}"
-                )
+            self._keep_retrieved_weights(encoder, label)
         return scored
 
     def _keep_token_weights(self, encoder: Encoder, label: str) -> None:
@@ -221,11 +216,15 @@ class Evaluations:
         self.folder.keep_weights(TOKEN_WEIGHTS, label, weighted)
 
     def _keep_retrieved_weights(self, encoder: Encoder, label: str) -> None:
-        """Keeps the token weights of the texts that the result shows of retrieval, for the report."""
-        found = files.read_json(self.folder.evaluation(label)).get("retrieved")
-        if found is not None:
-            weighted = retrieved_weights(encoder.model, encoder.tokenizer, found, self._records, label)
-            self.folder.keep_weights(RETRIEVED_WEIGHTS, label, weighted)
+        """Keeps the token weights of the texts that the result shows of retrieval, for the report. What goes
+        wrong costs the report these colours, and not the scores, which are written by then."""
+        try:
+            found = files.read_json(self.folder.evaluation(label)).get("retrieved")
+            if found is not None:
+                weighted = retrieved_weights(encoder.model, encoder.tokenizer, found, self._records, label)
+                self.folder.keep_weights(RETRIEVED_WEIGHTS, label, weighted)
+        except Exception as error:
+            print(f"warning: the report will show no token weights of texts found {label} training: {error}")
 
     def _figures(self, scored: Scored) -> Line:
         figures: Line = {

@@ -20,7 +20,7 @@ def text_weights(
 ) -> list[dict[str, Any]]:
     """For each text, read under the instruction if there is one, its tokens and their pooling weights, which
     sum to 1; entries of a run folder's `token_weights.json`."""
-    was_training, device = model.training, next(model.parameters()).device
+    was_training, device = model.training, model.device
     model.eval()
     entries = []
     for text in texts:

@@ -25,9 +25,9 @@ from mgh_ds.records.inputs import Inputs, input_files, stem
 from mgh_ds.records.levels import HARDEST, LEVELS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
 from mgh_ds.records.schema import Id, Record, Text
+from mgh_ds.records.sources import chosen_split
 
 CORPUS, QUERIES, QRELS = "corpus", "queries", "qrels"
-DEFAULT_SPLIT = "train"
 
 TextId = Annotated[Id, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
@@ -68,9 +68,7 @@ def listing(folder: Path, split: str | None) -> Inputs:
     if not (folder / QRELS).is_dir():
         raise MghError(f"{folder} has no folder {QRELS}, as a folder of format 'beir' has")
     judged = {stem(file): file for file in input_files(folder / QRELS).files}
-    chosen = split or (next(iter(judged)) if len(judged) == 1 else DEFAULT_SPLIT)
-    if chosen not in judged:
-        raise MghError(f"{folder} has no split '{chosen}': --split must be one of {', '.join(judged)}")
+    chosen = chosen_split(folder, [*judged], split)
     others = {file.name: "is no part of it" for name, file in texts.items() if name not in (CORPUS, QUERIES)}
     others |= {f"{QRELS}/{file.name}": "is another split" for name, file in judged.items() if name != chosen}
     left = {name: reason for name, reason in found.not_read.items() if name != QRELS}
@@ -94,12 +92,12 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
 def _judgements(rows: Iterable[Row], texts: "_Texts", report: ErrorReport) -> Iterator[Row]:
     """The rows that judge, once the texts before them are kept."""
     for row in rows:
-        path = Path(row.file)
-        if path.parent.name == QRELS and stem(path) not in (CORPUS, QUERIES):
+        kind = stem(Path(row.file))
+        if kind not in (CORPUS, QUERIES):
             yield row
             continue
         try:
-            if stem(Path(row.file)) == CORPUS:
+            if kind == CORPUS:
                 document = parse_as(Document, row, report)
                 text = checked_text(f"{document.title or ''} {document.text}", "text")
                 texts.add(CORPUS, document.id, text)
