@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from benchmarks import encoding, environment, table
 from benchmarks.gate import Runner
@@ -119,7 +120,10 @@ def take_turns(job: dict[str, Any], folder: Path, threads: int) -> tuple[Seconds
     }
     seconds: Seconds = {name: [] for name in CONTENDERS}
     runners: dict[str, Runner] = {}
-    with contextlib.ExitStack() as stack:
+    with (
+        tqdm(total=len(CONTENDERS) * job["rounds"], unit="turn") as bar,
+        contextlib.ExitStack() as stack,
+    ):
         try:
             for name in CONTENDERS:
                 (folder / name).mkdir()
@@ -128,10 +132,12 @@ def take_turns(job: dict[str, Any], folder: Path, threads: int) -> tuple[Seconds
                 runner = Runner(command, os.environ | settings, folder / name / "log")
                 runners[name] = stack.enter_context(runner)
                 runner.report()  # alone, until its first turn is done
+                bar.update()
             for number in range(1, job["rounds"]):
                 for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
                     runners[name].open()
                     seconds[name].append(runners[name].report()["seconds"])
+                    bar.update()
             for runner in runners.values():
                 runner.finish()
         except RuntimeError as error:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.gate import Runner
@@ -67,7 +68,10 @@ def take_turns(worker: str, job: dict[str, Any], folder: Path, threads: int) -> 
     settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
     settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     turns: Turns = {name: [] for name in CONTENDERS}
-    with contextlib.ExitStack() as stack:
+    with (
+        tqdm(total=len(CONTENDERS) * job["rounds"], unit="turn") as bar,
+        contextlib.ExitStack() as stack,
+    ):
         runners = {}
         for name in CONTENDERS:
             (folder / name).mkdir()
@@ -76,10 +80,12 @@ def take_turns(worker: str, job: dict[str, Any], folder: Path, threads: int) -> 
             runner = Runner(command, os.environ | settings, folder / name / "log")
             runners[name] = stack.enter_context(runner)
             turns[name].append(_named(name, runner.report))  # alone, until its first turn is done
+            bar.update()
         for number in range(1, job["rounds"]):
             for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
                 runners[name].open()
                 turns[name].append(_named(name, runners[name].report))
+                bar.update()
         for name, runner in runners.items():
             _named(name, runner.finish)
     return turns

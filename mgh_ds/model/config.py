@@ -101,7 +101,7 @@ class ModelConfig(Settings):
     """Longest input in tokens, instruction and special tokens included."""
     dtype: DTypeChoice = "float32"
     """Precision of the backbone's weights. auto: bfloat16 where the device has units for it (GPUs from Ampere
-    on, CPUs with AMX), float32 elsewhere; the run's own config.yaml says which."""
+    on, CPUs with AMX, AMD's with avx512_bf16), float32 elsewhere; the run's own config.yaml says which."""
     instruction_template: str = INSTRUCTION_TEMPLATE
     """How an instruction and a text are joined; must end with `{text}`."""
     use_instructions: bool = True

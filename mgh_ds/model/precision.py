@@ -12,12 +12,15 @@ def default_device() -> torch.device:
 
 def settle(dtype: DTypeChoice, device: torch.device) -> DType:
     """`dtype`, or for auto what `device` computes fastest without loss of range: bfloat16 where it has units
-    for it (GPUs from Ampere on, CPUs with AMX), float32 elsewhere. On a CPU that has AVX-512's bfloat16 dot
-    products alone, float32 is faster: benchmarks/results/cpu-precision-avx512_core_bf16.csv."""
+    for it (GPUs from Ampere on, CPUs with AMX, AMD's with AVX-512's bfloat16 products), float32 elsewhere.
+    On an Intel CPU with those products and without AMX float32 is faster, on AMD's it is not:
+    benchmarks/results/cpu-precision*.csv."""
     if dtype != "auto":
         return dtype
     if device.type == "cuda":
         has_units = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        has_units = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        cpu = torch.cpu.get_capabilities()
+        is_amd = str(cpu.get("cpu_name", "")).startswith("AMD")
+        has_units = bool(cpu.get("amx_bf16") or (is_amd and cpu.get("avx512_bf16")))
     return "bfloat16" if has_units else "float32"

@@ -10,7 +10,13 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("units", "chosen"),
-    [({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "float32"), ({"avx512_f": True}, "float32")],
+    [
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True}, "float32"),
+        ({"avx512_bf16": True, "cpu_name": "INTEL(R) XEON(R)"}, "float32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bfloat16"),
+        ({"avx512_f": True, "cpu_name": "AMD EPYC"}, "float32"),
+    ],
 )
 def test_a_cpu_is_asked_for_its_units(units, chosen, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, **units})
