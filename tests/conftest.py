@@ -16,6 +16,7 @@ os.environ |= {
 import pytest
 import torch
 
+from tests.flash_builds import flash_builds  # noqa: F401
 from tests.interpreter import interpreted_bfloat16, quick_interpreter  # noqa: F401
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be known before Triton is imported.

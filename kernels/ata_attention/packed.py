@@ -1,44 +1,20 @@
-"""Plain attention over packed sequences, by the best implementation at hand, without column sums.
+"""Plain attention by the best implementation at hand, without column sums.
 
-- bf16 or fp16 on a GPU of compute capability 8.0 (Ampere) or later: `flash_attn` if it is installed, else
-  torch's own variable-length flash attention. Neither reads `cu_seqlens` on the host.
-- Everything else (CPUs, fp32, odd head sizes): `scaled_dot_product_attention`, sequence by sequence. It reads
-  `cu_seqlens` on the host, so on a GPU it waits for it.
-
-Of the first two only the choice and the arguments are tested so far: no figures on a GPU are claimed.
+- bf16 or fp16 on a GPU of compute capability 8.0 (Ampere) or later: the fastest build of flash attention that
+  can run the layer, see `flash.py`. None of them reads `cu_seqlens` on the host.
+- Everything else (CPUs, fp32, odd head sizes): `scaled_dot_product_attention`, sequence by sequence, or
+  `ata_attention` where scores are capped. On a CPU both read `cu_seqlens` on the host, and the first of them
+  on a GPU too, so that it waits for it.
 """
-
-import importlib
-import importlib.util
-import inspect
-from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 
+from ata_attention import flash
+from ata_attention.flash import BlockDiagonalMask
+from ata_attention.interface import ata_attention
 from ata_attention.masks import Visibility, Window
-
-UNLIMITED = (-1, -1)
-# torch 2.11 takes fewer key heads than query heads as it is; later versions have an argument for it.
-GROUPED: dict[str, Any] = (
-    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
-)
-
-
-class BlockDiagonalMask(NamedTuple):
-    """Which keys each query attends to; the fields are arguments of `packed_attention`."""
-
-    cu_seqlens: Tensor
-    max_seqlen: int
-    causal: bool
-    window: Window | None
-
-
-Implementation = Callable[[Tensor, Tensor, Tensor, float | None, BlockDiagonalMask], Tensor]
 
 
 def packed_attention(
@@ -51,65 +27,75 @@ def packed_attention(
     causal: bool,
     scale: float | None,
     window: Window | None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention within each sequence, `[T, Hq, D]`, with gradient.
 
     `q [T, Hq, D]`, `k, v [T, Hkv, D]`; sequence `s` has the tokens `cu_seqlens[s]` up to `cu_seqlens[s + 1]`
     (int32 `[S + 1]`), none has more than `max_seqlen`. With `window = (left, right)` query `i` of a sequence
-    sees its keys `i - left … i + right`; `causal` hides those after `i`. `scale` defaults to `D ** -0.5`.
+    sees its keys `i - left … i + right`; `causal` hides those after `i`. `scale` defaults to `D ** -0.5`, and
+    with `softcap` a score `s` becomes `softcap * tanh(s / softcap)`. Under autocast fp32 is computed in
+    autocast's precision, as by torch's own attention.
     """
-    run = implementation_for(q.device, q.dtype, q.shape[-1])
-    return run(q, k, v, scale, BlockDiagonalMask(cu_seqlens, max_seqlen, causal, window))
-
-
-@cache  # searching for a package takes longer than a layer
-def implementation_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Implementation:
-    """The implementation for queries of this kind, one of the three functions below."""
-    flash = (
-        device.type == "cuda"
-        and dtype in (torch.bfloat16, torch.float16)
-        and head_dim % 8 == 0
-        and head_dim <= 256
-        and torch.cuda.get_device_capability(device) >= (8, 0)
+    q, k, v = (x.to(in_autocast(x.device, x.dtype)) for x in (q, k, v))
+    mask = BlockDiagonalMask(cu_seqlens, max_seqlen, causal, window)
+    function = flash.fastest(
+        flash.Layer(
+            q.device,
+            q.dtype,
+            q.shape[-1],
+            grouped=q.shape[1] != k.shape[1],
+            causal=causal,
+            windowed=window is not None,
+            capped=softcap is not None,
+            gradient=torch.is_grad_enabled(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
     )
-    if not flash:
-        return with_sdpa
-    return with_flash_attn if importlib.util.find_spec("flash_attn") else with_torch_varlen
+    if function is not None:
+        return flash.attend(function, q, k, v, mask, scale, softcap)
+    if softcap is None:
+        return with_sdpa(q, k, v, scale, mask)
+    return ata_attention(q, k, v, scale=scale, softcap=softcap, **mask._asdict()).out
 
 
-def with_flash_attn(q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: BlockDiagonalMask) -> Tensor:
-    flash_attn = importlib.import_module("flash_attn")
-    return flash_attn.flash_attn_varlen_func(
-        q,
-        k,
-        v,
-        cu_seqlens_q=mask.cu_seqlens,
-        cu_seqlens_k=mask.cu_seqlens,
-        max_seqlen_q=mask.max_seqlen,
-        max_seqlen_k=mask.max_seqlen,
-        softmax_scale=scale,
-        causal=mask.causal,
-        window_size=mask.window or UNLIMITED,
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-    )
-
-
-def with_torch_varlen(
-    q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: BlockDiagonalMask
+def unpadded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    places: Tensor,
+    *,
+    causal: bool,
+    scale: float | None,
+    window: Window | None,
+    softcap: float | None = None,
 ) -> Tensor:
-    left, right = mask.window or UNLIMITED
-    return varlen.varlen_attn(
+    """The same of a padded batch, whose tokens are laid together for it: `[B, N, Hq, D]`, 0 at padding.
+
+    `q [B, Hq, N, D]`, `k, v [B, Hkv, N, D]`; `places`, int64 and rising, are those of the tokens among the
+    B · N. No length is read on the host.
+    """
+    rows, length = q.shape[0], q.shape[2]
+    padding = len(places) < rows * length
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    starts = torch.arange(0, rows * length + 1, length, device=q.device)
+    if padding:
+        q, k, v = (x.index_select(0, places) for x in (q, k, v))
+        starts = torch.searchsorted(places, starts)  # how many tokens come before each row
+    out = packed_attention(
         q,
         k,
         v,
-        mask.cu_seqlens,
-        mask.cu_seqlens,
-        mask.max_seqlen,
-        mask.max_seqlen,
+        cu_seqlens=starts.int(),
+        max_seqlen=length,
+        causal=causal,
         scale=scale,
-        window_size=(left, 0 if mask.causal else right),  # it has no argument but the window for causality
-        **GROUPED,
-    )  # type: ignore[return-value]
+        window=window,
+        softcap=softcap,
+    )
+    if padding:
+        out = out.new_zeros(rows * length, *out.shape[1:]).index_copy(0, places, out)
+    return out.unflatten(0, (rows, length))
 
 
 def with_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: BlockDiagonalMask) -> Tensor:
@@ -130,6 +116,18 @@ def with_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: BlockD
         for n, (query, key, value) in zip(lengths, sequences, strict=True)
     ]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def in_autocast(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The precision in which attention on tensors of that kind is computed: autocast's, where it is on."""
+    kind = device.type
+    if (
+        dtype != torch.float32
+        or not torch.amp.is_autocast_available(kind)
+        or not torch.is_autocast_enabled(kind)
+    ):
+        return dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def _visible(n: int, mask: BlockDiagonalMask, device: torch.device) -> Tensor:

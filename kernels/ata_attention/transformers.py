@@ -8,8 +8,9 @@
     collector.by_layer[5].column_sums  # [B, Hq, N], with gradient
 
 A layer that the collector asks for runs `ata_attention` and leaves its column sums there. Every other layer
-runs PyTorch's `scaled_dot_product_attention` if the batch is padded, and `packed_attention` if it is packed;
-but a layer whose scores are capped (Gemma 2) always runs `ata_attention`, since neither of them can cap.
+of a packed batch runs `packed_attention`, and of a padded one the same where a build of flash attention is
+installed that takes such layers: its tokens are laid together on the way. Elsewhere it runs PyTorch's
+`scaled_dot_product_attention`, or `ata_attention` if its scores are capped (Gemma 2), since that cannot cap.
 A collector belongs to one forward call, which passes it as the keyword `column_sums` through the model to its
 attention; so nothing is global, and wrappers such as PEFT or DeepSpeed need not know.
 """
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ata_attention import flash
 from ata_attention.interface import ata_attention
 from ata_attention.masks import Window
-from ata_attention.packed import packed_attention
+from ata_attention.packed import in_autocast, packed_attention, unpadded_attention
 
 # The name must not contain "flash": transformers would search for a flash-attention package.
 IMPLEMENTATION = "ata_attention"
@@ -96,7 +98,8 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' contract: query `[B, Hq, N, D]`, key and value `[B, Hkv, N, D]`, result `[B, N, Hq, D]`.
 
-    A packed batch is one with `cu_seq_lens_q`; then B is 1 and N all its tokens.
+    A packed batch is one with `cu_seq_lens_q`; then B is 1 and N all its tokens. `attention_mask` is what
+    `make_mask` made.
 
     Raises UnsupportedAttention for what would silently give wrong column sums or gradients (attention
     dropout, and reentrant activation checkpointing), and ValueError for a padded batch whose collector has no
@@ -107,23 +110,27 @@ def attention_forward(
     if collector is not None and layer not in collector.layers:
         collector = None
     packed = kwargs.get("cu_seq_lens_q") is not None
-    if collector is None and not packed and softcap is None:
+    places = attention_mask if attention_mask is not None and attention_mask.dim() == 1 else None
+    if collector is None and not packed and places is None and softcap is None:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if dropout:
         raise UnsupportedAttention(
             f"the backbone asks for attention dropout {dropout}; column sums are defined without it, and "
-            "packed batches and capped scores know none: set the backbone's attention dropout to 0"
+            "packed batches, capped scores and flash attention know none: set the backbone's attention "
+            "dropout to 0"
         )
     # The keyword says what the model's masks were made for. `module.is_causal` is for models that pass none:
     # it stays True on a decoder that was made bidirectional.
     causal = bool(kwargs.get("is_causal", module.is_causal))
     window = _window(sliding_window, causal, natively_bidirectional=not module.is_causal)
-    options: dict[str, Any] = {"causal": causal, "scale": scaling, "window": window}
+    options: dict[str, Any] = {"causal": causal, "scale": scaling, "window": window, "softcap": softcap}
+    if collector is None and places is not None:
+        return unpadded_attention(query, key, value, places, **options), None
     if packed:
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         options |= {"cu_seqlens": kwargs["cu_seq_lens_q"], "max_seqlen": kwargs["max_length_q"]}
-    if collector is None and softcap is None:
+    if collector is None and packed:
         return packed_attention(query, key, value, **options)[None], None
     if collector is not None and collector.with_gradient and not torch.is_grad_enabled():
         raise UnsupportedAttention(
@@ -132,7 +139,7 @@ def attention_forward(
         )
     if not packed:
         options["key_padding_mask"] = _tokens(collector, attention_mask)
-    result = ata_attention(query, key, value, softcap=softcap, **options)
+    result = ata_attention(query, key, value, **options)
     # Checkpointing comes by again in the backward pass, when the first run's tensor is already in use.
     if collector is not None and layer not in collector.by_layer:
         collector.by_layer[layer] = LayerColumnSums(result.column_sums, causal, window, result.backend)
@@ -140,11 +147,40 @@ def attention_forward(
 
 
 def make_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """The mask of a padded batch, as transformers' SDPA has it; None for a packed batch, whose sign is an
-    empty `attention_mask [1, 0]`."""
+    """What the layers of a batch are told about its tokens.
+
+    Of a packed batch, whose sign is an empty `attention_mask [1, 0]`: None. Of a padded one that flash
+    attention can run: the places of its tokens among the B · N, int64 and rising; to count them waits for the
+    GPU. Of any other the mask of transformers' SDPA.
+    """
     if attention_mask is not None and attention_mask.shape[1] == 0:
         return None
-    return sdpa_mask(attention_mask=attention_mask, **options)
+    if not _unpaddable(**options):
+        return sdpa_mask(attention_mask=attention_mask, **options)
+    if attention_mask is None:
+        return torch.arange(options["batch_size"] * options["q_length"], device=options["device"])
+    return attention_mask.flatten().nonzero()[:, 0]
+
+
+def _unpaddable(
+    *,
+    config: PreTrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    q_length: int,
+    kv_length: int,
+    allow_is_causal_skip: bool = False,
+    allow_is_bidirectional_skip: bool = False,
+    **_: Any,
+) -> bool:
+    """Whether the layers of a padded batch can run flash attention, by what transformers says of their mask:
+    that it is the usual one, whose causality and window the layers know, without cached keys."""
+    usual = allow_is_causal_skip or allow_is_bidirectional_skip
+    if not usual or q_length != kv_length or torch.compiler.is_compiling():
+        return False
+    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    head_dim = getattr(config, "head_dim", None) or (width // heads if width and heads else None)
+    return head_dim is not None and flash.at_hand(device, in_autocast(device, dtype), head_dim)
 
 
 def _tokens(collector: ColumnSumCollector | None, mask: Tensor | None) -> Tensor | None:

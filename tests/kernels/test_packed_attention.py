@@ -1,29 +1,22 @@
-"""Plain attention over packed sequences: against one matrix with a mask, and which function is chosen."""
+"""Plain attention over packed sequences and unpadded batches: against one matrix with a mask, by torch alone
+and by builds of flash attention."""
 
-import importlib.util
 import itertools
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-from ata_attention import packed as module
-from ata_attention.packed import (
-    BlockDiagonalMask,
-    implementation_for,
-    packed_attention,
-    with_flash_attn,
-    with_sdpa,
-    with_torch_varlen,
-)
+from ata_attention import flash
+from ata_attention.flash import BlockDiagonalMask
+from ata_attention.packed import packed_attention, unpadded_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention import varlen
+
+from tests.flash_builds import FA2, HUB, KERNELS, PACKAGES, RAN, TORCH
 
 MASKS = [(False, None), (True, None), (False, (2, 3)), (True, (2, 0)), (False, (0, 0))]
 
 
-def one_matrix(q, k, v, lengths, causal, window, scale):
+def one_matrix(q, k, v, lengths, causal, window, scale, softcap=None):
     """All sequences in one attention matrix, with everything hidden that a token may not see."""
     total, heads, _ = q.shape
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
@@ -35,6 +28,8 @@ def one_matrix(q, k, v, lengths, causal, window, scale):
     if causal:
         visible = visible & (distance <= 0)
     scores = torch.einsum("ihd,jhd->hij", q, k) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     return torch.einsum("hij,jhd->ihd", scores.masked_fill(~visible, -torch.inf).softmax(-1), v)
 
 
@@ -67,93 +62,96 @@ def test_any_layout_is_one_matrix_with_a_mask_and_so_is_its_gradient(lengths, ma
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """Pretends that there is a GPU of the given compute capability, and flash_attn or not."""
-
-    def pretend(capability=(9, 0), flash_attn=None):
-        implementation_for.cache_clear()
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _: flash_attn)
-        monkeypatch.setitem(sys.modules, "flash_attn", flash_attn)
-
-    yield pretend
-    implementation_for.cache_clear()
+NAMES = ["flash_attn_interface", *HUB, "flash_attn", TORCH]
+ONLY = {name: {name: (PACKAGES | HUB).get(name, "")} for name in ("flash_attn_interface", "flash_attn")}
+ONLY |= {name: {"kernels": KERNELS, name: code} for name, code in HUB.items()} | {TORCH: {}}
+WIDE = (torch.bfloat16, torch.float64)  # the stand-ins take fp64 too, where differences are rounding alone
 
 
-def test_on_a_gpu_flash_attn_is_chosen_if_installed_and_else_torchs_own(gpu):
-    cuda = torch.device("cuda")
-    for dtype, head_dim in itertools.product((torch.bfloat16, torch.float16), (32, 64, 96, 128, 256)):
-        gpu(flash_attn=SimpleNamespace())
-        assert implementation_for(cuda, dtype, head_dim) is with_flash_attn
-        gpu(flash_attn=None)
-        assert implementation_for(cuda, dtype, head_dim) is with_torch_varlen
+def same(found, expected, inputs):
+    """Results and gradients, in fp64, to a millionth of what fp32 would leave."""
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    upstream = torch.randn(found.shape, dtype=found.dtype)
+    gradients = (torch.autograd.grad(out, inputs, upstream) for out in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
 
-def test_what_flash_kernels_cannot_do_goes_sequence_by_sequence(gpu):
-    cuda = torch.device("cuda")
-    gpu(flash_attn=SimpleNamespace())
-    assert implementation_for(cuda, torch.float32, 64) is with_sdpa
-    assert implementation_for(cuda, torch.bfloat16, 20) is with_sdpa
-    assert implementation_for(cuda, torch.bfloat16, 512) is with_sdpa
-    assert implementation_for(torch.device("cpu"), torch.bfloat16, 64) is with_sdpa
-    gpu(capability=(7, 5), flash_attn=SimpleNamespace())
-    assert implementation_for(cuda, torch.float16, 64) is with_sdpa
-
-
-def by_window(q, k, v, bounds, scale, left, right):
-    """What the flash kernels do with a window: -1 is no limit on that side."""
-    n = len(q)
-    window = (n if left < 0 else left, n if right < 0 else right)
-    return one_matrix(q, k, v, bounds.diff().tolist(), False, window, scale)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("causal", "window"), MASKS)
+def test_every_build_is_handed_what_means_the_same(causal, window, name, flash_builds):
+    flash_builds(ONLY[name], dtypes=WIDE)
+    for softcap, key_heads in [(None, 2), (None, 4)] + [(0.7, 1)] * (name != TORCH):
+        qkv, packing = random_sequences([3, 1, 0, 7], key_heads=key_heads)
+        found = packed_attention(*qkv, **packing, causal=causal, window=window, scale=0.3, softcap=softcap)
+        assert RAN[-1][0] == name
+        if name != TORCH:
+            asked = {
+                "causal": causal,
+                "window": window or (-1, -1),
+                "softcap": softcap or 0.0,
+                "gradient": True,
+            }
+            assert RAN[-1][1] == asked
+        same(found, one_matrix(*qkv, [3, 1, 0, 7], causal, window, 0.3, softcap), qkv)
 
 
 @pytest.mark.parametrize(("causal", "window"), MASKS)
-def test_the_arguments_for_flash_attn_mean_the_same(causal, window, gpu, monkeypatch):
-    """A stand-in, written after its documentation, gets what flash_attn would get."""
+def test_the_arguments_for_torchs_own_are_real(causal, window):
+    """On the meta device it checks and computes shapes only."""
     (q, k, v), packing = random_sequences([3, 1, 7])
-
-    def stand_in(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        dropout_p=0.0,
-        softmax_scale=None,
-        causal=False,
-        window_size=(-1, -1),
-        deterministic=False,
-    ):
-        assert cu_seqlens_q is cu_seqlens_k
-        assert (cu_seqlens_q.dtype, max_seqlen_q, max_seqlen_k, dropout_p) == (torch.int32, 7, 7, 0.0)
-        assert deterministic is torch.are_deterministic_algorithms_enabled()
-        left, right = window_size
-        return by_window(q, k, v, cu_seqlens_q, softmax_scale, left, 0 if causal else right)
-
-    gpu(flash_attn=SimpleNamespace(flash_attn_varlen_func=stand_in))
-    monkeypatch.setattr(module, "implementation_for", lambda *_: with_flash_attn)
-    found = packed_attention(q, k, v, **packing, causal=causal, window=window, scale=0.5)
-    torch.testing.assert_close(found, one_matrix(q, k, v, [3, 1, 7], causal, window, 0.5))
-
-
-@pytest.mark.parametrize(("causal", "window"), MASKS)
-def test_the_arguments_for_torchs_own_mean_the_same(causal, window, monkeypatch):
-    (q, k, v), packing = random_sequences([3, 1, 7])
-    monkeypatch.setattr(module, "implementation_for", lambda *_: with_torch_varlen)
-    # The real one takes them: on the meta device it checks and computes shapes only.
     away = [x.to("meta") for x in (q, k, v)]
-    bounds = packing["cu_seqlens"].to("meta")
-    shape = with_torch_varlen(*away, 0.5, BlockDiagonalMask(bounds, 7, causal, window)).shape
-    assert shape == q.shape
+    mask = BlockDiagonalMask(packing["cu_seqlens"].to("meta"), 7, causal, window)
+    assert flash.attend(flash.TORCH.load(), *away, mask, 0.5, None).shape == q.shape
 
-    def stand_in(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-        assert cu_seq_q is cu_seq_k
-        assert (cu_seq_q.dtype, max_q, max_k, enable_gqa) == (torch.int32, 7, 7, True)
-        return by_window(q, k, v, cu_seq_q, scale, *window_size)
 
-    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
-    found = packed_attention(q, k, v, **packing, causal=causal, window=window, scale=0.5)
-    torch.testing.assert_close(found, one_matrix(q, k, v, [3, 1, 7], causal, window, 0.5))
+@pytest.mark.parametrize("builds", [{}, {"flash_attn": FA2}], ids=["torch", "flash_attn"])
+@pytest.mark.parametrize(("causal", "window"), MASKS)
+def test_capped_scores_are_capped_by_whatever_runs(causal, window, builds, flash_builds):
+    flash_builds(builds, dtypes=WIDE)
+    qkv, packing = random_sequences([3, 1, 7])
+    found = packed_attention(*qkv, **packing, causal=causal, window=window, scale=0.3, softcap=0.7)
+    assert {name for name, _ in RAN} == set(builds)
+    same(found, one_matrix(*qkv, [3, 1, 7], causal, window, 0.3, 0.7), qkv)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4).filter(
+        lambda rows: any(map(any, rows))
+    ),
+    mask=st.sampled_from(MASKS),
+    key_heads=st.sampled_from([1, 2, 4]),
+)
+def test_an_unpadded_batch_is_the_packed_one_wherever_its_padding_is(rows, mask, key_heads):
+    causal, window = mask
+    tokens = torch.tensor(rows)
+    packed, packing = random_sequences(tokens.sum(1).tolist(), key_heads=key_heads)
+    padded = []
+    for x in packed:  # NaN at padding, which harms nobody
+        full = torch.full((*tokens.shape, *x.shape[1:]), torch.nan, dtype=x.dtype)
+        full[tokens] = x.detach()
+        padded.append(full.transpose(1, 2).requires_grad_())
+    options = {"causal": causal, "window": window, "scale": 0.3}
+    found = unpadded_attention(*padded, tokens.flatten().nonzero()[:, 0], **options)
+    expected = packed_attention(*packed, **packing, **options)
+    torch.testing.assert_close(found[tokens], expected, atol=1e-12, rtol=1e-12)
+    assert not found[~tokens].any()
+    upstream = torch.randn(found.shape, dtype=found.dtype)
+    ours = torch.autograd.grad(found, padded, upstream)
+    theirs = torch.autograd.grad(expected, packed, upstream[tokens])
+    for gradient, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(gradient.transpose(1, 2)[tokens], right, atol=1e-12, rtol=1e-12)
+        assert not gradient.transpose(1, 2)[~tokens].any()
+
+
+def test_under_autocast_fp32_is_computed_in_its_precision(flash_builds):
+    flash_builds({"flash_attn": FA2}, dtypes=(torch.bfloat16, torch.float16))
+    qkv, packing = random_sequences([3, 1, 7], dtype=torch.float32)
+    options = {"causal": True, "window": None, "scale": 0.3}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = packed_attention(*qkv, **packing, **options)
+    assert RAN[-1][0] == "flash_attn"
+    halved = [x.bfloat16() for x in qkv]
+    assert torch.equal(found, packed_attention(*halved, **packing, **options))
+    assert all(x.dtype == torch.float32 for x in torch.autograd.grad(found, qkv, found))

@@ -1,6 +1,7 @@
 """`ata_attention.transformers` alone, on tiny models with random weights, against transformers' own."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from transformers import (
     ModernBertConfig,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import import_utils
+
+from tests.flash_builds import FA2, FA3, KERNELS, RAN
 
 LENGTHS = [7, 1, 4]
 SIZES = {
@@ -159,3 +163,139 @@ def test_another_implementation_leaves_the_collector_empty():
     collector = ColumnSumCollector(LAYERS, TOKENS)
     make_model("llama", "sdpa")(**PADDED, column_sums=collector)
     assert collector.by_layer == {}
+
+
+FLASH = {"flash_attn_interface": FA3, "flash_attn": FA2}
+
+
+def by_torch(family, inputs, **options):
+    """Last states at tokens and the gradients of all weights, by transformers' own attention."""
+    return states_and_gradients(make_model(family, MEASURE.get(family, "sdpa")), inputs, **options)
+
+
+def states_and_gradients(model, inputs, **options):
+    states = model(**inputs, **options).last_hidden_state
+    states = states[0] if inputs is PACKED else states[TOKENS]
+    (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+    return states.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def windows(model):
+    """(causal, window, cap) of each layer, as flash attention counts: the window's own token is not in it."""
+    config = model.config
+    if config.model_type == "bert":
+        return [(False, (-1, -1), 0.0)] * 3
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if config.sliding_window else ""] * 3
+    if config.model_type == "modernbert":
+        limited = (config.sliding_window - 1,) * 2
+    else:
+        limited = ((config.sliding_window or 0) - 1, 0)
+    cap = getattr(config, "attn_logit_softcapping", None) or 0.0
+    causal = config.model_type != "modernbert"
+    return [(causal, limited if kind == "sliding_attention" else (-1, -1), cap) for kind in kinds]
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_flash_attention_gives_the_states_and_gradients_of_sdpa(family, layout, flash_builds):
+    flash_builds(FLASH)
+    expected, right = by_torch(family, PADDED)
+    assert RAN == [], "transformers' own asks nobody"
+    model = make_model(family, register())
+    found, gradients = states_and_gradients(model, PACKED if layout == "packed" else PADDED)
+    tried = [(n, o) for n, o in RAN if n == "flash_attn_interface"]
+    ran = [(o["causal"], o["window"], o["softcap"]) for _, o in tried]
+    assert [layer for layer in ran if layer in windows(model)][-3:] == windows(model)
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+    assert gradients.keys() == right.keys()
+    for name, gradient in gradients.items():
+        size = right[name].abs().max().item()
+        torch.testing.assert_close(gradient, right[name], atol=1e-4 * size + 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@torch.no_grad()
+def test_layers_with_column_sums_stay_ours_and_the_others_run_flash_attention(family, flash_builds):
+    model = make_model(family, register())
+    expected, sums = collect(model, PADDED)
+    flash_builds(FLASH)
+    for inputs in (PADDED, PACKED):
+        collect(model, inputs)  # tries the builds
+        RAN.clear()
+        found, ours = collect(model, inputs)
+        assert [name for name, _ in RAN] == ["flash_attn_interface"], "of three layers two collect"
+        packed = inputs is PACKED
+        torch.testing.assert_close(found[0] if packed else found[TOKENS], expected[TOKENS], **TOLERANCE)
+        for one, right in zip(ours, sums, strict=True):
+            right = right.transpose(1, 2)[TOKENS]
+            torch.testing.assert_close(one if packed else one.transpose(1, 2)[TOKENS], right, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["mistral", "modernbert"])
+@torch.no_grad()
+def test_padding_may_stand_anywhere_or_nowhere(family, flash_builds):
+    left = {"input_ids": IDS.flip(1), "attention_mask": TOKENS.flip(1).long()}
+    full = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    plain = {"input_ids": IDS}
+    for inputs in (left, full, plain):
+        expected = make_model(family, "sdpa")(**inputs).last_hidden_state
+        flash_builds(FLASH)
+        found = make_model(family, register())(**inputs).last_hidden_state
+        assert RAN[-1][0] == "flash_attn_interface"
+        shown = inputs.get("attention_mask", full["attention_mask"]).bool()
+        torch.testing.assert_close(found[shown], expected[shown], **TOLERANCE)
+
+
+@torch.no_grad()
+def test_masks_that_flash_attention_does_not_know_go_to_sdpa(flash_builds):
+    """One that somebody made, and that of texts one after another which only their positions tell apart."""
+    flash_builds(FLASH)
+    made = torch.ones(3, 1, 7, 7, dtype=torch.bool).tril() & TOKENS[:, None, None, :]
+    made[0, 0, 5, 1:4] = False
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    for inputs in (
+        {"input_ids": IDS, "attention_mask": made},
+        {"input_ids": IDS[:1], "position_ids": positions},
+    ):
+        found = make_model("llama", register())(**inputs).last_hidden_state
+        assert RAN == []
+        expected = make_model("llama", "sdpa")(**inputs).last_hidden_state
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_cached_keys_go_to_sdpa(flash_builds):
+    """The first call has none yet."""
+    flash_builds(FLASH)
+    found = []
+    for implementation in ("sdpa", register()):
+        model = make_model("llama", implementation)
+        first = model(input_ids=IDS[:, :5], use_cache=True)
+        RAN.clear()
+        found.append(model(input_ids=IDS[:, 5:], past_key_values=first.past_key_values).last_hidden_state)
+        assert RAN == []
+    torch.testing.assert_close(*found, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_kernels_that_were_not_fetched_leave_a_padded_batch_to_sdpa(flash_builds, monkeypatch):
+    flash_builds({"kernels": KERNELS})
+    expected = make_model("llama", "sdpa")(**PADDED).last_hidden_state
+    found = make_model("llama", register())(**PADDED).last_hidden_state
+    assert RAN == []
+    assert torch.equal(found, expected)
+
+
+def test_flash_attention_refuses_dropout_too(flash_builds):
+    flash_builds(FLASH)
+    model = make_model("llama", register()).train()
+    for layer in model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    with pytest.raises(UnsupportedAttention, match="flash attention know none"):
+        model(**PADDED)
+
+
+def test_our_extra_asks_for_versions_of_kernels_that_transformers_takes():
+    assert import_utils.KERNELS_MIN_VERSION <= "0.17.2"
+    for project in ("pyproject.toml", "kernels/pyproject.toml"):
+        assert f"kernels>=0.17.2,<{import_utils.KERNELS_MAX_VERSION[:4]}" in Path(project).read_text()
