@@ -146,7 +146,7 @@ def forget():
     """As in a new process."""
     for name in PACKAGES:
         sys.modules.pop(name, None)
-    flash.chosen.cache_clear()
-    flash._loaded.cache_clear()
-    for known in (flash._said, RAN, ASKED):
+    flash._chosen.cache_clear()
+    flash._load.cache_clear()
+    for known in (flash._functions, flash._said, RAN, ASKED):
         known.clear()

@@ -14,8 +14,9 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from ata_attention import reference
 from ata_attention.masks import Visibility, Window
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 UNLIMITED = (-1, -1)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -35,7 +38,7 @@ HOPPER = (9, 0)
 GROUPED: dict[str, Any] = (
     {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
 )
-# Of a norm. Rounding to bf16 costs up to 1e-2 in a gradient, a key too many or too few several times this.
+# Of a norm. In these trials rounding to bf16 costs up to 0.008, a window one key too wide 0.2 or more.
 TOLERANCE = 0.05
 
 
@@ -85,23 +88,29 @@ class Build(NamedTuple):
     hopper: bool = False
 
 
-def fastest(layer: Layer) -> Callable[..., Any] | None:
-    """The `flash_attn_varlen_func` of the fastest build that can run such a layer; None if none can."""
-    name = chosen(layer)
-    if name is None:
-        return None
-    function = _loaded(name)
-    assert callable(function)
+def chosen(layer: Layer) -> str | None:
+    """The name of the fastest build that can run such a layer, tried by the first call; None if none can."""
+    return _settled(*layer)
+
+
+def _constant(function: Callable[P, R]) -> Callable[P, R]:
+    """All that torch.compiler.assume_constant_result does, without its import of the whole compiler: in a
+    compiled graph it is settled while the graph is made."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
+@_constant
+def _settled(*fields: Any) -> str | None:
+    return _chosen(Layer(*fields))  # dynamo loses the fields of a named tuple
+
+
 @cache  # a trial takes longer than a layer
-def chosen(layer: Layer) -> str | None:
-    """The name of the fastest build that can run such a layer, tried by the first call; None if none can."""
+def _chosen(layer: Layer) -> str | None:
     refused, found = [], None
     for build in _candidates(layer):
-        error = _fault(build, layer)
-        if error is None and callable(_loaded(build.name)):
+        error = _fault(build.name, layer)
+        if error is None and build.name in _functions:
             found = build.name
             break
         refused.append((build, error))
@@ -109,18 +118,14 @@ def chosen(layer: Layer) -> str | None:
     return found
 
 
-# All that torch.compiler.assume_constant_result does: in a graph it is settled while the graph is made.
-chosen.__wrapped__._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def at_hand(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether a build was installed for such layers; torch's own does not count."""
-    candidates = _candidates(Layer(device, dtype, head_dim))
-    return any(callable(_loaded(build.name)) for build in candidates if build is not TORCH)
+    names = [build.name for build in _candidates(Layer(device, dtype, head_dim)) if build is not TORCH]
+    return any(_load(name) is None and name in _functions for name in names)
 
 
 def attend(
-    function: Callable[..., Any],
+    name: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -128,10 +133,10 @@ def attend(
     scale: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Calls the `flash_attn_varlen_func` of a build, with the arguments that the layer needs alone; those of
-    `packed_attention`."""
+    """Calls the build of that name, which was chosen, with the arguments that the layer needs alone. They and
+    the result are those of `packed_attention`."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    found = function(
+    found = _functions[name](
         q,
         k,
         v,
@@ -251,24 +256,33 @@ def _candidates(layer: Layer) -> list[Build]:
     return [build for build in builds if build is not TORCH or not layer.capped]  # which cannot cap
 
 
+_functions: dict[str, Callable[..., Any]] = {}
+"""The `flash_attn_varlen_func` of each build that was loaded."""
+
+
 @cache
-def _loaded(name: str) -> Callable[..., Any] | Exception | None:
-    """The function of the build of that name, what went wrong, or None where it is not installed."""
+def _load(name: str) -> Exception | None:
+    """Loads the build of that name, if it is installed; returns what went wrong."""
     try:
-        return next(build for build in BUILDS if build.name == name).load()
+        function = next(build for build in BUILDS if build.name == name).load()
     except Exception as error:  # a broken package may raise anything; what it was stands in the log
         return error
+    if function is not None:
+        _functions[name] = function
+    return None
 
 
-def _fault(build: Build, layer: Layer) -> Exception | None:
-    """Why a build that is installed cannot run such a layer; None if it can."""
-    function = _loaded(build.name)
-    if not callable(function):
-        return function
-    if lacking := _arguments(layer) - inspect.signature(function).parameters.keys():
+def _fault(name: str, layer: Layer) -> Exception | None:
+    """Why the build of that name cannot run such a layer; None if it can, or is not installed."""
+    error = _load(name)
+    if error is not None or name not in _functions:
+        return error
+    if lacking := _arguments(layer) - inspect.signature(_functions[name]).parameters.keys():
         return TypeError(f"it has no argument {min(lacking)}")
     try:
-        _try(function, layer)
+        # A thread of its own knows nothing of inference mode, autocast, checkpointing's hooks or other modes.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_try, name, layer).result()
     except Exception as error:  # torch, CUDA and the build each have errors of their own
         return error
     return None
@@ -284,7 +298,7 @@ def _say_why(refused: list[tuple[Build, Exception | None]], layer: Layer, instea
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if (build.name, why) not in _said:
             _said.add((build.name, why))
-            kind = "" if error is _loaded(build.name) else f" ({_description(layer)})"
+            kind = "" if error is _load(build.name) else f" ({_description(layer)})"
             log.warning(
                 "attention without column sums%s runs %s instead of %s: %s; %s",
                 *(kind, instead, build.name, why, build.remedy),
@@ -299,7 +313,7 @@ def _description(layer: Layer) -> str:
     return ", ".join([str(layer.dtype).removeprefix("torch."), f"head dimension {layer.head_dim}", *asked])
 
 
-def _try(function: Callable[..., Any], layer: Layer) -> None:
+def _try(name: str, layer: Layer) -> None:
     """Raises RuntimeError if a build does not give what the definition gives, or what it raises itself."""
     lengths = [5, 1, 19]
     shape = sum(lengths), 2, layer.head_dim
@@ -309,16 +323,12 @@ def _try(function: Callable[..., Any], layer: Layer) -> None:
     scale = layer.head_dim**-0.5
     bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(layer.device)
     mask = BlockDiagonalMask(bounds, max(lengths), layer.causal, window)
-    with (
-        torch.inference_mode(False),
-        torch.set_grad_enabled(layer.gradient),
-        torch.autocast(layer.device.type, enabled=False),
-    ):
+    with torch.set_grad_enabled(layer.gradient):
         q, k, v = (torch.randn(shape, generator=random).to(layer.device, layer.dtype) for _ in range(3))
         if layer.grouped:
             q = torch.cat([q, q.roll(1, 0)], dim=1)
         inputs = [x.requires_grad_(layer.gradient) for x in (q, k, v)]
-        found = attend(function, q, k, v, mask, scale, softcap)
+        found = attend(name, q, k, v, mask, scale, softcap)
         visibility = Visibility.of(layer.causal, window)
         expected, _, _ = reference.packed(q, k, v, bounds, max(lengths), scale, visibility, softcap)
         pairs = [(found, expected)]

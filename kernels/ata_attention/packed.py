@@ -39,7 +39,7 @@ def packed_attention(
     """
     q, k, v = (x.to(in_autocast(x.device, x.dtype)) for x in (q, k, v))
     mask = BlockDiagonalMask(cu_seqlens, max_seqlen, causal, window)
-    function = flash.fastest(
+    build = flash.chosen(
         flash.Layer(
             q.device,
             q.dtype,
@@ -52,8 +52,8 @@ def packed_attention(
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
     )
-    if function is not None:
-        return flash.attend(function, q, k, v, mask, scale, softcap)
+    if build is not None:
+        return flash.attend(build, q, k, v, mask, scale, softcap)
     if softcap is None:
         return with_sdpa(q, k, v, scale, mask)
     return ata_attention(q, k, v, scale=scale, softcap=softcap, **mask._asdict()).out

@@ -28,7 +28,7 @@ def no_network(monkeypatch):
 def ran(layer=LAYER):
     """The build that is chosen for such a layer, by the stand-in that was called last."""
     RAN.clear()
-    flash.chosen.cache_clear()
+    flash._chosen.cache_clear()
     return RAN[-1][0] if flash.chosen(layer) else None
 
 

@@ -1,12 +1,14 @@
 """Plain attention over packed sequences and unpadded batches: against one matrix with a mask, by torch alone
 and by builds of flash attention."""
 
+import inspect
 import itertools
 
 import pytest
 import torch
-from ata_attention import flash
+from ata_attention import flash, reference
 from ata_attention.flash import BlockDiagonalMask
+from ata_attention.masks import Visibility
 from ata_attention.packed import packed_attention, unpadded_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,7 +104,8 @@ def test_the_arguments_for_torchs_own_are_real(causal, window):
     (q, k, v), packing = random_sequences([3, 1, 7])
     away = [x.to("meta") for x in (q, k, v)]
     mask = BlockDiagonalMask(packing["cu_seqlens"].to("meta"), 7, causal, window)
-    assert flash.attend(flash.TORCH.load(), *away, mask, 0.5, None).shape == q.shape
+    assert flash._load(flash.TORCH.name) is None
+    assert flash.attend(flash.TORCH.name, *away, mask, 0.5, None).shape == q.shape
 
 
 @pytest.mark.parametrize("builds", [{}, {"flash_attn": FA2}], ids=["torch", "flash_attn"])
@@ -155,3 +158,27 @@ def test_under_autocast_fp32_is_computed_in_its_precision(flash_builds):
     halved = [x.bfloat16() for x in qkv]
     assert torch.equal(found, packed_attention(*halved, **packing, **options))
     assert all(x.dtype == torch.float32 for x in torch.autograd.grad(found, qkv, found))
+
+
+def test_in_a_compiled_graph_the_build_is_settled_while_it_is_made(flash_builds, monkeypatch):
+    """The real ones are one operator there; the stand-in looks at its data, so that this one does instead."""
+    flash_builds({})
+
+    def kernel(q, k, v, cu_seqlens_q, causal, window_size, softmax_scale, **_):
+        visibility = Visibility.of(causal, window_size)
+        return reference.packed(q, k, v, cu_seqlens_q, None, softmax_scale, visibility)[0]
+
+    kernel.__signature__ = inspect.signature(flash.TORCH.load())
+    monkeypatch.setattr(flash, "BUILDS", (flash.Build("one", lambda: kernel, ""),))
+    (q, k, v), packing = random_sequences([3, 1, 7], dtype=torch.float32)
+
+    def attend(q, k, v, cu_seqlens):
+        return packed_attention(
+            q, k, v, cu_seqlens=cu_seqlens, max_seqlen=7, causal=True, scale=0.3, window=(2, 0)
+        )
+
+    compiled = torch.compile(attend, fullgraph=True, backend="eager")
+    found = compiled(q, k, v, packing["cu_seqlens"])
+    torch.testing.assert_close(found, one_matrix(q, k, v, [3, 1, 7], True, (2, 0), 0.3))
+    found.sum().backward()
+    assert q.grad.any()

@@ -168,44 +168,37 @@ def test_another_implementation_leaves_the_collector_empty():
 FLASH = {"flash_attn_interface": FA3, "flash_attn": FA2}
 
 
-def by_torch(family, inputs, **options):
-    """Last states at tokens and the gradients of all weights, by transformers' own attention."""
-    return states_and_gradients(make_model(family, MEASURE.get(family, "sdpa")), inputs, **options)
-
-
-def states_and_gradients(model, inputs, **options):
-    states = model(**inputs, **options).last_hidden_state
+def states_and_gradients(model, inputs):
+    """Last states at tokens, and the gradients of all weights."""
+    states = model(**inputs).last_hidden_state
     states = states[0] if inputs is PACKED else states[TOKENS]
     (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
     return states.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def windows(model):
-    """(causal, window, cap) of each layer, as flash attention counts: the window's own token is not in it."""
-    config = model.config
-    if config.model_type == "bert":
-        return [(False, (-1, -1), 0.0)] * 3
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if config.sliding_window else ""] * 3
-    if config.model_type == "modernbert":
-        limited = (config.sliding_window - 1,) * 2
-    else:
-        limited = ((config.sliding_window or 0) - 1, 0)
-    cap = getattr(config, "attn_logit_softcapping", None) or 0.0
-    causal = config.model_type != "modernbert"
-    return [(causal, limited if kind == "sliding_attention" else (-1, -1), cap) for kind in kinds]
+# Of each layer: whether it is causal, its window in flash attention's words, and its cap.
+FULL, SLIDING = (-1, -1), (2, 0)
+ASKED = {
+    "bert": [(False, FULL, 0.0)] * 3,
+    "gemma2": [(True, SLIDING, 1.0), (True, FULL, 1.0), (True, SLIDING, 1.0)],
+    "llama": [(True, FULL, 0.0)] * 3,
+    "mistral": [(True, SLIDING, 0.0)] * 3,
+    "modernbert": [(False, FULL, 0.0), (False, (2, 2), 0.0), (False, (2, 2), 0.0)],
+}
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_flash_attention_gives_the_states_and_gradients_of_sdpa(family, layout, flash_builds):
     flash_builds(FLASH)
-    expected, right = by_torch(family, PADDED)
+    expected, right = states_and_gradients(make_model(family, MEASURE.get(family, "sdpa")), PADDED)
     assert RAN == [], "transformers' own asks nobody"
-    model = make_model(family, register())
-    found, gradients = states_and_gradients(model, PACKED if layout == "packed" else PADDED)
-    tried = [(n, o) for n, o in RAN if n == "flash_attn_interface"]
-    ran = [(o["causal"], o["window"], o["softcap"]) for _, o in tried]
-    assert [layer for layer in ran if layer in windows(model)][-3:] == windows(model)
+    model, inputs = make_model(family, register()), PACKED if layout == "packed" else PADDED
+    model(**inputs)  # tries the builds
+    RAN.clear()
+    found, gradients = states_and_gradients(model, inputs)
+    assert {name for name, _ in RAN} == {"flash_attn_interface"}
+    assert [(asked["causal"], asked["window"], asked["softcap"]) for _, asked in RAN] == ASKED[family]
     torch.testing.assert_close(found, expected, **TOLERANCE)
     assert gradients.keys() == right.keys()
     for name, gradient in gradients.items():
@@ -255,7 +248,7 @@ def test_masks_that_flash_attention_does_not_know_go_to_sdpa(flash_builds):
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
     for inputs in (
         {"input_ids": IDS, "attention_mask": made},
-        {"input_ids": IDS[:1], "position_ids": positions},
+        {"input_ids": IDS[:1], "position_ids": positions, "use_cache": False},
     ):
         found = make_model("llama", register())(**inputs).last_hidden_state
         assert RAN == []
@@ -278,7 +271,7 @@ def test_cached_keys_go_to_sdpa(flash_builds):
 
 
 @torch.no_grad()
-def test_kernels_that_were_not_fetched_leave_a_padded_batch_to_sdpa(flash_builds, monkeypatch):
+def test_kernels_that_were_not_fetched_leave_a_padded_batch_to_sdpa(flash_builds):
     flash_builds({"kernels": KERNELS})
     expected = make_model("llama", "sdpa")(**PADDED).last_hidden_state
     found = make_model("llama", register())(**PADDED).last_hidden_state
