@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+from ata_attention.flash import GROUPED
 from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
-from ata_attention.packed import GROUPED
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
