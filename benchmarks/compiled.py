@@ -34,7 +34,7 @@ REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
 LAYOUTS = ("packed", "padded", "masked")
 SIGHT: dict[str, tuple[int | None, int | None]] = {"": (None, None), " causal": (None, 0), " window": (128, 128)}
 VARIANTS = tuple(layout + sight for layout in LAYOUTS for sight in SIGHT)
-FUSED_KERNELS = ("fused_64", "fused_128", "fused_256")
+FUSED_KERNELS = ("fused_64", "fused_128")
 KERNELS = (
     "attention",
     "column_sums",
@@ -90,11 +90,10 @@ class Compiled(NamedTuple):
 
 
 def _expected(table: str, entry: str, head_dim: int) -> tuple[str, ...]:
-    """wgmma works on 64 rows at once. The fused kernel's rows, if long or wide, leave no registers
-    for so many."""
+    """wgmma works on 64 rows at once. The fused kernel's rows, if wide, leave no registers for so many."""
     if table == "sm_80":
         return TENSOR_CORES[1:]
-    crowded = entry in FUSED_KERNELS and (entry.endswith("_256") or head_dim == 256)
+    crowded = entry in FUSED_KERNELS and head_dim == 256
     return TENSOR_CORES if crowded else TENSOR_CORES[:1]
 
 

@@ -47,8 +47,8 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
     for kernel in ("attention", "column_sums", "backward_dq_columns", "backward_dkv_columns"):
         assert {f"{kernel} {d}" for d in tiles.HEAD_DIMS} <= entries
     for head_dim in (64, 128):
-        assert compiled.is_shipped("fused_256", table, head_dim, dtype) is (
-            f"fused_256 {head_dim}" in entries
+        assert compiled.is_shipped("fused_128", table, head_dim, dtype) is (
+            f"fused_128 {head_dim}" in entries
         )
     assert {one["variant"] for one in found} == set(compiled.VARIANTS)
     assert max(one["spills"] for one in found) == 0 or size == 4
@@ -58,8 +58,8 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
     if size == 2:
         expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
         others = {one["entry"] for one in found if one["tensor_cores"] != expected}
-        # The one exception, by name: the fused kernel's rows, if long or wide.
-        assert all("fused_256" in entry or ("fused" in entry and "256" in entry) for entry in others)
+        # The one exception, by name: the fused kernel's rows, if wide.
+        assert all("fused" in entry and entry.endswith(" 256") for entry in others)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -84,6 +84,6 @@ def test_faults_are_found():
         "sm_90", "attention", torch.bfloat16, 64
     )
     slow = sound._replace(tensor_cores="mma.sync")
-    assert slow.fault("sm_90", "fused_256", torch.bfloat16, 64) is None
+    assert slow.fault("sm_90", "fused_128", torch.bfloat16, 256) is None
     assert slow.fault("sm_90", "fused_128", torch.bfloat16, 64) is not None
     assert sound._replace(tensor_cores=None).fault("sm_90", "attention", torch.float32, 64) is None
