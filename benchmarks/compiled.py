@@ -32,7 +32,8 @@ SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}
 REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
 # How sequences lie, padded ones with or without a mask of tokens, and how far a query sees to either side.
 LAYOUTS = ("packed", "padded", "masked")
-SIGHT: dict[str, tuple[int | None, int | None]] = {"": (None, None), " causal": (None, 0), " window": (128, 128)}
+Sides = tuple[int | None, int | None]
+SIGHT: dict[str, Sides] = {"": (None, None), " causal": (None, 0), " window": (128, 128)}
 VARIANTS = tuple(layout + sight for layout in LAYOUTS for sight in SIGHT)
 FUSED_KERNELS = ("fused_64", "fused_128")
 KERNELS = (

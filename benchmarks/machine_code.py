@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import triton
@@ -82,9 +83,7 @@ def parsed(text: str) -> list[Instruction]:
 def inner_loops(code: Sequence[Instruction], scores: int, warps: int) -> list[Loop]:
     """The innermost loops that compute exponentials, in order; each step makes `scores` of them."""
     return [
-        _loop(body, scores, warps)
-        for body in _innermost(code)
-        if any(one.name == "MUFU.EX2" for one in body)
+        _loop(body, scores, warps) for body in _innermost(code) if any(one.name == "MUFU.EX2" for one in body)
     ]
 
 
@@ -110,7 +109,7 @@ def _loop(body: Sequence[Instruction], scores: int, warps: int) -> Loop:
         exponentials=sum(one.name == "MUFU.EX2" for one in body) * a_score,
         multiplications=sum(_multiplications(one, warps) for one in products) / scores,
         wgmma=wgmma,
-        serialised=any(_waits(*pair) for pair in zip(products, products[1:], strict=False)),
+        serialised=any(_waits(*pair) for pair in pairwise(products)),
         barriers=sum(one.name.startswith(("BAR.SYNC", "WARPSYNC.COLLECTIVE")) for one in body),
     )
 

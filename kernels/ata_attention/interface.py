@@ -65,8 +65,8 @@ def ata_attention(
     matrix), or "auto": triton where it can, else chunked, with a warning if that is on a GPU; in a graph that
     torch.export makes, reference.
 
-    Under autocast the Triton kernels take fp32 input in autocast's dtype, as PyTorch's own attention does; the
-    other backends compute in fp32 at all times.
+    Under autocast the Triton kernels take fp32 input in autocast's dtype, as PyTorch's own attention does;
+    the other backends compute in fp32 at all times.
 
     Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
     fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each

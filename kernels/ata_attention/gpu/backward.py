@@ -188,7 +188,7 @@ def backward_dkv_kernel(
             logarithm = load_numbers(logarithms, rows, is_query, float("inf"))
             row_delta = load_numbers(deltas, rows, is_query, 0.0)
             scores = tl.dot(key, tl.trans(query), input_precision="ieee")
-            if right is not None:
+            if right is not None:  # noqa: SIM102 (settled by the compiler, the other while running)
                 if step < whole_begin or step >= whole_end:
                     scores = hide(scores, rows[None, :], columns[:, None], left, right)
             weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :])

@@ -69,7 +69,7 @@ def new_numbers(q: Tensor, packed: bool) -> Tensor:
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """`out`, `lse` in base 2 and `column_sums`: in one pass if the sequences are short enough, else in two."""
+    """`out`, `lse` in base 2 and `column_sums`: in one pass if the sequences are short, else in two."""
     table = tiles.table_of(q.device)
     keys = tiles.fused_keys(batch.longest, table, q.shape[-1], q.dtype)
     if keys is not None:

@@ -161,7 +161,7 @@ def load_tile(x, first, present, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: 
     """BLOCK rows of `x` from `first`, `[BLOCK, BLOCK_D]`; 0 past D and where not `present [BLOCK]`; with None
     all are."""
     columns = tl.arange(0, BLOCK_D)[None, :]
-    pointers = x[0] + tl.cast(first, tl.int64) * x[1] + tl.arange(0, BLOCK)[:, None] * x[1] + columns
+    pointers = (x[0] + tl.cast(first, tl.int64) * x[1]) + (tl.arange(0, BLOCK)[:, None] * x[1] + columns)
     if present is None:
         if D == BLOCK_D:
             return tl.load(pointers)

@@ -50,8 +50,8 @@ def packed(
 ) -> Result:
     """Arguments and results as in `ata_attention`, packed layout.
 
-    Rows behind the last sequence get what padding gets; a sequence longer than `max_seqlen`, if the faster path
-    for short ones cannot take it, NaN.
+    Rows behind the last sequence get what padding gets; a sequence longer than `max_seqlen`, if the faster
+    path for short ones cannot take it, NaN.
     """
     return _natural(*_forward(q, k, v, None, cu_seqlens, max_seqlen, scale, *visibility))
 
