@@ -6,8 +6,6 @@ alignment.
 """
 
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +18,8 @@ from ata_attention.gpu.launch import Batch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from benchmarks.machine_code import Loop, dumped, inner_loops, parsed
+
 # Shared memory that one program may have, in bytes: what 8.6, 8.9 and 12.0 have, and 9.0.
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
 # Instructions of the tensor cores, the better ones first.
@@ -27,9 +27,15 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill, by bytes per element. fp32 goes without tensor cores, and a product holds
 # whole rows in registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes.
 MAY_SPILL = {2: 0, 4: 320}
-# A packed batch with a window, a causal one with padding and a key head for each query head, a packed one.
-VARIANTS = ("window", "padded", "packed")
-FUSED_KERNELS = ("fused_64", "fused_128", "fused_256")
+# Shared memory and registers of one SM, and threads that may wait on it at once.
+SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}
+REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
+# How sequences lie, padded ones with or without a mask of tokens, and how far a query sees to either side.
+LAYOUTS = ("packed", "padded", "masked")
+Sides = tuple[int | None, int | None]
+SIGHT: dict[str, Sides] = {"": (None, None), " causal": (None, 0), " window": (128, 128)}
+VARIANTS = tuple(layout + sight for layout in LAYOUTS for sight in SIGHT)
+FUSED_KERNELS = ("fused_64", "fused_128")
 KERNELS = (
     "attention",
     "column_sums",
@@ -45,7 +51,7 @@ class Compiled(NamedTuple):
     """One kernel as the compiler left it.
 
     `shared` is its shared memory and `spills` its stack frame, where registers that do not fit are kept, in
-    bytes; `tensor_cores` is the best of TENSOR_CORES that it uses.
+    bytes; `tensor_cores` is the best of TENSOR_CORES that it uses; `loops` are its inner ones.
     """
 
     kernel: str
@@ -53,6 +59,24 @@ class Compiled(NamedTuple):
     spills: int
     shared: int
     tensor_cores: str | None
+    warps: int = 4
+    loops: tuple[Loop, ...] = ()
+
+    @property
+    def interior(self) -> Loop:
+        """The loop in which long sequences spend their time: the one with the fewest instructions."""
+        return min(self.loops, key=lambda loop: loop.instructions)
+
+    @property
+    def serialised(self) -> bool:
+        return any(loop.serialised for loop in self.loops)
+
+    def programs_an_sm(self, table: str) -> int:
+        """How many fit on one SM at once; registers are handed out in blocks of 8 a thread."""
+        threads = 32 * self.warps
+        registers = REGISTERS_AN_SM // (threads * -(-self.registers // 8) * 8)
+        shared = SHARED_AN_SM[table] // (self.shared + 1024)
+        return min(registers, shared, THREADS_AN_SM[table] // threads)
 
     def fault(self, table: str, entry: str, dtype: torch.dtype, head_dim: int) -> str | None:
         """What is wrong with it as `entry`, one of KERNELS, of a table; None if nothing is."""
@@ -67,11 +91,10 @@ class Compiled(NamedTuple):
 
 
 def _expected(table: str, entry: str, head_dim: int) -> tuple[str, ...]:
-    """wgmma works on 64 rows at once. The fused kernel's rows, if long or wide, leave no registers
-    for so many."""
+    """wgmma works on 64 rows at once. The fused kernel's rows, if wide, leave no registers for so many."""
     if table == "sm_80":
         return TENSOR_CORES[1:]
-    crowded = entry in FUSED_KERNELS and (entry.endswith("_256") or head_dim == 256)
+    crowded = entry in FUSED_KERNELS and head_dim == 256
     return TENSOR_CORES if crowded else TENSOR_CORES[:1]
 
 
@@ -90,7 +113,8 @@ def compiling_for(table: str) -> Iterator[list[Compiled]]:
         del self.device_caches[0]
         if before is not None:
             self.device_caches[0] = before
-        found.append(_inspect(self.__name__, kernel))
+        scores = options.get("OWN", options.get("KEYS", 0)) * options.get("STEP", 0)
+        found.append(_inspect(self.__name__, kernel, scores))
 
     driver = triton.runtime.driver
     before = driver._active
@@ -121,22 +145,24 @@ class _Chip:
         return 0
 
 
-def _inspect(name: str, kernel: Any) -> Compiled:
-    """What the binary says of itself: Triton keeps no such account, and asks the chip, when it is there."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def _inspect(name: str, kernel: Any, scores: int) -> Compiled:
+    """What the binary says of itself: Triton keeps no such account, and asks the chip, when it is there.
+
+    Each step of an inner loop computes `scores`.
+    """
+    report = dumped(kernel.asm["cubin"])
     registers, stack = (re.search(rf"{key}:(\d+)", report) for key in ("REG", "STACK"))
     assert registers is not None, report
     assert stack is not None, report
+    warps = kernel.metadata.num_warps
     return Compiled(
         kernel=name,
         registers=int(registers[1]),
         spills=int(stack[1]),
         shared=kernel.metadata.shared,
         tensor_cores=next((name for name in TENSOR_CORES if name in kernel.asm["ptx"]), None),
+        warps=warps,
+        loops=tuple(inner_loops(parsed(report), scores, warps)) if scores else (),
     )
 
 
@@ -169,10 +195,13 @@ def is_shipped(kernel: str, table: str, head_dim: int, dtype: torch.dtype) -> bo
 def _inputs(variant: str, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, Batch]:
     """Queries of eight heads, keys of two or eight, and how they lie: no number of rows is a multiple of a
     tile, so that nothing is compiled for a lucky case."""
-    if variant == "padded":
-        # As a transformer has them: [B, N, H, D] in memory.
-        q, k = (torch.zeros(2, 67, 8, head_dim, dtype=dtype).transpose(1, 2) for _ in range(2))
-        return q, k, Batch(torch.ones(2, 67, dtype=torch.uint8), None, 67, 1.0, None, 0)
-    left, right = (128, 128) if variant == "window" else (None, None)
-    q, k = (torch.zeros(67, heads, head_dim, dtype=dtype) for heads in (8, 2))
-    return q, k, Batch(None, torch.tensor([0, 3, 3, 67], dtype=torch.int32), 64, 1.0, left, right)
+    layout, _, sight = variant.partition(" ")
+    left, right = SIGHT[f" {sight}" if sight else ""]
+    if layout == "packed":
+        q, k = (torch.zeros(67, heads, head_dim, dtype=dtype) for heads in (8, 2))
+        bounds = torch.tensor([0, 3, 3, 67], dtype=torch.int32)
+        return q, k, Batch(None, bounds, 64, 1.0, left, right)
+    # As a transformer has them: [B, N, H, D] in memory.
+    q, k = (torch.zeros(2, 67, 8, head_dim, dtype=dtype).transpose(1, 2) for _ in range(2))
+    tokens = torch.ones(2, 67, dtype=torch.uint8) if layout == "masked" else None
+    return q, k, Batch(tokens, None, 67, 1.0, left, right)

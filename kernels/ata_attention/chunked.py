@@ -18,12 +18,12 @@ Heads are grouped by the key head that they share: U = B·Hkv key heads, each wi
 Shape suffixes: U key heads (u of them in a block), G query heads of each, N tokens, D head dimension.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ata_attention.masks import Visibility
 
@@ -56,10 +56,7 @@ def padded(
     softcap: float | None = None,
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
-    # Worth checking where that does not wait for the device.
-    if key_padding_mask is not None and not key_padding_mask.is_cuda and bool(key_padding_mask.all()):
-        key_padding_mask = None
-    return _ChunkedAttention.apply(q, k, v, key_padding_mask, Scores(scale, softcap, visibility))
+    return _forward(q, k, v, key_padding_mask, None, scale, softcap, *visibility)
 
 
 def packed(
@@ -73,62 +70,150 @@ def packed(
     softcap: float | None = None,
 ) -> Result:
     """Arguments and results as in `ata_attention`, packed layout: one sequence after another."""
-    lengths = cu_seqlens.diff().tolist() or [0]
-    # Split, not sliced: its backward joins the parts once instead of padding each of them to the full length.
-    sequences = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)), strict=True)
-    parts = [padded(q, k, v, None, scale, visibility, softcap) for q, k, v in sequences]
-    out, lse, column_sums = (
-        torch.cat([x[0].transpose(0, 1) for x in kind]) for kind in zip(*parts, strict=True)
-    )
-    return out, lse, column_sums
+    return _forward(q, k, v, None, cu_seqlens, scale, softcap, *visibility)
 
 
-class _ChunkedAttention(torch.autograd.Function):
+# Operators, not functions that a compiler looks into: it cannot follow loops whose lengths are data.
+@torch.library.custom_op("ata_attention::chunked_forward", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tokens: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    left: int | None,
+    right: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kind = Scores(scale, softcap, Visibility(left, right))
+    if cu_seqlens is None:
+        return _attend(q, k, v, _if_any_is_padding(tokens), kind)
+    out, lse, sums = _new_results(q)
+    # Rows behind the last sequence are padding.
+    out.zero_(), lse.fill_(float("inf")), sums.zero_()
+    for rows in _sequences(cu_seqlens):
+        results = _attend(*(_alone(x, rows) for x in (q, k, v)), None, kind)
+        for whole, part in zip((out, lse, sums), results, strict=True):
+            whole[rows] = part[0].transpose(0, 1)
+    return out, lse, sums
+
+
+@torch.library.custom_op("ata_attention::chunked_backward", mutates_args=())
+def _backward(
+    d_out: Tensor | None,
+    d_sums: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sums: Tensor,
+    tokens: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    left: int | None,
+    right: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kind = Scores(scale, softcap, Visibility(left, right))
+    # The backward pass may have been started under autocast.
+    with torch.autocast(q.device.type, enabled=False):
+        if cu_seqlens is None:
+            return _gradients(d_out, d_sums, q, k, v, sums, _if_any_is_padding(tokens), kind)
+        inputs = (d_out, d_sums, q, k, v, sums)
+        gradients = tuple(torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        for rows in _sequences(cu_seqlens):
+            parts = _gradients(*(None if x is None else _alone(x, rows) for x in inputs), None, kind)
+            for whole, part in zip(gradients, parts, strict=True):
+                whole[rows] = part[0].transpose(0, 1)
+        return gradients
+
+
+@_forward.register_fake
+def _(*inputs: Any) -> Result:
+    return _new_results(inputs[0])
+
+
+@_backward.register_fake
+def _(*inputs: Any) -> Result:
+    d_q, d_k, d_v = (x.new_empty(x.shape) for x in inputs[2:5])
+    return d_q, d_k, d_v
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Result) -> None:
+    q, k, v, tokens, cu_seqlens, *ctx.settings = inputs
+    _, lse, sums = output
+    ctx.save_for_backward(q, k, v, sums, tokens, cu_seqlens)
+    ctx.mark_non_differentiable(lse)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(
+    ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    rest = (None,) * 6
+    if d_out is None and d_sums is None:
+        return None, None, None, *rest
+    return *_backward(d_out, d_sums, *ctx.saved_tensors, *ctx.settings), *rest
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _new_results(q: Tensor) -> Result:
+    """`out`, `lse` and `column_sums` of either layout, uninitialised."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    lse, sums = (torch.empty(q.shape[:-1], dtype=dtype, device=q.device) for _ in range(2))
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device), lse, sums
+
+
+def _if_any_is_padding(tokens: Tensor | None) -> Tensor | None:
+    # Worth checking where that does not wait for the device.
+    return None if tokens is None or (not tokens.is_cuda and bool(tokens.all())) else tokens
+
+
+def _sequences(cu_seqlens: Tensor) -> Iterator[slice]:
+    return (slice(*bounds) for bounds in itertools.pairwise(cu_seqlens.tolist()))
+
+
+def _alone(x: Tensor, rows: slice) -> Tensor:
+    """One sequence of a packed batch as a padded batch of one: `[T, H, …]` → `[1, H, n, …]`."""
+    return x[rows].transpose(0, 1)[None]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, kind: Scores) -> Result:
     """Rows of padded queries are computed like any other from q = 0 and left out of every sum and result."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor | None, kind: Scores) -> Result:
-        token_UN = None if tokens is None else tokens.repeat_interleave(k.shape[1], dim=0)
-        q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        out_UGND = torch.empty(q_UGND.shape, dtype=q.dtype, device=q.device)
-        lse_UGN = torch.empty(q_UGND.shape[:3], dtype=dtype, device=q.device)
-        sums_UGN = torch.zeros_like(lse_UGN)
-        for block in _blocks(q_UGND.shape, kind.visibility, q.device):
-            u, rows, keys = block
-            queries = _rows(q_UGND, token_UN, block)
-            scores = _scores(queries, k_UND, token_UN, kind, block)
-            weights = scores.softmax(-1)
-            # S = lse + log P for every pair; at the row's maximum P is not small and its logarithm accurate.
-            lse_UGN[u, :, rows] = scores.amax(-1) - weights.amax(-1).log()
-            out_UGND[u, :, rows] = _matmul(weights, v_UND[u, keys].to(dtype))
-            sums_UGN[u, :, keys] += _column_sums(weights, token_UN, block)
-        out, lse, sums = out_UGND.view(q.shape), lse_UGN.view(q.shape[:3]), sums_UGN.view(q.shape[:3])
-        if tokens is not None:
-            out.masked_fill_(~tokens[:, None, :, None], 0.0)
-            lse.masked_fill_(~tokens[:, None], float("inf"))
-        ctx.save_for_backward(q, k, v, tokens, token_UN, sums)
-        ctx.kind, ctx.device_type = kind, q.device.type
-        ctx.mark_non_differentiable(lse)
-        ctx.set_materialize_grads(False)
-        return out, lse, sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, d_out: Tensor | None, _: Tensor | None, d_sums: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        if d_out is None and d_sums is None:
-            return (None,) * 5
-        # The backward pass may have been started under autocast.
-        with torch.autocast(ctx.device_type, enabled=False):
-            return *_gradients(ctx, d_out, d_sums), None, None
+    token_UN = None if tokens is None else tokens.repeat_interleave(k.shape[1], dim=0)
+    q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
+    out, lse, sums = _new_results(q)
+    out_UGND = out.view(q_UGND.shape)
+    lse_UGN, sums_UGN = lse.view(q_UGND.shape[:3]), sums.zero_().view(q_UGND.shape[:3])
+    for block in _blocks(q_UGND.shape, kind.visibility, q.device):
+        u, rows, keys = block
+        queries = _rows(q_UGND, token_UN, block)
+        scores = _scores(queries, k_UND, token_UN, kind, block)
+        weights = scores.softmax(-1)
+        # S = lse + log P for every pair; at the row's maximum P is not small and its logarithm accurate.
+        lse_UGN[u, :, rows] = scores.amax(-1) - weights.amax(-1).log()
+        out_UGND[u, :, rows] = _matmul(weights, v_UND[u, keys].to(sums.dtype))
+        sums_UGN[u, :, keys] += _column_sums(weights, token_UN, block)
+    if tokens is not None:
+        out.masked_fill_(~tokens[:, None, :, None], 0.0)
+        lse.masked_fill_(~tokens[:, None], float("inf"))
+    return out, lse, sums
 
 
-def _gradients(ctx: Any, d_out: Tensor | None, d_sums: Tensor | None) -> Result:
-    """Those of q, k and v; at least one of the arguments is there."""
-    q, k, v, tokens, token_UN, sums = ctx.saved_tensors
-    kind: Scores = ctx.kind
+def _gradients(
+    d_out: Tensor | None,
+    d_sums: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sums: Tensor,
+    tokens: Tensor | None,
+    kind: Scores,
+) -> Result:
+    """Those of q, k and v; at least one of `d_out` and `d_sums` is there."""
+    token_UN = None if tokens is None else tokens.repeat_interleave(k.shape[1], dim=0)
     d_out = torch.zeros_like(q) if d_out is None else d_out
     q_UGND, k_UND, v_UND = _by_key_head(q, k, v, token_UN)
     dtype = sums.dtype

@@ -2,11 +2,13 @@
 
 import itertools
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from ata_attention import chunked, reference
 from ata_attention.masks import Visibility, Window
@@ -63,6 +65,9 @@ def ata_attention(
     matrix), or "auto": triton where it can, else chunked, with a warning if that is on a GPU; in a graph that
     torch.export makes, reference.
 
+    Under autocast the Triton kernels take fp32 input in autocast's dtype, as PyTorch's own attention does;
+    the other backends compute in fp32 at all times.
+
     Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
     fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each
     sequence of `n` tokens `Σ_j c_hj = n`.
@@ -91,13 +96,22 @@ def ata_attention(
     chosen = _chosen(backend, q.device, q.dtype, _unfit(q, scale, softcap))
     run = _module(chosen)
     cap = {} if softcap is None else {"softcap": softcap}  # the Triton kernels have no such argument
+    if chosen == "triton" and q.dtype == torch.float32 and torch.is_autocast_enabled(q.device.type):
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (x.to(dtype) for x in (q, k, v))
     # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
-    with torch.autocast(q.device.type, enabled=False):
+    with _without_autocast(q.device):
         if cu_seqlens is None:
             out, lse, column_sums = run.padded(q, k, v, key_padding_mask, scale, visibility, **cap)
         else:
             out, lse, column_sums = run.packed(q, k, v, cu_seqlens, max_seqlen, scale, visibility, **cap)
     return AtaOutput(out, lse, column_sums, chosen)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Some devices, such as meta, have none to turn off."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: str | None) -> str:
@@ -198,7 +212,7 @@ def _check_lengths(cu_seqlens: Tensor, max_seqlen: int | None, q: Tensor) -> Non
         )
     if cu_seqlens.device != q.device:
         raise TypeError(f"cu_seqlens is on {cu_seqlens.device}, but q is on {q.device}")
-    if cu_seqlens.is_cuda or torch.compiler.is_compiling():
+    if not _has_values(cu_seqlens):
         return
     bounds = cu_seqlens.tolist()
     if bounds != sorted(bounds) or bounds[0] != 0 or bounds[-1] != q.shape[0]:
@@ -208,3 +222,8 @@ def _check_lengths(cu_seqlens: Tensor, max_seqlen: int | None, q: Tensor) -> Non
     longest = max((stop - start for start, stop in itertools.pairwise(bounds)), default=0)
     if max_seqlen is not None and max_seqlen < longest:
         raise ValueError(f"max_seqlen is {max_seqlen}, but the longest sequence has {longest} tokens")
+
+
+def _has_values(x: Tensor) -> bool:
+    """Whether a look at the values is possible, and waits for no device."""
+    return x.device.type == "cpu" and not isinstance(x, FakeTensor) and not torch.compiler.is_compiling()

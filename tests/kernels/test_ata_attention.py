@@ -10,6 +10,7 @@ import torch
 from ata_attention import ata_attention, chunked
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from tests.kernels.oracle import oracle, run, tensors, visible_pairs
@@ -350,3 +351,73 @@ def test_memory_at_8192_tokens_is_under_a_twentieth_of_eagers():
     command = [sys.executable, "-c", textwrap.dedent(script)]
     ours = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert ours < 2 * (4 * 8192 * 8192 * 4 // 1024) / 20
+
+
+LAYOUTS = ("padded", "masked", "packed")
+
+
+def _laid_out(layout, device=None):
+    """`q, k, v` and how they lie; packed, with five rows behind the last sequence."""
+    q, k, v, *_ = (x.to(device) for x in tensors(2, 2, 2, 10, 8))
+    if layout == "packed":
+        cu_seqlens = torch.tensor([0, 9, 9, 15], dtype=torch.int32, device=device)
+        return [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)], {"cu_seqlens": cu_seqlens}
+    tokens = torch.arange(10, device=device) < torch.tensor([[10], [6]], device=device)
+    return [q, k, v], {"key_padding_mask": tokens} if layout == "masked" else {}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_chunked_compiles_into_one_graph(layout):
+    """Packed too, though its lengths are data; rows behind the last sequence get what padding gets."""
+    inputs, options = _laid_out(layout)
+    inputs = [x.requires_grad_() for x in inputs]
+
+    def gradients(q, k, v):
+        result = ata_attention(q, k, v, causal=True, backend="chunked", **options)
+        loss = (result.out * result.column_sums[..., None]).square().sum()
+        return result.out, result.lse, result.column_sums, *torch.autograd.grad(loss, (q, k, v))
+
+    def forward(q, k, v):
+        result = ata_attention(q, k, v, causal=True, backend="chunked", **options)
+        return (result.out * result.column_sums[..., None]).square().sum(), *result[:3]
+
+    loss, *found = torch.compile(forward, fullgraph=True, backend="aot_eager")(*inputs)
+    found += torch.autograd.grad(loss, inputs)
+    if layout == "packed":
+        for x, padding in zip(found, (0.0, float("inf"), 0.0, 0.0, 0.0, 0.0), strict=True):
+            assert (x[15:] == padding).all()
+        options = {"cu_seqlens": options["cu_seqlens"]}
+        inputs, found = [x[:15] for x in inputs], [x[:15] for x in found]
+    for ours, theirs in zip(found, gradients(*inputs), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_chunked_needs_no_values_to_tell_shapes(layout):
+    """On the meta device, under autocast too, and as fake tensors."""
+    inputs, options = _laid_out(layout)
+    shapes = [x.shape for x in chunked._new_results(inputs[0])]
+    away, elsewhere = _laid_out(layout, "meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [x.shape for x in ata_attention(*away, **elsewhere)[:3]] == shapes
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(x).requires_grad_() for x in inputs]
+        result = ata_attention(*fakes, **{name: mode.from_tensor(x) for name, x in options.items()})
+        assert [x.shape for x in result[:3]] == shapes
+        grads = torch.autograd.grad(result.out.sum() + result.column_sums.sum(), fakes)
+        assert [x.shape for x in grads] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_chunked_operators_pass_pytorchs_own_check(layout):
+    inputs, options = _laid_out(layout)
+    arguments = (
+        *(x.requires_grad_() for x in inputs),
+        options.get("key_padding_mask"),
+        options.get("cu_seqlens"),
+        0.3,
+        2.0,
+        None,
+        0,
+    )
+    torch.library.opcheck(chunked._forward, arguments)

@@ -1,6 +1,7 @@
 """The Triton kernels, against the definition in fp64: on the GPU if there is one, else interpreted."""
 
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -189,14 +190,16 @@ def test_short_sequences_take_one_pass_and_long_ones_two(monkeypatch):
         monkeypatch.setattr(
             launch, name, lambda *a, n=name, f=function, **o: (passes.append(n), f(*a, **o))[1]
         )
-    for n in (256, 257):
+    longest = tiles.FUSED_MAX_SEQLEN
+    for n, dtype in ((longest, torch.bfloat16), (longest + 1, torch.bfloat16), (longest, torch.float32)):
         passes.clear()
-        q, k, v, *_ = on_device(*tensors(1, 1, 1, n, 32))
+        q, k, v, *_ = on_device(*tensors(1, 1, 1, n, 32), dtype=dtype)
         result = ata_attention(q, k, v, backend="triton")
-        assert passes == (["fused"] if n == 256 else ["attention", "column_sums"])
-        torch.testing.assert_close(
-            result.column_sums, ata_attention(q, k, v, backend="reference").column_sums, **TOLERANCE
-        )
+        # On a chip fp32 never fits; the interpreter's has no end.
+        fits = n == longest and (dtype.itemsize == 2 or tiles.interpreted())
+        assert passes == (["fused"] if fits else ["attention", "column_sums"])
+        expected = ata_attention(*(x.double() for x in (q, k, v)), backend="reference").column_sums
+        torch.testing.assert_close(result.column_sums.double(), expected, **TOLERANCE)
 
 
 def test_unused_column_sums_cost_nothing(monkeypatch):
@@ -407,6 +410,114 @@ def test_visibility_reaches_the_kernels_as_it_is():
 
 def test_the_largest_head_dimension_is_that_of_the_tables():
     assert max(tiles.HEAD_DIMS) == interface.LARGEST_HEAD_DIM
+
+
+def _packed_without_checks(inputs, cu_seqlens, max_seqlen):
+    """As on a GPU, where nobody looks at the values of `cu_seqlens`; all results and gradients."""
+    *inputs, d_out, d_sums = inputs
+    q, k, v = (x.detach().requires_grad_() for x in inputs)
+    out, lse, sums = ops.packed(q, k, v, cu_seqlens, max_seqlen, 0.2, Visibility(None, None))
+    return out, lse, sums, *torch.autograd.grad((out, sums), (q, k, v), (d_out, d_sums))
+
+
+@pytest.mark.parametrize("max_seqlen", [9, None], ids=["fused", "two passes"])
+@pytest.mark.parametrize("lengths", [[9, 6], [9, 0, 31], []], ids=str)
+def test_rows_behind_the_last_sequence_get_what_padding_gets(lengths, max_seqlen):
+    """A buffer may be longer than what is in it. A tile's length, and more, of such rows."""
+    inputs, cu_seqlens = packed_tensors([*lengths, 5, 40], 1, 2, 32)
+    dtype = torch.bfloat16 if max_seqlen else torch.float32
+    *inputs, d_sums = on_device(*inputs, dtype=dtype)
+    longest = max_seqlen and max(lengths, default=0)
+    found = _packed_without_checks([*inputs, d_sums.float()], cu_seqlens[:-2].contiguous(), longest)
+    for x, padding in zip(found, (0.0, float("inf"), 0.0, 0.0, 0.0, 0.0), strict=True):
+        assert (x[sum(lengths) :] == padding).all()
+    if lengths:
+        alone = [x[: sum(lengths)] for x in (*inputs, d_sums.float())]
+        for x, y in zip(found, _packed_without_checks(alone, cu_seqlens[:-2], longest), strict=True):
+            assert torch.equal(x[: sum(lengths)], y)
+
+
+def test_an_understated_longest_length_is_no_number():
+    """Whoever says 16 and has a sequence beyond what was prepared for gets NaN for it, and for it alone."""
+    lengths = [tiles.FUSED_MAX_SEQLEN, 12, 70, 40]
+    inputs, cu_seqlens = packed_tensors(lengths, 1, 1, 32)
+    *inputs, d_sums = on_device(*inputs, dtype=torch.bfloat16)
+    found = _packed_without_checks([*inputs, d_sums.float()], cu_seqlens, 12)
+    right = _packed_without_checks([*inputs, d_sums.float()], cu_seqlens, None)
+    keys = tiles.fused_keys(12, tiles.table_of(found[0].device), 32, torch.bfloat16)
+    wrong = [length > keys for length in lengths]
+    assert any(wrong)
+    assert not all(wrong)
+    for name, x, y in zip(("out", "lse", "sums", "dq", "dk", "dv"), found, right, strict=True):
+        for is_wrong, part, expected in zip(wrong, x.split(lengths), y.split(lengths), strict=True):
+            if is_wrong:
+                assert part.isnan().all(), name
+            else:
+                # The fused kernel's sums are those of unrounded weights as well; out is bf16.
+                torch.testing.assert_close(part, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("magnitude", [9_000, 100_000])
+def test_large_scores(magnitude):
+    """Scores that share a large part, exact in fp32, so that all error is of what is done with them.
+
+    The second pass has a normaliser that was rounded; in base 2, half a unit in its last place. In the
+    interpreter, which rounds each score as well, that is at most twice the error of the one pass that needs
+    none.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randint(-2, 3, (60, 1, 32), generator=generator).float() for _ in range(2))
+    q[..., 4:], q[..., 0], k[..., 0] = 0, 1, magnitude
+    q, k = on_device(q, k)
+    options = {"cu_seqlens": torch.tensor([0, 60], dtype=torch.int32, device=DEVICE), "scale": 0.7}
+    exact = ata_attention(q.double(), k.double(), k.double(), backend="reference", **options).column_sums
+
+    def error(max_seqlen):
+        found = ata_attention(q, k, k, backend="triton", max_seqlen=max_seqlen, **options)
+        return ((found.column_sums - exact).abs() / exact).max().item()
+
+    unit = 2.0 ** (math.floor(math.log2(0.7 * magnitude / math.log(2))) - 23)
+    bound = 2 * error(60) if tiles.interpreted() else unit / 2 * math.log(2)
+    assert error(None) <= bound + 1e-5
+
+
+def test_autocast_takes_fp32_to_the_tensor_cores():
+    """As PyTorch's own attention: on fp32 input, the results of its half-precision copy."""
+    inputs, cu_seqlens = packed_tensors([40, 3], 1, 2, 32)
+    q, k, v = on_device(*inputs[:3])
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        found = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
+    expected = ata_attention(*(x.bfloat16() for x in (q, k, v)), cu_seqlens=cu_seqlens, backend="triton")
+    assert found.out.dtype == torch.bfloat16
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
+
+
+@pytest.mark.parametrize("seen", [{}, {"causal": True}, {"window": (100, 30)}], ids=str)
+@pytest.mark.parametrize("layout", ["packed", "masked"])
+@pytest.mark.parametrize("d", [64, 96, 128, 256])
+def test_shipped_tiles_in_half_precision(d, layout, seen, monkeypatch):
+    """Several tiles of sm_90's table, whole and cut off, edges and interiors, against fp64, by norms.
+
+    P and dS are rounded to bf16, of 8 bits, before they are multiplied: errors of 2⁻⁹ at most each, that
+    average out over a sum; those of dq are the largest, since two such sums are subtracted in it.
+    """
+    if tiles.interpreted():
+        monkeypatch.setattr(tiles, "table_of", lambda _: "sm_90")
+    if layout == "packed":
+        inputs, cu_seqlens = packed_tensors([300, 1, 0, 33], 1, 2, d)
+        options = {"cu_seqlens": cu_seqlens, **seen}
+    else:
+        inputs = tensors(2, 1, 2, 300, d)
+        tokens = torch.arange(300) >= torch.tensor([[0], [170]])
+        options = {"key_padding_mask": tokens.to(DEVICE), **seen}
+        padding = [~(tokens[:, None, :, None] if x.dim() == 4 else tokens[:, None]) for x in inputs]
+        inputs = [x.masked_fill(p, 0.0) for x, p in zip(inputs, padding, strict=True)]
+    *inputs, d_sums = on_device(*inputs, dtype=torch.bfloat16)
+    found = triton(*inputs, d_sums.float(), **options)
+    exact = reference(*(x.double() for x in (*inputs, d_sums)), **options)
+    for name, ours, true in zip(("out", "sums", "dq", "dk", "dv"), found, exact, strict=True):
+        error = ((ours.double() - true).norm() / true.norm()).item()
+        assert error <= (1e-5 if name == "sums" else 2**-7), (name, error)
 
 
 @pytest.mark.gpu

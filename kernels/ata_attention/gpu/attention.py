@@ -2,7 +2,12 @@
 
 The softmax runs in base 2 with a running maximum (Dao et al., "FlashAttention", 2022): at each step over the
 keys, what was added up so far is scaled down to the new maximum. `lse` is what the other kernels rebuild
-`P = exp(S − lse)` from.
+`P = exp2(S·log2 e − lse)` from: it is in base 2, so that a row's largest score and its maximum in there are
+rounded alike, however large they are.
+
+Keys that all queries of a tile see are walked first, without masks, and those at its edge after them. Where a
+mask of tokens or a window's left end may hide any, one loop masks all: a third would leave the compiler
+too few registers to keep the tensor cores' products in flight.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -13,7 +18,6 @@ import triton.language as tl
 
 from ata_attention.gpu.layout import (
     HIDDEN,
-    LN_2,
     LOG2_E,
     hide,
     is_token,
@@ -26,7 +30,7 @@ from ata_attention.gpu.layout import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["left", "right"])
 def attention_kernel(
     out,
     lse,
@@ -39,8 +43,8 @@ def attention_kernel(
     n,
     group,
     scale,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
+    left,
+    right,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
@@ -48,8 +52,10 @@ def attention_kernel(
 ):
     """Program (tile, query head) writes `out` and `lse` of the tile's queries."""
     head = tl.program_id(1)
-    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
-    if first >= length:
+    # The last tiles first: causal, they have the most keys, and light ones fill the gaps at the end.
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    batch, start, length, extent, first = own_rows(tile, cu_seqlens, sequences, n, OWN)
+    if first >= extent:
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
@@ -62,55 +68,28 @@ def attention_kernel(
         tl.full([OWN], float("-inf"), tl.float32),
         tl.zeros([OWN], tl.float32),
     )
-    begin, end = reach(first, length, LEFT, RIGHT, OWN, STEP)
-    if tokens is not None:
+    begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, STEP)
+    if tokens is not None or left is not None:
         state = _walk(
-            state, queries, rows, keys, values, tokens, length, scale, begin, end,
-            LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=True,
+            state, queries, rows, keys, values, tokens, length, scale, begin, end, left, right,
+            D, BLOCK_D, STEP, HIDE=True, STAGES=None,
         )  # fmt: skip
     else:
-        # The steps in the middle, where all queries see all keys, go without a mask.
-        whole_begin, whole_end = _whole(first, length, begin, end, LEFT, RIGHT, OWN, STEP)
-        if LEFT is not None:
-            state = _walk(
-                state, queries, rows, keys, values, tokens, length, scale, begin, whole_begin,
-                LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=True,
-            )  # fmt: skip
         state = _walk(
-            state, queries, rows, keys, values, tokens, length, scale, whole_begin, whole_end,
-            LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=False,
+            state, queries, rows, keys, values, tokens, length, scale, whole_begin, whole_end, left, right,
+            D, BLOCK_D, STEP, HIDE=False, STAGES=None,
         )  # fmt: skip
+        # Few steps: to load ahead would cost the registers that the loop before needs.
         state = _walk(
-            state, queries, rows, keys, values, tokens, length, scale, whole_end, end,
-            LEFT, RIGHT, D, BLOCK_D, STEP, HIDE=True,
+            state, queries, rows, keys, values, tokens, length, scale, whole_end, end, left, right,
+            D, BLOCK_D, STEP, HIDE=True, STAGES=1,
         )  # fmt: skip
     weighted, maximum, total = state
     # A row of padding saw nothing, or the wrong things: it is 0, and its lse makes its P vanish elsewhere.
     weighted = tl.where(present[:, None], weighted / total[:, None], 0.0)
-    logarithm = tl.where(present, maximum * LN_2 + tl.log(total), float("inf"))
-    store_tile(rows_of(out, batch, head, start), first, rows < length, weighted, D, OWN, BLOCK_D)
-    store_numbers(rows_of(lse, batch, head, start), rows, rows < length, logarithm)
-
-
-@triton.jit
-def _whole(
-    first,
-    length,
-    begin,
-    end,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-    OWN: tl.constexpr,
-    STEP: tl.constexpr,
-):
-    """The part of `begin … end`, in steps of STEP keys, that every one of the own queries sees."""
-    whole_begin = begin
-    whole_end = length // STEP * STEP
-    if LEFT is not None:
-        whole_begin = tl.minimum(tl.cdiv(tl.maximum(first + OWN - 1 - LEFT, 0), STEP) * STEP, end)
-    if RIGHT is not None:
-        whole_end = tl.minimum(whole_end, (first + RIGHT + 1) // STEP * STEP)
-    return whole_begin, tl.maximum(whole_begin, whole_end)
+    logarithm = tl.where(present, maximum + tl.log2(total), float("inf"))
+    store_tile(rows_of(out, batch, head, start), first, rows < extent, weighted, D, OWN, BLOCK_D)
+    store_numbers(rows_of(lse, batch, head, start), rows, rows < extent, logarithm)
 
 
 @triton.jit
@@ -125,23 +104,24 @@ def _walk(
     scale,
     begin,
     end,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
+    left,
+    right,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEP: tl.constexpr,
     HIDE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """Takes the keys from `begin` to `end` into the running softmax."""
+    """Takes the keys from `begin` to `end` into the running softmax; without HIDE all are there and seen."""
     weighted, maximum, total = state
-    for step in tl.range(begin, end, STEP):
+    for step in tl.range(begin, end, STEP, num_stages=STAGES):
         columns = step + tl.arange(0, STEP)
-        present = is_token(tokens, columns, length)
+        present = is_token(tokens, columns, length) if HIDE else None
         key = load_tile(keys, step, present, D, STEP, BLOCK_D)
         scores = tl.dot(queries, tl.trans(key), input_precision="ieee")
         if HIDE:
             scores = tl.where(present[None, :], scores, HIDDEN)
-            scores = hide(scores, rows[:, None], columns[None, :], LEFT, RIGHT)
+            scores = hide(scores, rows[:, None], columns[None, :], left, right)
         higher = tl.maximum(maximum, tl.max(scores, 1) * (scale * LOG2_E))
         weights = tl.exp2(scores * (scale * LOG2_E) - higher[:, None])
         shrink = tl.exp2(maximum - higher)

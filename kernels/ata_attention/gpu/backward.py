@@ -38,10 +38,10 @@ from ata_attention.gpu.layout import (
 
 
 @triton.jit
-def centre_kernel(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.constexpr):
+def centre_kernel(centred, d_sums, sums, tokens, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
     """Program (sequence, query head) writes `dc − Σ(c·dc) / Σc` of one sequence, 0 at padding."""
     head = tl.program_id(1)
-    batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, n)
+    batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, sequences, n)
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
     gradients, weights = rows_of(d_sums, batch, head, start), rows_of(sums, batch, head, start)
@@ -62,7 +62,7 @@ def centre_kernel(centred, d_sums, sums, tokens, cu_seqlens, n, BLOCK: tl.conste
         store_numbers(results, rows, rows < length, values)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["left", "right"])
 def backward_dq_kernel(
     d_q,
     delta,
@@ -79,8 +79,8 @@ def backward_dq_kernel(
     n,
     group,
     scale,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
+    left,
+    right,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
@@ -91,8 +91,10 @@ def backward_dq_kernel(
     `d_sums` is centred, or None.
     """
     head = tl.program_id(1)
-    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
-    if first >= length:
+    # The last tiles first: causal, they have the most keys, and light ones fill the gaps at the end.
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    batch, start, length, extent, first = own_rows(tile, cu_seqlens, sequences, n, OWN)
+    if first >= extent:
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
@@ -107,16 +109,17 @@ def backward_dq_kernel(
     gradient = tl.zeros([OWN, BLOCK_D], tl.float32)  # A
     mean_key = tl.zeros([OWN, BLOCK_D if d_sums is not None else 1], tl.float32)  # B
     row_term = tl.zeros([OWN], tl.float32)  # r
-    begin, end = reach(first, length, LEFT, RIGHT, OWN, STEP)
+    begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, STEP)
     for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
         columns = step + tl.arange(0, STEP)
         is_key = is_token(tokens, columns, length)
         key = load_tile(keys, step, is_key, D, STEP, BLOCK_D)
         value = load_tile(values, step, is_key, D, STEP, BLOCK_D)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")
-        scores = tl.where(is_key[None, :], scores, HIDDEN)
-        scores = hide(scores, rows[:, None], columns[None, :], LEFT, RIGHT)
-        weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[:, None] * LOG2_E)
+        if tokens is not None or step < whole_begin or step >= whole_end:
+            scores = tl.where(is_key[None, :], scores, HIDDEN)
+            scores = hide(scores, rows[:, None], columns[None, :], left, right)
+        weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[:, None])
         d_weights = tl.dot(d_row, tl.trans(value), input_precision="ieee") - row_delta[:, None]
         if d_sums is not None:
             column_gradient = load_numbers(rows_of(d_sums, batch, head, start), columns, is_key, 0.0)
@@ -127,11 +130,11 @@ def backward_dq_kernel(
     if d_sums is not None:
         gradient -= row_term[:, None] * mean_key
         row_delta += row_term
-    store_tile(rows_of(d_q, batch, head, start), first, rows < length, gradient * scale, D, OWN, BLOCK_D)
-    store_numbers(rows_of(delta, batch, head, start), rows, rows < length, row_delta)
+    store_tile(rows_of(d_q, batch, head, start), first, rows < extent, gradient * scale, D, OWN, BLOCK_D)
+    store_numbers(rows_of(delta, batch, head, start), rows, rows < extent, row_delta)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["left", "right"])
 def backward_dkv_kernel(
     d_k,
     d_v,
@@ -148,8 +151,8 @@ def backward_dkv_kernel(
     n,
     group,
     scale,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
+    left,
+    right,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
@@ -160,8 +163,8 @@ def backward_dkv_kernel(
     `d_sums` is centred, or None.
     """
     key_head = tl.program_id(1)
-    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
-    if first >= length:
+    batch, start, length, extent, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
+    if first >= extent:
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
@@ -170,7 +173,7 @@ def backward_dkv_kernel(
     key = load_tile(rows_of(k, batch, key_head, start), first, present, D, OWN, BLOCK_D)
     value = load_tile(rows_of(v, batch, key_head, start), first, present, D, OWN, BLOCK_D)
     # Seen from a key, left and right change places.
-    begin, end = reach(first, length, RIGHT, LEFT, OWN, STEP)
+    begin, whole_begin, whole_end, end = reach(first, length, right, left, OWN, STEP)
     d_key = tl.zeros([OWN, BLOCK_D], tl.float32)
     d_value = tl.zeros([OWN, BLOCK_D], tl.float32)
     for head in tl.range(key_head * group, key_head * group + group, disable_licm=BLOCK_D > 128):
@@ -185,15 +188,17 @@ def backward_dkv_kernel(
             logarithm = load_numbers(logarithms, rows, is_query, float("inf"))
             row_delta = load_numbers(deltas, rows, is_query, 0.0)
             scores = tl.dot(key, tl.trans(query), input_precision="ieee")
-            scores = hide(scores, rows[None, :], columns[:, None], LEFT, RIGHT)
-            weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :] * LOG2_E)
+            if right is not None:  # noqa: SIM102 (settled by the compiler, the other while running)
+                if step < whole_begin or step >= whole_end:
+                    scores = hide(scores, rows[None, :], columns[:, None], left, right)
+            weights = tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :])
             d_value = tl.dot(weights.to(d_row.dtype), d_row, d_value, input_precision="ieee")
             d_weights = tl.dot(value, tl.trans(d_row), input_precision="ieee") - row_delta[None, :]
             if d_sums is not None:
                 column_gradient = load_numbers(rows_of(d_sums, batch, head, start), columns, present, 0.0)
                 d_weights += column_gradient[:, None]
             d_key = tl.dot((weights * d_weights).to(query.dtype), query, d_key, input_precision="ieee")
-    within = columns < length
+    within = columns < extent
     d_key = tl.where(present[:, None], d_key * scale, 0.0)
     d_value = tl.where(present[:, None], d_value, 0.0)
     store_tile(rows_of(d_k, batch, key_head, start), first, within, d_key, D, OWN, BLOCK_D)

@@ -2,7 +2,8 @@
 
 A row's normaliser is known only when the row has been read to its end, so a forward pass that walks along
 rows cannot add up columns. This one walks down columns: for its keys it computes the scores of every query
-again, `P = exp(S − lse)`, and adds. One matmul and one exponential a pair, no memory beyond the result.
+again, `P = exp2(S·log2 e − lse)`, and adds. One matmul and one exponential a pair, no memory beyond
+the result. Queries that see only some of the keys are walked apart, with a mask; those in between without.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -24,7 +25,7 @@ from ata_attention.gpu.layout import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["left", "right"])
 def column_sums_kernel(
     sums,
     lse,
@@ -36,8 +37,8 @@ def column_sums_kernel(
     n,
     group,
     scale,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
+    left,
+    right,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
@@ -45,8 +46,8 @@ def column_sums_kernel(
 ):
     """Program (tile, query head) writes the column sums of the tile's keys, 0 at padding."""
     head = tl.program_id(1)
-    batch, start, length, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
-    if first >= length:
+    batch, start, length, extent, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
+    if first >= extent:
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
@@ -56,15 +57,52 @@ def column_sums_kernel(
     keys = load_tile(rows_of(k, batch, head // group, start), first, present, D, OWN, BLOCK_D)
     total = tl.zeros([OWN], tl.float32)
     # Seen from a key, left and right change places.
-    begin, end = reach(first, length, RIGHT, LEFT, OWN, STEP)
-    for step in tl.range(begin, end, STEP):
+    begin, whole_begin, whole_end, end = reach(first, length, right, left, OWN, STEP)
+    if right is not None:
+        total = _walk(
+            total, keys, columns, queries, logarithms, tokens, length, scale, begin, whole_begin, left, right,
+            D, BLOCK_D, STEP, HIDE=True,
+        )  # fmt: skip
+    total = _walk(
+        total, keys, columns, queries, logarithms, tokens, length, scale, whole_begin, whole_end, left, right,
+        D, BLOCK_D, STEP, HIDE=False,
+    )  # fmt: skip
+    total = _walk(
+        total, keys, columns, queries, logarithms, tokens, length, scale, whole_end, end, left, right,
+        D, BLOCK_D, STEP, HIDE=True,
+    )  # fmt: skip
+    total = tl.where(present, total, 0.0)
+    store_numbers(rows_of(sums, batch, head, start), columns, columns < extent, total)
+
+
+@triton.jit
+def _walk(
+    total,
+    keys,
+    columns,
+    queries,
+    logarithms,
+    tokens,
+    length,
+    scale,
+    begin,
+    end,
+    left,
+    right,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STEP: tl.constexpr,
+    HIDE: tl.constexpr,
+):
+    """Adds what the queries from `begin` to `end` give; without HIDE they are rows that see all the keys."""
+    for step in tl.range(begin, end, STEP, num_stages=1 if HIDE else None):
         rows = step + tl.arange(0, STEP)
-        is_query = is_token(tokens, rows, length)
+        is_query = is_token(tokens, rows, length) if HIDE or tokens is not None else None
         query = load_tile(queries, step, is_query, D, STEP, BLOCK_D)
         # What is no query has lse = +inf, and so P = 0, without a mask.
         logarithm = load_numbers(logarithms, rows, is_query, float("inf"))
         scores = tl.dot(keys, tl.trans(query), input_precision="ieee")
-        scores = hide(scores, rows[None, :], columns[:, None], LEFT, RIGHT)
-        total += tl.sum(tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :] * LOG2_E), 1)
-    total = tl.where(present, total, 0.0)
-    store_numbers(rows_of(sums, batch, head, start), columns, columns < length, total)
+        if HIDE:
+            scores = hide(scores, rows[None, :], columns[:, None], left, right)
+        total += tl.sum(tl.exp2(scores * (scale * LOG2_E) - logarithm[None, :]), 1)
+    return total

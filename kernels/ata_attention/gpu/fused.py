@@ -13,19 +13,18 @@ import triton.language as tl
 
 from ata_attention.gpu.layout import (
     HIDDEN,
-    LN_2,
     LOG2_E,
     hide,
     is_token,
     load_tile,
     rows_of,
-    sequence_rows,
+    sequence_or_rest,
     store_numbers,
     store_tile,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["left", "right"])
 def fused_kernel(
     out,
     lse,
@@ -35,19 +34,26 @@ def fused_kernel(
     v,
     tokens,
     cu_seqlens,
+    sequences,
     n,
     group,
     scale,
-    LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
+    left,
+    right,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     KEYS: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Program (sequence, query head) writes all three results of a sequence of at most KEYS rows."""
+    """Program (sequence, query head) writes all three results of a sequence of at most KEYS rows.
+
+    A longer one, of which the caller did not know, gets NaN. Programs beyond the sequences write KEYS rows
+    each of those behind the last one, as if they were padding.
+    """
     head = tl.program_id(1)
-    batch, start, length = sequence_rows(tl.program_id(0), cu_seqlens, n)
+    batch, start, length, extent = sequence_or_rest(tl.program_id(0), cu_seqlens, sequences, n, KEYS)
+    if extent <= 0:
+        return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
     queries, results = rows_of(q, batch, head, start), rows_of(out, batch, head, start)
@@ -57,22 +63,26 @@ def fused_kernel(
     keys = load_tile(rows_of(k, batch, head // group, start), start * 0, is_key, D, KEYS, BLOCK_D)
     values = load_tile(rows_of(v, batch, head // group, start), start * 0, is_key, D, KEYS, BLOCK_D)
     received = tl.zeros([KEYS], tl.float32)
-    for first in tl.range(0, length, STEP):
+    share = tl.where(length <= KEYS, 1.0, float("nan"))
+    for first in tl.range(0, extent, STEP):
         rows = first + tl.arange(0, STEP)
         present = is_token(tokens, rows, length)
         query = load_tile(queries, first, present, D, STEP, BLOCK_D)
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
         scores = tl.where(is_key[None, :], scores, HIDDEN)
-        scores = hide(scores, rows[:, None], columns[None, :], LEFT, RIGHT)
+        scores = hide(scores, rows[:, None], columns[None, :], left, right)
         maximum = tl.max(scores, 1) * (scale * LOG2_E)
         weights = tl.exp2(scores * (scale * LOG2_E) - maximum[:, None])
         total = tl.sum(weights, 1)
-        weights *= tl.where(present, 1.0 / total, 0.0)[:, None]
+        weights *= tl.where(present, share / total, 0.0)[:, None]
         received += tl.sum(weights, 0)
         weighted = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
-        logarithm = tl.where(present, maximum * LN_2 + tl.log(total), float("inf"))
-        store_tile(results, first, rows < length, weighted, D, STEP, BLOCK_D)
-        store_numbers(logarithms, rows, rows < length, logarithm)
+        logarithm = tl.where(present, maximum + tl.log2(total) * share, float("inf"))
+        store_tile(results, first, rows < extent, weighted, D, STEP, BLOCK_D)
+        store_numbers(logarithms, rows, rows < extent, logarithm)
     # A padding key received nothing from tokens, but HIDDEN leaves no promise about it: its sum is 0 by rule.
     received = tl.where(is_key, received, 0.0)
-    store_numbers(rows_of(sums, batch, head, start), columns, columns < length, received)
+    store_numbers(rows_of(sums, batch, head, start), columns, columns < extent, received)
+    for first in tl.range(KEYS, extent, KEYS):
+        rows = first + columns
+        store_numbers(rows_of(sums, batch, head, start), rows, rows < extent, received * share)

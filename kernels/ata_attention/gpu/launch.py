@@ -52,9 +52,9 @@ class Batch:
         return q.shape[0] if self.packed else q.shape[2]
 
     def tile_count(self, q: Tensor, block: int) -> int:
-        """Tiles of `block` rows that hold every sequence; packed, a few more may be empty."""
+        """Tiles of `block` rows that hold every sequence and what lies behind; packed, some may be empty."""
         if self.packed:
-            return self.rows(q) // block + self.sequences(q)
+            return self.rows(q) // block + self.sequences(q) + 1
         return self.sequences(q) * -(-self.rows(q) // block)
 
     def view(self, x: Tensor) -> View:
@@ -69,7 +69,7 @@ def new_numbers(q: Tensor, packed: bool) -> Tensor:
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """`out`, `lse` and `column_sums`: in one pass if the sequences are short enough, else in two."""
+    """`out`, `lse` in base 2 and `column_sums`: in one pass if the sequences are short, else in two."""
     table = tiles.table_of(q.device)
     keys = tiles.fused_keys(batch.longest, table, q.shape[-1], q.dtype)
     if keys is not None:
@@ -79,7 +79,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tens
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Plain attention: `out` and `lse`."""
+    """Plain attention: `out` and `lse`, in base 2."""
     out, lse = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (out, lse, q, k, v)]
     _start(attention_kernel, "attention", views, q, k, batch, heads=q.shape[1])
@@ -87,7 +87,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Te
 
 
 def column_sums(q: Tensor, k: Tensor, lse: Tensor, batch: Batch) -> Tensor:
-    """`column_sums`, from the `lse` of `attention`."""
+    """`column_sums`, from the `lse` of `attention`, in base 2."""
     sums = new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (sums, lse, q, k)]
     _start(column_sums_kernel, "column_sums", views, q, k, batch, heads=q.shape[1])
@@ -98,20 +98,22 @@ def fused(q: Tensor, k: Tensor, v: Tensor, batch: Batch, keys: int) -> tuple[Ten
     """All three in one pass, for sequences of at most `keys` rows."""
     out = torch.empty_like(q)
     lse, sums = new_numbers(q, batch.packed), new_numbers(q, batch.packed)
-    sequences = batch.sequences(q)
-    if q.numel() == 0 or sequences == 0:
+    if q.numel() == 0:
         return out, lse, sums
+    sequences = batch.sequences(q)
+    behind = -(-batch.rows(q) // keys) if batch.packed else 0
     tile = tiles.tile(f"fused_{keys}", tiles.table_of(q.device), q.shape[-1], q.dtype)
     with torch.cuda.device_of(q):
-        fused_kernel[(sequences, q.shape[1])](
+        fused_kernel[(sequences + behind, q.shape[1])](
             *(batch.view(x) for x in (out, lse, sums, q, k, v)),
             batch.tokens,
             batch.cu_seqlens,
+            sequences,
             batch.rows(q),
             q.shape[1] // k.shape[1],
             batch.scale,
-            LEFT=batch.left,
-            RIGHT=batch.right,
+            batch.left,
+            batch.right,
             D=q.shape[-1],
             BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
             KEYS=keys,
@@ -150,6 +152,7 @@ def centre(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
                 *(batch.view(x) for x in (result, d_sums, sums)),
                 batch.tokens,
                 batch.cu_seqlens,
+                grid[0],
                 batch.rows(q),
                 BLOCK=CENTRE_BLOCK,
                 num_warps=4,
@@ -199,9 +202,9 @@ def _start(
 ) -> None:
     """One program for each tile of rows and each of `heads`."""
     tile = tiles.tile(name, tiles.table_of(q.device), q.shape[-1], q.dtype)
-    grid = (batch.tile_count(q, tile.own), heads)
-    if q.numel() == 0 or grid[0] == 0:
+    if q.numel() == 0:
         return
+    grid = (batch.tile_count(q, tile.own), heads)
     # Triton starts kernels on the current device.
     with torch.cuda.device_of(q):
         kernel[grid](
@@ -212,8 +215,8 @@ def _start(
             batch.rows(q),
             q.shape[1] // k.shape[1],
             batch.scale,
-            LEFT=batch.left,
-            RIGHT=batch.right,
+            batch.left,
+            batch.right,
             D=q.shape[-1],
             BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
             OWN=tile.own,

@@ -18,7 +18,6 @@ from torch import Tensor
 # step adds to the row is wiped out, times exp2(−1e30), by the first key that the row does see.
 HIDDEN = tl.constexpr(-1.0e30)
 LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
 
 
 class View(NamedTuple):
@@ -39,23 +38,26 @@ def view(x: Tensor, packed: bool) -> View:
 
 @triton.jit
 def own_rows(tile, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
-    """What tile number `tile` stands for: `(batch, start, length, first)`.
+    """What tile number `tile` stands for: `(batch, start, length, extent, first)`.
 
-    `start` is the row at which the sequence begins in its batch entry, `length` its number of rows, and
-    `first` the tile's first row within it, which may lie past its end. `n` is N, or T if packed.
+    `start` is the row at which the sequence begins in its batch entry, `length` its number of rows that may
+    be tokens, `extent` that of the rows to write, and `first` the tile's first row within it, which may lie
+    past its end. `n` is N, or T if packed.
 
     Packed, sequence `s` begins with tile `cu_seqlens[s] // BLOCK + s`: that leaves room for all its tiles
-    wherever it starts, and the search needs neither the longest length nor a table made beforehand.
+    wherever it starts, and the search needs neither the longest length nor a table made beforehand. Rows
+    behind the last sequence are one more, of length 0: what is written there is what padding gets.
     """
     if cu_seqlens is None:
         tiles = tl.cdiv(n, BLOCK)
         batch = tile // tiles
         start = tile * 0
         length = n
+        extent = n
         first = (tile % tiles) * BLOCK
     else:
         low = tile * 0
-        high = sequences
+        high = sequences + 1
         while high - low > 1:
             middle = (low + high) // 2
             if tl.load(cu_seqlens + middle) // BLOCK + middle <= tile:
@@ -63,21 +65,23 @@ def own_rows(tile, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
             else:
                 high = middle
         batch = tile * 0
-        start, length = bounds(cu_seqlens, low, n)
+        start, extent = bounds(cu_seqlens, low, sequences, n)
+        length = tl.where(low < sequences, extent, 0)
         first = (tile - start // BLOCK - low) * BLOCK
-    return batch, start, length, first
+    return batch, start, length, extent, first
 
 
 @triton.jit
-def bounds(cu_seqlens, sequence, n):
-    """Start and length of a packed sequence, kept within the `n` rows that there are."""
+def bounds(cu_seqlens, sequence, sequences, n):
+    """Start and number of rows of a packed sequence, kept within the `n` rows that there are; those behind
+    the last sequence are number `sequences`."""
     start = tl.maximum(tl.minimum(tl.load(cu_seqlens + sequence), n), 0)
-    stop = tl.maximum(tl.minimum(tl.load(cu_seqlens + sequence + 1), n), start)
-    return start, stop - start
+    stop = tl.load(cu_seqlens + sequence + 1, mask=sequence < sequences, other=n)
+    return start, tl.maximum(tl.minimum(stop, n), start) - start
 
 
 @triton.jit
-def sequence_rows(sequence, cu_seqlens, n):
+def sequence_rows(sequence, cu_seqlens, sequences, n):
     """`(batch, start, length)` of sequence number `sequence`."""
     if cu_seqlens is None:
         batch = sequence
@@ -85,23 +89,42 @@ def sequence_rows(sequence, cu_seqlens, n):
         length = n
     else:
         batch = sequence * 0
-        start, length = bounds(cu_seqlens, sequence, n)
+        start, length = bounds(cu_seqlens, sequence, sequences, n)
     return batch, start, length
 
 
 @triton.jit
-def reach(first, length, BEFORE: tl.constexpr, AFTER: tl.constexpr, OWN: tl.constexpr, STEP: tl.constexpr):
-    """`(begin, end)` of the rows that OWN rows from `first` see, if row `i` sees `i − BEFORE … i + AFTER`.
+def sequence_or_rest(number, cu_seqlens, sequences, n, ROWS: tl.constexpr):
+    """`(batch, start, length, extent)`, as in `own_rows`, of sequence `number`; those beyond the last one
+    stand for ROWS rows each of those behind it, if there are any."""
+    batch, start, length = sequence_rows(tl.minimum(number, sequences), cu_seqlens, sequences, n)
+    extent = length
+    if cu_seqlens is not None:
+        behind = tl.maximum(number - sequences, 0) * ROWS
+        start += behind
+        extent = tl.where(number < sequences, length, tl.minimum(length - behind, ROWS))
+        length = tl.where(number < sequences, length, 0)
+    return batch, start, length, extent
 
-    `begin` is a multiple of STEP.
+
+@triton.jit
+def reach(first, length, before, after, OWN: tl.constexpr, STEP: tl.constexpr):
+    """`(begin, whole_begin, whole_end, end)` for OWN rows from `first`, if row `i` sees `i − before …
+    i + after`, None meaning no limit: some of them see the rows `begin … end`, and all of them those of
+    `whole_begin … whole_end`, which need no mask. All but `end` are multiples of STEP.
     """
     begin = length * 0
     end = length
-    if BEFORE is not None:
-        begin = tl.maximum(first - BEFORE, 0) // STEP * STEP
-    if AFTER is not None:
-        end = tl.minimum(length, first + OWN + AFTER)
-    return begin, end
+    whole_begin = begin
+    whole_end = length // STEP * STEP
+    if before is not None:
+        begin = tl.maximum(first - before, 0) // STEP * STEP
+        whole_begin = tl.cdiv(tl.maximum(first + OWN - 1 - before, 0), STEP) * STEP
+    if after is not None:
+        end = tl.minimum(length, first + OWN + after)
+        whole_end = tl.minimum(whole_end, (first + after + 1) // STEP * STEP)
+    whole_begin = tl.minimum(tl.maximum(whole_begin, begin), tl.cdiv(end, STEP) * STEP)
+    return begin, whole_begin, tl.maximum(whole_begin, whole_end), end
 
 
 @triton.jit
@@ -114,12 +137,12 @@ def is_token(tokens, rows, length):
 
 
 @triton.jit
-def hide(scores, queries, keys, LEFT: tl.constexpr, RIGHT: tl.constexpr):
+def hide(scores, queries, keys, left, right):
     """`scores` with HIDDEN where the query does not see the key; `queries` and `keys` broadcast to them."""
-    if LEFT is not None:
-        scores = tl.where(keys >= queries - LEFT, scores, HIDDEN)
-    if RIGHT is not None:
-        scores = tl.where(keys <= queries + RIGHT, scores, HIDDEN)
+    if left is not None:
+        scores = tl.where(keys >= queries - left, scores, HIDDEN)
+    if right is not None:
+        scores = tl.where(keys <= queries + right, scores, HIDDEN)
     return scores
 
 
@@ -135,13 +158,20 @@ def rows_of(x, batch, head, start):
 
 @triton.jit
 def load_tile(x, first, present, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
-    """BLOCK rows of `x` from `first`, `[BLOCK, BLOCK_D]`; 0 past D and where not `present [BLOCK]`."""
+    """BLOCK rows of `x` from `first`, `[BLOCK, BLOCK_D]`; 0 past D and where not `present [BLOCK]`; with None
+    all are."""
     columns = tl.arange(0, BLOCK_D)[None, :]
-    pointers = x[0] + tl.cast(first, tl.int64) * x[1] + tl.arange(0, BLOCK)[:, None] * x[1] + columns
-    if D == BLOCK_D:
-        return tl.load(pointers, mask=present[:, None], other=0.0)
+    pointers = (x[0] + tl.cast(first, tl.int64) * x[1]) + (tl.arange(0, BLOCK)[:, None] * x[1] + columns)
+    if present is None:
+        if D == BLOCK_D:
+            return tl.load(pointers)
+        else:
+            return tl.load(pointers, mask=columns < D, other=0.0)
     else:
-        return tl.load(pointers, mask=present[:, None] & (columns < D), other=0.0)
+        if D == BLOCK_D:
+            return tl.load(pointers, mask=present[:, None], other=0.0)
+        else:
+            return tl.load(pointers, mask=present[:, None] & (columns < D), other=0.0)
 
 
 @triton.jit
@@ -154,8 +184,11 @@ def store_tile(x, first, within, values, D: tl.constexpr, BLOCK: tl.constexpr, B
 
 @triton.jit
 def load_numbers(x, rows, present, other):
-    """One fp32 number for each of `rows`, `other` where not `present`."""
-    return tl.load(x[0] + rows.to(tl.int64) * x[1], mask=present, other=other).to(tl.float32)
+    """One fp32 number for each of `rows`, `other` where not `present`; with None all are."""
+    if present is None:
+        return tl.load(x[0] + rows.to(tl.int64) * x[1]).to(tl.float32)
+    else:
+        return tl.load(x[0] + rows.to(tl.int64) * x[1], mask=present, other=other).to(tl.float32)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ As `torch.library` operators with fake implementations and registered autograd t
 `torch.compile(fullgraph=True)`, `opcheck` and activation checkpointing like any of PyTorch's own.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def padded(
     q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, scale: float, visibility: Visibility
 ) -> Result:
     """Arguments and results as in `ata_attention`, padded layout."""
-    return _forward(q, k, v, key_padding_mask, None, q.shape[2], scale, *visibility)
+    return _natural(*_forward(q, k, v, key_padding_mask, None, q.shape[2], scale, *visibility))
 
 
 def packed(
@@ -47,8 +48,17 @@ def packed(
     scale: float,
     visibility: Visibility,
 ) -> Result:
-    """Arguments and results as in `ata_attention`, packed layout."""
-    return _forward(q, k, v, None, cu_seqlens, max_seqlen, scale, *visibility)
+    """Arguments and results as in `ata_attention`, packed layout.
+
+    Rows behind the last sequence get what padding gets; a sequence longer than `max_seqlen`, if the faster
+    path for short ones cannot take it, NaN.
+    """
+    return _natural(*_forward(q, k, v, None, cu_seqlens, max_seqlen, scale, *visibility))
+
+
+def _natural(out: Tensor, lse: Tensor, sums: Tensor) -> Result:
+    """With the base that callers expect; the operators keep `lse` in base 2."""
+    return out, lse * math.log(2), sums
 
 
 @torch.library.custom_op("ata_attention::forward", mutates_args=())

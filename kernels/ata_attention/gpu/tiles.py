@@ -16,8 +16,9 @@ import triton
 TABLES = Path(__file__).parent / "tables"
 # Head dimensions that have tiles of their own; one in between takes those of the next.
 HEAD_DIMS = (32, 64, 96, 128, 256)
-# The longest sequences that `fused` takes.
-FUSED_MAX_SEQLEN = 256
+# The longest sequences that `fused` takes. With 256 keys its rows leave registers for 16 of them at a time,
+# too few for `wgmma`: 28 instructions a score in its machine code, where two passes together have 17.
+FUSED_MAX_SEQLEN = 128
 # Bytes of shared memory that the keys and values of its sequence may fill, by table.
 FUSED_SHARED_MEMORY = {"sm_80": 64 * 1024, "sm_90": 128 * 1024, "interpreter": 2**30}
 
