@@ -43,7 +43,8 @@ def reports():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("table", TABLES)
 def test_everything_shipped_compiles_cleanly(reports, table, size):
-    """No spilled register, shared memory within the chip, and tensor-core instructions for half precision."""
+    """In half precision no spilled register but a few of one kernel, and tensor-core instructions; shared memory
+    within the chip."""
     found = reports[table, size]
     assert [f"{one['entry']} {one['variant']}: {one['fault']}" for one in found if one["fault"]] == []
     dtype = {2: torch.bfloat16, 4: torch.float32}[size]
@@ -55,11 +56,12 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
             f"fused_128 {head_dim}" in entries
         )
     assert {one["variant"] for one in found} == set(compiled.VARIANTS)
-    assert max(one["spills"] for one in found) == 0 or size == 4
-    # In fp32 more than a few bytes only at the largest head dimension.
+    # More than a few bytes only in fp32, at the largest head dimension.
     spilling = {one["entry"] for one in found if one["spills"] > 32}
-    assert spilling <= {"backward_dq 256", "backward_dq_columns 256"}
+    assert spilling <= ({"backward_dq 256", "backward_dq_columns 256"} if size == 4 else set())
     if size == 2:
+        spilling = {(one["entry"], one["variant"].split()[0]) for one in found if one["spills"]}
+        assert spilling <= {(f"backward_dq_columns {d}", "masked") for d in (96, 128)}
         expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
         others = {one["entry"] for one in found if one["tensor_cores"] != expected}
         # The one exception, by name: the fused kernel's rows, if wide.
@@ -80,8 +82,7 @@ def test_a_score_costs_what_the_budget_allows(reports):
             limit = MARGIN * (hidden if masked else plain)
             assert one["interior"]["instructions"] <= limit, (one["entry"], one["variant"])
     # No score is computed twice, and no exponential but those that rescale a row.
-    whole = {one["entry"] for one in found if one["interior"]["exponentials"] <= 1.07}
-    assert {one["entry"] for one in found} - whole <= {"backward_dq_columns 128"}
+    assert {one["entry"] for one in found if one["interior"]["exponentials"] > 1.07} == set()
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -101,6 +102,8 @@ def test_faults_are_found():
     sound = compiled.Compiled("attention", 200, 0, 1024, "wgmma.mma_async")
     assert sound.fault("sm_90", "attention", torch.bfloat16, 64) is None
     assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", "attention", torch.bfloat16, 64)
+    assert sound._replace(spills=16).fault("sm_90", "backward_dq_columns", torch.bfloat16, 128) is None
+    assert sound._replace(spills=40).fault("sm_90", "backward_dq_columns", torch.bfloat16, 128) is not None
     assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", "attention", torch.float32, 64)
     assert "uses mma.sync" in sound._replace(tensor_cores="mma.sync").fault(
         "sm_90", "attention", torch.bfloat16, 64
