@@ -25,8 +25,8 @@ SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
 # Instructions of the tensor cores, the better ones first.
 TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill. fp32 goes without tensor cores, and a product holds whole rows in
-# registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half precision
-# one kernel alone may, whose tile of 128 rows halves its work and costs a few bytes where tokens are masked.
+# registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
+# precision one kernel alone may: its tile of 128 rows halves its work, and costs a few bytes under a mask.
 MAY_SPILL_FP32, MAY_SPILL_HALF = 320, {"backward_dq_columns": 32}
 # Shared memory and registers of one SM, and threads that may wait on it at once.
 SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}

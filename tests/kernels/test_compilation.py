@@ -43,8 +43,8 @@ def reports():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("table", TABLES)
 def test_everything_shipped_compiles_cleanly(reports, table, size):
-    """In half precision no spilled register but a few of one kernel, and tensor-core instructions; shared memory
-    within the chip."""
+    """In half precision no spilled register but a few of one kernel, and tensor-core instructions; shared
+    memory within the chip."""
     found = reports[table, size]
     assert [f"{one['entry']} {one['variant']}: {one['fault']}" for one in found if one["fault"]] == []
     dtype = {2: torch.bfloat16, 4: torch.float32}[size]
