@@ -34,7 +34,8 @@ class Loop(NamedTuple):
 
     `instructions`, `exponentials`: issued by single threads. `multiplications`: of the tensor cores.
     `serialised`: a product of `wgmma` waits for the one before, though both add to the same registers: what
-    ptxas warns of as C7515. `barriers`: a step, of the whole program.
+    ptxas warns of as C7515. `barriers`: a step, of the whole program. `during_products`: the share of the
+    exponentials that are issued while a product of `wgmma` is under way.
     """
 
     instructions: float
@@ -43,6 +44,7 @@ class Loop(NamedTuple):
     wgmma: bool
     serialised: bool
     barriers: int
+    during_products: float
 
     @property
     def overlapped(self) -> float:
@@ -111,7 +113,18 @@ def _loop(body: Sequence[Instruction], scores: int, warps: int) -> Loop:
         wgmma=wgmma,
         serialised=any(_waits(*pair) for pair in pairwise(products)),
         barriers=sum(one.name.startswith(("BAR.SYNC", "WARPSYNC.COLLECTIVE")) for one in body),
+        during_products=_during_products(body),
     )
+
+
+def _during_products(body: Sequence[Instruction]) -> float:
+    under_way, during = False, []
+    for one in body:
+        if one.name.startswith(("HGMMA", "WARPGROUP.DEPBAR")):
+            under_way = one.name.startswith("HGMMA")
+        elif one.name == "MUFU.EX2":
+            during.append(under_way)
+    return sum(during) / len(during)
 
 
 def _multiplications(product: Instruction, warps: int) -> int:

@@ -16,13 +16,12 @@ os.environ |= {
 import pytest
 import torch
 
-from tests.flash_builds import flash_builds  # noqa: F401
-from tests.interpreter import interpreted_bfloat16, quick_interpreter  # noqa: F401
-
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be known before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from tests.flash_builds import flash_builds  # noqa: F401
+from tests.interpreter import interpreted_bfloat16, quick_interpreter  # noqa: F401
 
 # The files that take longest; they start first, so that the workers of `make test` end together.
 LONGEST = (

@@ -16,7 +16,7 @@ TABLES = ("sm_80", "sm_90")
 SIZES = (2, 4)
 # Instructions a score of the inner loop, sm_90, bf16, d = 128: at most, over all variants that need no mask
 # in it, and over the others. As the machine code had them, and a tenth for another ptxas.
-BUDGET = {"attention": (11.2, 20.6), "column_sums": (7.7, 14.9), "backward_dq": (14.1, 18.7)}
+BUDGET = {"attention": (11.8, 20.6), "column_sums": (7.7, 14.9), "backward_dq": (14.1, 18.7)}
 MARGIN = 1.1
 
 
@@ -81,6 +81,10 @@ def test_a_score_costs_what_the_budget_allows(reports):
             masked = "masked" in one["variant"] or ("window" in one["variant"] and name != "column_sums")
             limit = MARGIN * (hidden if masked else plain)
             assert one["interior"]["instructions"] <= limit, (one["entry"], one["variant"])
+    # Where the table says so, the next step's scores are multiplied during the softmax.
+    for one in (one for one in found if one["entry"] == "attention 128"):
+        if one["variant"].startswith(("packed", "padded")) and "window" not in one["variant"]:
+            assert one["interior"]["during_products"] >= 0.9, one["variant"]
     # No score is computed twice, and no exponential but those that rescale a row.
     assert {one["entry"] for one in found if one["interior"]["exponentials"] > 1.07} == set()
 

@@ -62,19 +62,20 @@ windows = st.none() | st.integers(0, 20) | st.tuples(st.integers(0, 20), st.inte
     lengths=st.lists(st.sampled_from([0, 0, 1, 2, 7, 16, 19]), min_size=1, max_size=3)
     | st.lists(st.integers(0, 3), min_size=4, max_size=6),
     tile=st.sampled_from([(16, 16), (32, 16), (16, 32)]),
+    ahead=st.booleans(),
     causal=st.booleans(),
     window=windows,
     group=st.sampled_from([1, 1, 2]),
     longest_is_known=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_random_packed_layouts(lengths, tile, causal, window, group, longest_is_known, seed):
+def test_random_packed_layouts(lengths, tile, ahead, causal, window, group, longest_is_known, seed):
     """With empty rows. A known longest length leads to the fused kernel, an unknown one to two passes."""
     inputs, cu_seqlens = packed_tensors(lengths, 1, group, 32, seed)
     longest = max(lengths) if longest_is_known else None
     options = {"causal": causal, "window": window, "cu_seqlens": cu_seqlens, "max_seqlen": longest}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1))
+        patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead))
         assert_equal_to_reference(inputs, **options)
 
 

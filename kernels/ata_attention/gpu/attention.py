@@ -49,6 +49,7 @@ def attention_kernel(
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
     STEP: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """Program (tile, query head) writes `out` and `lse` of the tile's queries."""
     head = tl.program_id(1)
@@ -72,17 +73,16 @@ def attention_kernel(
     if tokens is not None or left is not None:
         state = _walk(
             state, queries, rows, keys, values, tokens, length, scale, begin, end, left, right,
-            D, BLOCK_D, STEP, HIDE=True, STAGES=None,
+            D, BLOCK_D, STEP, STAGES=None,
         )  # fmt: skip
     else:
-        state = _walk(
-            state, queries, rows, keys, values, tokens, length, scale, whole_begin, whole_end, left, right,
-            D, BLOCK_D, STEP, HIDE=False, STAGES=None,
+        state = _walk_whole(
+            state, queries, keys, values, scale, whole_begin, whole_end, D, BLOCK_D, STEP, AHEAD,
         )  # fmt: skip
         # Few steps: to load ahead would cost the registers that the loop before needs.
         state = _walk(
             state, queries, rows, keys, values, tokens, length, scale, whole_end, end, left, right,
-            D, BLOCK_D, STEP, HIDE=True, STAGES=1,
+            D, BLOCK_D, STEP, STAGES=1,
         )  # fmt: skip
     weighted, maximum, total = state
     # A row of padding saw nothing, or the wrong things: it is 0, and its lse makes its P vanish elsewhere.
@@ -109,24 +109,69 @@ def _walk(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEP: tl.constexpr,
-    HIDE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Takes the keys from `begin` to `end` into the running softmax; without HIDE all are there and seen."""
-    weighted, maximum, total = state
+    """Takes the keys from `begin` to `end` into the running softmax."""
     for step in tl.range(begin, end, STEP, num_stages=STAGES):
         columns = step + tl.arange(0, STEP)
-        present = is_token(tokens, columns, length) if HIDE else None
+        present = is_token(tokens, columns, length)
         key = load_tile(keys, step, present, D, STEP, BLOCK_D)
         scores = tl.dot(queries, tl.trans(key), input_precision="ieee")
-        if HIDE:
-            scores = tl.where(present[None, :], scores, HIDDEN)
-            scores = hide(scores, rows[:, None], columns[None, :], left, right)
-        higher = tl.maximum(maximum, tl.max(scores, 1) * (scale * LOG2_E))
-        weights = tl.exp2(scores * (scale * LOG2_E) - higher[:, None])
-        shrink = tl.exp2(maximum - higher)
-        total = total * shrink + tl.sum(weights, 1)
+        scores = tl.where(present[None, :], scores, HIDDEN)
+        scores = hide(scores, rows[:, None], columns[None, :], left, right)
         value = load_tile(values, step, present, D, STEP, BLOCK_D)
-        weighted = tl.dot(weights.to(value.dtype), value, weighted * shrink[:, None], input_precision="ieee")
-        maximum = higher
-    return weighted, maximum, total
+        state = _take(state, scores, value, scale)
+    return state
+
+
+@triton.jit
+def _walk_whole(
+    state,
+    queries,
+    keys,
+    values,
+    scale,
+    begin,
+    end,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STEP: tl.constexpr,
+    AHEAD: tl.constexpr,
+):
+    """The same where all keys are there and seen, in whole steps.
+
+    With AHEAD the scores of the next step are multiplied while this step's exponentials are taken: tensor
+    cores and the units for exponentials work at once (Shah et al., "FlashAttention-3", 2024, section 3.2), at
+    the price of registers for two steps' scores.
+    """
+    if AHEAD:
+        if begin < end:
+            scores = _scores(queries, keys, begin, D, BLOCK_D, STEP)
+            for step in tl.range(begin, end - STEP, STEP):
+                following = _scores(queries, keys, step + STEP, D, BLOCK_D, STEP)
+                state = _take(state, scores, load_tile(values, step, None, D, STEP, BLOCK_D), scale)
+                scores = following
+            state = _take(state, scores, load_tile(values, end - STEP, None, D, STEP, BLOCK_D), scale)
+    else:
+        for step in tl.range(begin, end, STEP):
+            scores = _scores(queries, keys, step, D, BLOCK_D, STEP)
+            state = _take(state, scores, load_tile(values, step, None, D, STEP, BLOCK_D), scale)
+    return state
+
+
+@triton.jit
+def _scores(queries, keys, step, D: tl.constexpr, BLOCK_D: tl.constexpr, STEP: tl.constexpr):
+    key = load_tile(keys, step, None, D, STEP, BLOCK_D)
+    return tl.dot(queries, tl.trans(key), input_precision="ieee")
+
+
+@triton.jit
+def _take(state, scores, value, scale):
+    """The running softmax with the scores and values of one more step."""
+    weighted, maximum, total = state
+    higher = tl.maximum(maximum, tl.max(scores, 1) * (scale * LOG2_E))
+    weights = tl.exp2(scores * (scale * LOG2_E) - higher[:, None])
+    shrink = tl.exp2(maximum - higher)
+    total = total * shrink + tl.sum(weights, 1)
+    weighted = tl.dot(weights.to(value.dtype), value, weighted * shrink[:, None], input_precision="ieee")
+    return weighted, higher, total

@@ -221,6 +221,7 @@ def _start(
             BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
             OWN=tile.own,
             STEP=tile.step,
+            **({"AHEAD": tile.ahead} if name == "attention" else {}),
             **_options(tile),
         )
 

@@ -2,7 +2,8 @@
 
 `tables/sm_90.json` serves chips of compute capability 9.x; `tables/sm_80.json` serves all others from 8.0 on,
 and keeps to the smallest shared memory among them. `benchmarks/tune.py` writes them. Each says under "source"
-how it came about, and maps kernel → bytes per element → head dimension → [own, step, warps, stages].
+how it came about, and maps kernel → bytes per element → head dimension → [own, step, warps, stages], or
+[own, step, warps, stages, true] for a tile that works ahead.
 """
 
 import functools
@@ -24,12 +25,16 @@ FUSED_SHARED_MEMORY = {"sm_80": 64 * 1024, "sm_90": 128 * 1024, "interpreter": 2
 
 
 class Tile(NamedTuple):
-    """Rows that a program owns, rows that it reads in one step, and how the compiler is to arrange it."""
+    """Rows that a program owns, rows that it reads in one step, and how the compiler is to arrange it.
+
+    `ahead`, of `attention` alone: whether a step's scores are multiplied during the softmax before it.
+    """
 
     own: int
     step: int
     warps: int
     stages: int
+    ahead: bool = False
 
 
 # Small, so that even the short sequences of tests are cut into several.
