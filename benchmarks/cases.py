@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.table import Row
+
 Layout = Literal["padded", "packed"]
 Heads = tuple[int, int]
 """Query heads and key heads."""
@@ -20,7 +22,10 @@ MEDIAN, SPREAD, SHORTEST, LONGEST = 180, 0.9, 8, 8192
 
 @dataclass(frozen=True)
 class Case:
-    """One batch. Padded ones hold sequences of one length: nothing is spent on padding."""
+    """One batch. Padded ones that are timed hold sequences of one length: nothing is spent on padding.
+
+    With `window = (left, right)` query `i` sees the keys `i - left … i + right` alone.
+    """
 
     layout: Layout
     lengths: tuple[int, ...]
@@ -29,6 +34,7 @@ class Case:
     d: int
     dtype: torch.dtype
     causal: bool
+    window: tuple[int, int] | None = None
 
     @cached_property
     def n(self) -> int:
@@ -41,16 +47,34 @@ class Case:
 
     @cached_property
     def pairs(self) -> int:
-        """Pairs of a query and a key that it sees, in one head."""
+        """Pairs of a query and a key that it sees, in one head; a window is not counted."""
         return sum(n * (n + 1) // 2 if self.causal else n * n for n in self.lengths)
 
     @property
     def mask(self) -> str:
-        return "causal" if self.causal else "full"
+        mask = "causal" if self.causal else "full"
+        return mask if self.window is None else f"{mask}, window {self.window[0]}/{self.window[1]}"
 
     @property
     def scale(self) -> float:
         return self.d**-0.5
+
+
+def row_of(case: Case, what: str, direction: str, note: str = "") -> Row:
+    """A row of the result table without figures."""
+    return Row(
+        layout=case.layout,
+        mask=case.mask,
+        dtype=str(case.dtype).removeprefix("torch."),
+        d=case.d,
+        heads=f"{case.heads}/{case.kv_heads}",
+        n=case.n,
+        sequences=len(case.lengths),
+        tokens=case.tokens,
+        direction=direction,
+        what=what,
+        note=note,
+    )
 
 
 class Inputs(NamedTuple):

@@ -7,7 +7,11 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+<<<<<<< HEAD
 from ata_attention.flash import GROUPED
+=======
+from ata_attention import ata_attention
+>>>>>>> harness
 from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
 from torch import Tensor
@@ -16,6 +20,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import Case, Inputs
 from benchmarks.floors import Work
+
+# Keys that the fused kernel may hold; up to which length the operator takes it is the library's own choice.
+SHORTEST_FUSED, LONGEST_FUSED = 64, 256
 
 Gives = Literal["out", "out + column sums", "column sums"]
 Attend = Callable[[Tensor, Tensor, Tensor], Any]
@@ -79,6 +86,23 @@ def differentiable(attend: Attend, inputs: Inputs, with_sums: bool = False, note
 # Ours
 
 
+class _Attention(torch.autograd.Function):
+    """Our plain attention, which is no operator of its own, with autograd's share of the work."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        out, lse = launch.attention(q, k, v, batch)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.batch = batch
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> Any:
+        q, k, v, out, lse = ctx.saved_tensors
+        # Without a gradient of the column sums these themselves are not looked at.
+        return *launch.backward(d_out, None, q, k, v, out, lse, lse, ctx.batch), None
+
+
 def batch_of(case: Case, inputs: Inputs, *, may_fuse: bool = True) -> Batch:
     """The batch as `launch` takes it; without the longest length it does not try the fused kernel."""
     right = 0 if case.causal else None
@@ -86,38 +110,54 @@ def batch_of(case: Case, inputs: Inputs, *, may_fuse: bool = True) -> Batch:
 
 
 def is_fused(case: Case, device: torch.device) -> bool:
-    """Whether `launch.forward` takes the fused kernel for this case."""
+    """Whether the operator takes the fused kernel for this case."""
     return tiles.fused_keys(case.n, tiles.table_of(device), case.d, case.dtype) is not None
 
 
 def our_attention(case: Case, inputs: Inputs) -> Calls:
-    batch, (q, k, v, d_out, *_) = batch_of(case, inputs), inputs
-
-    def backward(state: tuple[Tensor, Tensor]) -> Any:
-        out, lse = state
-        return launch.backward(d_out, None, q, k, v, out, lse, None, batch)  # type: ignore[arg-type]
-
-    forward = partial(launch.attention, q, k, v, batch)
-    return Calls(forward, forward, backward)
+    batch = batch_of(case, inputs)
+    return differentiable(lambda q, k, v: _Attention.apply(q, k, v, batch), inputs)
 
 
 def our_attention_and_sums(case: Case, inputs: Inputs) -> Calls:
-    batch, (q, k, v, d_out, d_sums, _) = batch_of(case, inputs), inputs
+    """The operator, as a model calls it."""
+    packed: dict[str, Any] = (
+        {} if inputs.cu_seqlens is None else {"cu_seqlens": inputs.cu_seqlens, "max_seqlen": case.n}
+    )
 
-    def backward(state: tuple[Tensor, Tensor, Tensor]) -> Any:
-        return launch.backward(d_out, d_sums, q, k, v, *state, batch)
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        options: dict[str, Any] = {"causal": case.causal, "scale": case.scale, "backend": "triton"}
+        result = ata_attention(q, k, v, **options, **packed)
+        return result.out, result.column_sums
 
-    forward = partial(launch.forward, q, k, v, batch)
-    if is_fused(case, q.device):
-        return Calls(forward, forward, backward, "fused", PLAIN)
-    return Calls(forward, forward, backward, "two passes")
+    calls = differentiable(attend, inputs, with_sums=True)
+    if is_fused(case, inputs.q.device):
+        return calls._replace(note="fused", work=PLAIN)
+    return calls._replace(note="two passes")
+
+
+def our_one_pass(case: Case, inputs: Inputs) -> Calls:
+    """The fused kernel, whether or not the operator takes it at this length."""
+    _must_be_short(case)
+    interpreted = tiles.interpreted()
+    keys = max(tiles.INTERPRETED.own if interpreted else SHORTEST_FUSED, 1 << (case.n - 1).bit_length())
+    call = partial(launch.fused, *inputs[:3], batch_of(case, inputs), keys)
+    try:
+        tiles.tile(f"fused_{keys}", tiles.table_of(inputs.q.device), case.d, case.dtype)
+    except KeyError as error:
+        raise Absent(f"the table has no tile for {keys} keys, d = {case.d}") from error
+    return Calls(call)
 
 
 def our_two_passes(case: Case, inputs: Inputs) -> Calls:
-    """What `launch.forward` would do if it did not know that the sequences are short."""
-    if not is_fused(case, inputs.q.device):
-        raise Absent("the same as without 'two passes': the sequences are too long for the fused kernel")
+    """What the operator would do if it did not know that the sequences are short."""
+    _must_be_short(case)
     return Calls(partial(launch.forward, *inputs[:3], batch_of(case, inputs, may_fuse=False)))
+
+
+def _must_be_short(case: Case) -> None:
+    if case.n > LONGEST_FUSED:
+        raise Absent(f"the sequences are too long for the fused kernel: above {LONGEST_FUSED}")
 
 
 def our_column_sums(case: Case, inputs: Inputs) -> Calls:
@@ -156,23 +196,23 @@ def torch_varlen(case: Case, inputs: Inputs) -> Calls:
     return differentiable(attend, inputs)
 
 
-def flash_attn(case: Case, inputs: Inputs) -> Calls:
-    flash = module("flash_attn")
-    if inputs.cu_seqlens is not None:
-        bounds, n = inputs.cu_seqlens, case.n
+def flash_attn(package: str, case: Case, inputs: Inputs) -> Calls:
+    """flash-attn 2 and 3: two packages whose functions have the same names and arguments."""
+    flash = module(package)
+    options = {"softmax_scale": case.scale, "causal": case.causal}
+    bounds, n = inputs.cu_seqlens, case.n
 
-        def packed(q: Tensor, k: Tensor, v: Tensor) -> Any:
-            return flash.flash_attn_varlen_func(
-                q, k, v, bounds, bounds, n, n, softmax_scale=case.scale, causal=case.causal
-            )
+    def out_of(result: Any) -> Any:
+        return result[0] if isinstance(result, tuple) else result  # some versions of 3 add the lse
 
-        return differentiable(packed, inputs)
+    def packed(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        return out_of(flash.flash_attn_varlen_func(q, k, v, bounds, bounds, n, n, **options))
 
     def padded(q: Tensor, k: Tensor, v: Tensor) -> Any:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return flash.flash_attn_func(q, k, v, softmax_scale=case.scale, causal=case.causal).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # as it takes them, and as they lie in memory
+        return out_of(flash.flash_attn_func(q, k, v, **options)).transpose(1, 2)
 
-    return differentiable(padded, inputs)
+    return differentiable(padded if bounds is None else packed, inputs)
 
 
 def flex_attention(case: Case, inputs: Inputs) -> Calls:
@@ -253,9 +293,10 @@ PLAIN, PLAIN_BACKWARD = Work(2, 1), Work(5, 1)
 
 OUR_OUT = Contender("ours", "out", PLAIN, Work(7, 2), our_attention)
 OUR_SUMS = Contender("ours", "out + column sums", Work(3, 2), Work(8, 2), our_attention_and_sums)
+OUR_ONE_PASS = Contender("ours, one pass", "out + column sums", PLAIN, None, our_one_pass)
 OUR_TWO_PASSES = Contender("ours, two passes", "out + column sums", Work(3, 2), None, our_two_passes)
 OUR_COLUMN_SUMS = Contender("ours, second pass", "column sums", Work(1, 1), None, our_column_sums)
-OURS = (OUR_OUT, OUR_SUMS, OUR_TWO_PASSES, OUR_COLUMN_SUMS)
+OURS = (OUR_SUMS, OUR_OUT, OUR_ONE_PASS, OUR_TWO_PASSES, OUR_COLUMN_SUMS)
 
 SDPA_FLASH = Contender(
     "torch SDPA, flash", "out", PLAIN, PLAIN_BACKWARD, partial(sdpa, SDPBackend.FLASH_ATTENTION)
@@ -264,8 +305,13 @@ SDPA_CUDNN = Contender(
     "torch SDPA, cuDNN", "out", PLAIN, PLAIN_BACKWARD, partial(sdpa, SDPBackend.CUDNN_ATTENTION)
 )
 VARLEN = Contender("torch varlen_attn", "out", PLAIN, PLAIN_BACKWARD, torch_varlen)
-FLASH_ATTN = Contender("flash-attn", "out", PLAIN, PLAIN_BACKWARD, flash_attn)
+FLASH_ATTN = Contender("flash-attn", "out", PLAIN, PLAIN_BACKWARD, partial(flash_attn, "flash_attn"))
+FLASH_ATTN_3 = Contender(
+    "flash-attn 3", "out", PLAIN, PLAIN_BACKWARD, partial(flash_attn, "flash_attn_interface")
+)
 FLEX = Contender("FlexAttention", "out", PLAIN, PLAIN_BACKWARD, flex_attention)
 EAGER = Contender("eager", "out + column sums", PLAIN, PLAIN_BACKWARD, eager)
 COLREDUCE = Contender("flash-colreduce", "column sums", Work(2, 2), None, flash_colreduce)
-PEERS = (SDPA_FLASH, SDPA_CUDNN, VARLEN, FLASH_ATTN, FLEX, EAGER, COLREDUCE)
+OF_TORCH = (SDPA_FLASH, SDPA_CUDNN, VARLEN, FLEX)
+PEERS = (SDPA_CUDNN, SDPA_FLASH, VARLEN, FLASH_ATTN_3, FLASH_ATTN, COLREDUCE, FLEX, EAGER)
+BY_WHAT = {contender.what: contender for contender in (*OURS, *PEERS)}

@@ -1,60 +1,85 @@
-"""Our kernels against their peers on a GPU: every contender in every case."""
+"""Our kernels against their peers: what is done for each task of the agenda, in a process at the device."""
 
-import sys
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from benchmarks import environment, floors, page, summary, timing
-from benchmarks.cases import Case, Inputs, make_inputs
-from benchmarks.contenders import OURS, Absent, Calls, Contender
+from benchmarks import checks, contenders, environment, floors, timing
+from benchmarks.agenda import STEP_MEAN, Task
+from benchmarks.apart import one_line
+from benchmarks.cases import Case, Inputs, make_inputs, row_of
+from benchmarks.contenders import Absent, Calls, Contender
 from benchmarks.floors import Chip, Work
 from benchmarks.table import Row
-from benchmarks.timing import Clock, Timing
+from benchmarks.timing import Clock, GpuClock, Timing
 from mgh_ds.common.charts.figure import Panel
 
-ABOUT = (
-    "Medians of repeated calls with a cold L2 cache, timed by CUDA events while the host is ahead. TFLOP/s "
-    "count 4·d FLOP a pair of query and key forward and 10·d backward, pairs hidden by a causal mask left "
-    "out, column sums apart. Ratios are of milliseconds, case by case; `worst` is over all cases."
-)
+# Milliseconds and calls of a measurement: half of it would do for a median, and minutes are few.
+BUDGET_MS, MOST = 100.0, 30
+STEP_ROUNDS, STEP_WARM_UP = 8, 2
 
 
-def run(
-    path: Path,
-    device: torch.device,
-    cases: Sequence[Case],
-    chosen: Sequence[Contender],
-    chip: Chip | None,
-    clock: Clock,
-) -> int:
-    """Measures every contender in every case and publishes what there is after each case.
+def answer(task: Task) -> Iterator[Row]:
+    """Rows of one task, on the current CUDA device."""
+    device = torch.device("cuda")
+    return do(task, device, _clock(), floors.chip_of(environment.device_name(device)))
 
-    Returns the exit status: 1 if one of our own kernels failed.
-    """
-    rows: list[Row] = []
-    failed: list[Row] = []
-    described = environment.describe(device)
-    bar = tqdm(total=len(cases) * len(chosen), unit="kernel")
-    for case in cases:
-        inputs = make_inputs(case, device)
-        for contender in chosen:
-            bar.set_postfix_str(f"n = {case.n}, d = {case.d}, {contender.what}")
-            found = list(measure(contender, case, inputs, clock, chip))
-            timing.free_gpu()
-            rows += found
-            failed += [row for row in found if contender in OURS and row.note.startswith("failed")]
-            bar.update()
-        verdicts = summary.verdicts(rows)
-        page.publish(path, "Attention on a GPU", ABOUT, described, rows, verdicts, panels(rows))
-    bar.close()
-    print(page.text(verdicts))
-    for row in failed:
-        print(f"error: {row.what}, {row.direction}, d = {row.d}, n = {row.n}: {row.note}", file=sys.stderr)
-    return int(bool(failed))
+
+@functools.cache
+def _clock() -> Clock:
+    return GpuClock(budget_ms=BUDGET_MS, most=MOST)
+
+
+def do(task: Task, device: torch.device, clock: Clock, chip: Chip | None) -> Iterator[Row]:
+    """Rows of one task. An error that only concerns it is a row; one that loses the device is raised."""
+    match task.kind:
+        case "time":
+            yield from measure(
+                contenders.BY_WHAT[task.what], task.case, _inputs(task.case, device), clock, chip
+            )
+        case "check":
+            yield from _guarded(task.case, task.what, lambda: "check", _check(task, device))
+        case "compile":
+            yield from _guarded(task.case, task.what, lambda: "compile", _compile(task, device))
+        case "step":
+            yield from _guarded(task.case, task.what, lambda: "step", _step(task, device))
+    timing.free_gpu()
+
+
+_inputs = functools.lru_cache(maxsize=1)(make_inputs)
+
+
+def _check(task: Task, device: torch.device) -> Iterator[Row]:
+    yield checks.check(task.case, device)
+
+
+def _compile(task: Task, device: torch.device) -> Iterator[Row]:
+    """Seconds of a first forward and backward pass: what they compile is on the disk afterwards."""
+    calls = contenders.BY_WHAT[task.what].prepare(task.case, _inputs(task.case, device))
+
+    def first() -> None:
+        calls.forward()
+        if calls.trained is not None and calls.backward is not None:
+            calls.backward(calls.trained())
+
+    yield row_of(task.case, task.what, "compile")._replace(first_s=timing.seconds_of(first))
+
+
+def _step(task: Task, device: torch.device) -> Iterator[Row]:
+    """A training step with each of the two poolings."""
+    try:  # transformers and peft are not everywhere
+        from benchmarks import step
+
+        ata, mean = step.measure(step.Sizes(), device, rounds=STEP_ROUNDS, warm_up=STEP_WARM_UP)
+    except ImportError as error:
+        raise Absent(f"not installed: {error}") from error
+    assert ata.slower_percent is not None
+    yield row_of(task.case, task.what, "step", step.described(ata))._replace(
+        ms=ata.step_ms, peak_mib=ata.peak_mib, ratio=1 + ata.slower_percent / 100
+    )
+    yield row_of(task.case, STEP_MEAN, "step")._replace(ms=mean.step_ms, peak_mib=mean.peak_mib)
 
 
 def measure(
@@ -62,25 +87,38 @@ def measure(
 ) -> Iterator[Row]:
     """A row forward and, if it has a gradient, one backward; what cannot be measured is a row with a note."""
     direction = "forward"
-    try:
+
+    def rows() -> Iterator[Row]:
+        nonlocal direction
         calls = contender.prepare(case, inputs)
         yield _forward_row(contender, calls, case, clock, chip)
         direction = "backward"
         if calls.backward is not None:
             yield _backward_row(contender, calls, case, clock, chip)
+
+    return _guarded(case, contender.what, lambda: direction, rows())
+
+
+def _guarded(case: Case, what: str, direction: Callable[[], str], rows: Iterator[Row]) -> Iterator[Row]:
+    """`rows`, and one that says why if they break off.
+
+    Raises when the device is lost to this process: whatever came next would fail with it.
+    """
+    try:
+        yield from rows
     except Absent as reason:
-        yield _row(contender, case, direction, note=f"absent: {reason}")
+        yield row_of(case, what, direction(), f"absent: {reason}")
     except torch.OutOfMemoryError:
-        yield _row(contender, case, direction, note="out of memory")
+        yield row_of(case, what, direction(), "out of memory")
     except torch.AcceleratorError:
-        raise  # the device is lost to this process: whatever came next would fail with it
+        raise
     except Exception as error:
-        yield _row(contender, case, direction, note=f"failed: {_one_line(error)}")
+        yield row_of(case, what, direction(), f"failed: {one_line(error)}")
 
 
 def _forward_row(contender: Contender, calls: Calls, case: Case, clock: Clock, chip: Chip | None) -> Row:
     time, peak_mib = clock.time(calls.forward), clock.peak_mib(calls.forward)
-    row = _row(contender, case, "forward", calls.note)._replace(
+    row = row_of(case, contender.what, "forward", calls.note)._replace(
         peak_mib=peak_mib,
         tflops=_tflops(case, floors.FORWARD_PRODUCTS, time) if "out" in contender.gives else None,
         column_tflops=_tflops(case, floors.COLUMN_PRODUCTS, time) if "column" in contender.gives else None,
@@ -95,7 +133,7 @@ def _backward_row(contender: Contender, calls: Calls, case: Case, clock: Clock, 
     call = partial(backward, trained())
     time = clock.time(call)
     del call  # and with it what the forward pass kept: it shall not hide in the peak
-    row = _row(contender, case, "backward", calls.note)._replace(
+    row = row_of(case, contender.what, "backward", calls.note)._replace(
         peak_mib=clock.peak_mib(lambda: backward(trained())),
         tflops=_tflops(case, floors.BACKWARD_PRODUCTS, time),
     )
@@ -104,37 +142,23 @@ def _backward_row(contender: Contender, calls: Calls, case: Case, clock: Clock, 
 
 def _timed(row: Row, case: Case, time: Timing, work: Work | None, chip: Chip | None) -> Row:
     share = None if chip is None or work is None else floors.floor_ms(case, work, chip) / time.ms
-    return row._replace(ms=time.ms, host_us=time.host_us, floor_share=share)
+    return row._replace(ms=time.ms, host_us=time.host_us, first_s=time.first_s, floor_share=share)
 
 
 def _tflops(case: Case, products: int, time: Timing) -> float:
     return floors.flops(case, products) / time.ms / 1e9
 
 
-def _row(contender: Contender, case: Case, direction: str, note: str) -> Row:
-    return Row(
-        layout=case.layout,
-        mask=case.mask,
-        dtype=str(case.dtype).removeprefix("torch."),
-        d=case.d,
-        heads=f"{case.heads}/{case.kv_heads}",
-        n=case.n,
-        sequences=len(case.lengths),
-        tokens=case.tokens,
-        direction=direction,
-        what=contender.what,
-        note=note,
-    )
-
-
 def panels(rows: Sequence[Row]) -> list[Panel]:
     """TFLOP/s over n, padded, full mask, the first dtype and heads; a panel each direction and dimension."""
-    first = rows[0]
+    timed = [row for row in rows if row.tflops]
+    if not timed:
+        return []
+    first = timed[0]
     shown = [
         row
-        for row in rows
+        for row in timed
         if (row.layout, row.mask, row.dtype, row.heads) == ("padded", "full", first.dtype, first.heads)
-        and row.tflops
     ]
     result = []
     for d in sorted({row.d for row in shown}):
@@ -146,9 +170,3 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
             title = f"{direction}, d = {d}, {first.dtype}, {first.heads} heads"
             result.append(Panel(title, "n", "TFLOP/s", lines))
     return result
-
-
-def _one_line(error: Exception) -> str:
-    """The error's kind and its first line, which names the reason; the rest is often a trace."""
-    text = " ".join(str(error).split("\n", 1)[0].split())
-    return f"{type(error).__name__}: {text[:200]}"

@@ -1,9 +1,11 @@
 """Measures the attention kernels: ours against their peers on a GPU, the portable backend on a CPU.
 
-    python -m benchmarks.kernel                    # everything, on the GPU if there is one
-    python -m benchmarks.kernel --quick            # a few shapes
-    python -m benchmarks.kernel --device cpu
+    python -m benchmarks.kernel --minutes 8          # on a GPU: what decides, then whatever there is time for
+    python -m benchmarks.kernel --minutes 8 --go-on  # after a run that was cut off
     python -m benchmarks.kernel --dims 128 --lengths 1024 4096 --without FlexAttention
+    python -m benchmarks.kernel --device cpu
+
+From a checkout that is not installed, with torch and Triton alone: `PYTHONPATH=kernels python -m …`.
 
 Writes `<device>.csv` (one row a measurement), `<device>.md` (what was aimed at and what was found) and
 `<device>.svg`. Every ratio is formed within the run; a peer that cannot take part is a row that says why.
@@ -16,21 +18,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cpu, environment, floors, gpu, page
-from benchmarks.cases import Heads, Layout, all_cases
+from benchmarks import cpu, environment, gpu, minutes, page, summary, table
+from benchmarks.agenda import agenda
+from benchmarks.apart import Apart
 from benchmarks.contenders import OURS, PEERS
-from benchmarks.timing import GpuClock
 
 RESULTS = Path(__file__).parent / "results"
-LENGTHS = tuple(2**i for i in range(6, 16))
-TOKENS = 16384
-DIMS = (64, 128)
-HEADS: tuple[Heads, ...] = ((16, 16), (32, 8))
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-MASKS = ("full", "causal")
-LAYOUTS: tuple[Layout, ...] = ("padded", "packed")
-QUICK = {"lengths": (128, 1024, 8192), "heads": ((16, 16),), "dtypes": ("bfloat16",), "masks": ("full",)}
 QUICK_CPU_LENGTHS = (64, 256)
+# What a run that goes on must share with the one before.
+SAME = ("commit", "device", "driver", "CUDA", "cuDNN", "python", *environment.PACKAGES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,36 +34,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     path = options.output / environment.file_name(device)
     if device.type == "cpu":
-        lengths = options.lengths or (QUICK_CPU_LENGTHS if options.quick else cpu.LENGTHS)
-        found = cpu.measure(lengths, rounds=3 if options.quick else 15)
-        described = environment.describe(device)
-        page.publish(path, "Attention on a CPU", cpu.ABOUT, described, *found, cpu.panels(found.rows))
-        print(page.text(found.verdicts))
-        return 0
-    if options.quick:
-        missing = {name: value for name, value in QUICK.items() if getattr(options, name) is None}
-        options = argparse.Namespace(**vars(options) | missing)
-    cases = list(
-        all_cases(
-            layouts=options.layouts or LAYOUTS,
-            lengths=options.lengths or LENGTHS,
-            tokens=options.tokens,
-            dims=options.dims or DIMS,
-            heads=options.heads or HEADS,
-            dtypes=[DTYPES[name] for name in options.dtypes or DTYPES],
-            masks=options.masks or MASKS,
-        )
+        return _on_cpu(path, options)
+    described = environment.describe(device)
+    before = []
+    if options.go_on:
+        known, found = table.read(page.csv_of(path))
+        if other := [name for name in SAME if known.get(name) != described.get(name)]:
+            print(
+                f"error: {path.name}.csv is of another {', '.join(other)}: run without --go-on",
+                file=sys.stderr,
+            )
+            return 2
+        before = table.rows(found)
+    todo = agenda(dims=options.dims, lengths=options.lengths, without=options.without)
+    clocks = environment.Clocks(device)
+    book = minutes.Book(path, described, before)
+
+    def sample() -> str:
+        clocks.sample()
+        return str(clocks)
+
+    status = minutes.run(
+        book,
+        todo,
+        lambda: Apart(gpu.answer),
+        minutes=options.minutes,
+        jobs=options.jobs or minutes.jobs(),
+        sample=sample,
     )
-    chosen = [contender for contender in (*OURS, *PEERS) if contender.name not in options.without]
-    rates = floors.chip_of(environment.device_name(device))
-    if options.tflops and options.exponentials:
-        rates = floors.Chip(options.tflops * 1e12, options.exponentials * 1e12)
-    return gpu.run(path, device, cases, chosen, rates, GpuClock())
+    print(page.text(summary.verdicts(book.rows)))
+    for row in book.faults():
+        print(f"error: {minutes.line(row)}", file=sys.stderr)
+    return status
 
 
-def _heads(text: str) -> Heads:
-    queries, keys = map(int, text.split("/"))
-    return queries, keys
+def _on_cpu(path: Path, options: argparse.Namespace) -> int:
+    lengths = options.lengths or (QUICK_CPU_LENGTHS if options.quick else cpu.LENGTHS)
+    found = cpu.measure(lengths, rounds=3 if options.quick else 15)
+    described = environment.describe(torch.device("cpu"))
+    page.publish(path, "Attention on a CPU", cpu.ABOUT, described, *found, cpu.panels(found.rows))
+    print(page.text(found.verdicts))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,24 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     has_gpu = torch.cuda.is_available()
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if has_gpu else "cpu")
-    parser.add_argument("--quick", action="store_true", help="a few shapes only")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--lengths", type=int, nargs="+", help="lengths of the sequences")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of a batch")
-    parser.add_argument("--dims", type=int, nargs="+", help="head dimensions")
-    parser.add_argument("--heads", type=_heads, nargs="+", help="query heads / key heads, as 32/8")
-    parser.add_argument("--dtypes", choices=tuple(DTYPES), nargs="+")
-    parser.add_argument("--masks", choices=MASKS, nargs="+")
-    parser.add_argument("--layouts", choices=LAYOUTS, nargs="+")
+    parser.add_argument("--lengths", type=int, nargs="+", help="only sequences of these lengths")
+    on_gpu = parser.add_argument_group("on a GPU")
+    on_gpu.add_argument("--minutes", type=float, default=8.0, help="how long it may take; default 8")
+    on_gpu.add_argument("--go-on", action="store_true", help="keep what the file has and do the rest")
+    on_gpu.add_argument("--dims", type=int, nargs="+", help="only these head dimensions")
     names = sorted({contender.name for contender in (*OURS, *PEERS)})
-    parser.add_argument("--without", choices=names, nargs="+", default=[], help="leave these out")
-    parser.add_argument("--tflops", type=float, help="the chip's dense bf16 rate, for the floor")
-    parser.add_argument("--exponentials", type=float, help="the chip's exponentials in 1e12/s, likewise")
+    on_gpu.add_argument("--without", choices=names, nargs="+", default=[], help="leave these out")
+    on_gpu.add_argument("--jobs", type=int, help="processes that check and compile, before anything is timed")
+    parser.add_argument("--quick", action="store_true", help="on a CPU: two lengths, few rounds")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 if __name__ == "__main__":

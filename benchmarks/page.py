@@ -24,7 +24,10 @@ def publish(
     panels: Sequence[Panel],
 ) -> None:
     """Writes the three files of a device: `path` with the endings csv, svg and md."""
-    csv_file, svg_file, md_file = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "svg", "md"))
+    csv_file, svg_file, md_file = (
+        csv_of(path),
+        *(path.with_name(f"{path.name}.{kind}") for kind in ("svg", "md")),
+    )
     table.write(csv_file, environment, Row._fields, rows)
     figure.write(svg_file, panels)
     parts = [
@@ -36,6 +39,11 @@ def publish(
         f"![Plot of the figures]({svg_file.name})",
     ]
     files.write_text(md_file, "\n\n".join(parts) + "\n")
+
+
+def csv_of(path: Path) -> Path:
+    """The table of the results at `path`."""
+    return path.with_name(f"{path.name}.csv")
 
 
 def text(verdicts: Sequence[Verdict]) -> str:

@@ -21,7 +21,8 @@ class Row(NamedTuple):
         mask: full, or causal.
         heads: query heads / key heads.
         n: the longest sequence; `sequences` and `tokens` say how large the batch is.
-        direction: forward, backward, or both together (forward+backward).
+        direction: forward, backward, or both together (forward+backward); check, compile and step where
+            something else was done, see `agenda.Task`.
         what: what was measured.
         ms: median milliseconds.
         tflops: TFLOP/s of attention: 4·d FLOP a pair of query and key forward, 10·d backward. Not counted:
@@ -30,6 +31,10 @@ class Row(NamedTuple):
         floor_share: the time of the serial model in `floors`, divided by the time measured.
         peak_mib: memory beyond the inputs; backward it is that of forward and backward together.
         host_us: microseconds the host needs to start it.
+        first_s: seconds of the first call, in which kernels are compiled and algorithms chosen; in no other
+            figure.
+        ratio: of a check, its largest error as a share of what is allowed, inf where there is no result; of a
+            step, its time over that with mean pooling.
     """
 
     layout: str
@@ -48,6 +53,8 @@ class Row(NamedTuple):
     floor_share: float | None = None
     peak_mib: float | None = None
     host_us: float | None = None
+    first_s: float | None = None
+    ratio: float | None = None
     note: str = ""
 
 
@@ -70,6 +77,17 @@ def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
     columns, *rows = lines[len(head) :]
     environment = {name.removeprefix("# "): value for name, value in head}
     return environment, [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def rows(found: Sequence[Mapping[str, str]]) -> list[Row]:
+    """What `read` gave of a file of `Row`s, with its figures as numbers."""
+    numbers = [name for name, default in Row._field_defaults.items() if default is None]
+    kinds = dict.fromkeys(("d", "n", "sequences", "tokens"), int) | dict.fromkeys(numbers, _figure)
+    return [Row._make(kinds.get(name, str)(row[name]) for name in Row._fields) for row in found]
+
+
+def _figure(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 def _shown(cell: Cell) -> Cell:

@@ -17,10 +17,12 @@ CYCLES = 2e9
 
 
 class Timing(NamedTuple):
-    """Median milliseconds on the GPU, and microseconds that the host took to start one call."""
+    """Median milliseconds on the GPU, microseconds that the host took to start one call, and seconds that the
+    first one took, compilation included."""
 
     ms: float
     host_us: float
+    first_s: float = 0.0
 
 
 class Clock(Protocol):
@@ -48,12 +50,13 @@ class GpuClock:
         self.budget_ms, self.least, self.most = budget_ms, least, most
 
     def time(self, call: Callable[[], Any]) -> Timing:
-        for _ in range(3):  # compiles, chooses algorithms, fills the allocator's cache
+        first_s = seconds_of(call)  # compiles and chooses algorithms
+        for _ in range(2):  # fills the allocator's cache
             call()
         (trial_ms,), (trial_host_s,) = self._queue(call, 1, 0.0)
         repeats = int(min(self.most, max(self.least, self.budget_ms / max(trial_ms, 1e-3))))
         device_ms, host_s = self._queue(call, repeats, repeats * (trial_host_s + 50e-6))
-        return Timing(statistics.median(device_ms), 1e6 * statistics.median(host_s))
+        return Timing(statistics.median(device_ms), 1e6 * statistics.median(host_s), first_s)
 
     def _queue(
         self, call: Callable[[], Any], repeats: int, head_start_s: float
@@ -81,6 +84,15 @@ class GpuClock:
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Of one call, until the device is done with it."""
+    started = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def free_gpu() -> None:

@@ -4,10 +4,14 @@
     python -m benchmarks.tune --compile-only sm_90   # anywhere: the first that compiles cleanly
     python -m benchmarks.tune --kernels attention column_sums --dims 128
 
-Either way a tile must compile in every variant without spilling registers, within the shared memory of the
-chips that the table serves, and with their tensor cores. Compilation runs in processes of its own: what a
-process compiled for a chip that is not there must not be started on one that is. The table is written after
-every entry, and says in `source` how its entries came about.
+Either way a tile must compile in every variant, within the shared memory of the chips that the table serves,
+and with their tensor cores. Without a GPU it must not spill more registers than `compiled` allows; where time
+is taken, time decides, and a tile may spill a little (SMALL_SPILL).
+
+All compilation comes first, in processes of its own: what a process compiled for a chip that is not there
+must not be started on one that is, and while tiles are timed nothing else has the CPUs. The table is written
+after every entry, whole, with what it had before where nothing was chosen, and says in `source` how its
+entries came about.
 """
 
 import argparse
@@ -15,8 +19,9 @@ import datetime
 import json
 import math
 import os
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -26,19 +31,28 @@ from unittest import mock
 
 import torch
 from ata_attention.gpu import launch, tiles
-from ata_attention.gpu.launch import Batch
 from ata_attention.gpu.tiles import Tile
 from tqdm import tqdm
 
 from benchmarks import compiled, environment
 from benchmarks.candidates import DTYPES, Entry, candidates, entries
-from benchmarks.cases import Case, make_inputs, padded_lengths
+from benchmarks.cases import Case, Layout, make_inputs, packed_lengths, padded_lengths
+from benchmarks.contenders import batch_of
 from benchmarks.timing import Clock, GpuClock
 from mgh_ds.common import files
 
 # A tile must be faster than one preferred to it by more than this to be chosen.
 TIE = 0.01
+# Bytes of registers that a tile may spill where it is timed, in half precision.
+SMALL_SPILL = 128
 TOKENS, LENGTH, HEADS, KV_HEADS = 16384, 1024, 32, 8
+# How batches lie that are timed, and whether attention is causal.
+USED: tuple[tuple[Layout, bool], ...] = (
+    ("padded", False),
+    ("padded", True),
+    ("packed", False),
+    ("packed", True),
+)
 
 Table = dict[str, Any]
 Timer = Callable[[Entry, Tile], float]
@@ -66,15 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for entry in entries(table)
         if entry.kernel in options.kernels and entry.bytes in options.bytes and entry.dim in options.dims
     ]
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        if options.compile_only:
-            origin = f"compiled for {table} with triton {environment.version('triton')}; not timed"
-            found: Iterable[Choice] = pool.map(partial(first_clean, table), wanted)
-        else:
-            origin = _timed_origin()
-            found = _timed(pool, table, wanted, partial(time, clock=GpuClock()))
-        path = options.output / f"{table}.json"
-        missing = fill(path, tqdm(found, total=len(wanted), unit="entry"), origin, entries(table))
+    found: Iterable[Choice]
+    if options.compile_only:
+        origin = f"compiled for {table} with triton {environment.version('triton')}; not timed"
+        found = _compiled(table, wanted, options.jobs)
+    else:
+        origin = _timed_origin()
+        found = _timed(table, wanted, options.jobs)
+    path = options.output / f"{table}.json"
+    missing = fill(path, found, origin, entries(table), tiles.TABLES / path.name)
     for choice in missing:
         print(f"error: no tile for {choice.entry}: " + "; ".join(choice.remarks), file=sys.stderr)
     return int(bool(missing))
@@ -116,21 +130,47 @@ def fastest(entry: Entry, clean: Mapping[Tile, str | None], timer: Timer) -> Cho
     return Choice(entry, next((tile for tile, ms in times.items() if ms <= limit), None), remarks)
 
 
-def _timed(pool: ProcessPoolExecutor, table: str, wanted: Sequence[Entry], timer: Timer) -> Iterable[Choice]:
-    """Choices by time. All candidates compile ahead, in the pool, while this process times."""
-    compiling = {
-        entry: {tile: pool.submit(fault, table, entry, tile) for tile in candidates(entry)}
-        for entry in wanted
-    }
-    for entry, tried in compiling.items():
-        choice = fastest(entry, {tile: future.result() for tile, future in tried.items()}, timer)
+def _compiled(table: str, wanted: Sequence[Entry], jobs: int) -> Iterator[Choice]:
+    """Choices without a GPU."""
+    with _processes(jobs) as pool:
+        yield from tqdm(pool.map(partial(first_clean, table), wanted), total=len(wanted), unit="entry")
+
+
+def _timed(table: str, wanted: Sequence[Entry], jobs: int) -> Iterator[Choice]:
+    """Choices by time.
+
+    Every candidate is compiled before the first is timed: for what the compiler says of it, and then on the
+    device, so that Triton's cache has what will be timed.
+    """
+    pairs = [(entry, tile) for entry in wanted for tile in candidates(entry)]
+    with _processes(jobs) as pool:
+        looked_at = pool.map(partial(fault_if_timed, table), *zip(*pairs, strict=True))
+        faults = dict(zip(pairs, tqdm(looked_at, total=len(pairs), unit="tile"), strict=True))
+    sound = [pair for pair, reason in faults.items() if reason is None]
+    with _processes(jobs) as pool:
+        started = [pool.submit(start, *pair) for pair in sound]
+        for future in tqdm(started, unit="tile"):
+            future.exception()  # it will fail again, and say so, when it is timed
+    timer = partial(time, clock=GpuClock())
+    for entry in wanted:
+        choice = fastest(entry, {tile: faults[entry, tile] for tile in candidates(entry)}, timer)
         tqdm.write(f"{entry}: {choice.tile and tuple(choice.tile)}; " + "; ".join(choice.remarks))
         yield choice
 
 
-def fault(table: str, entry: Entry, tile: Tile) -> str | None:
+def _processes(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, get_context("spawn"))
+
+
+def fault_if_timed(table: str, entry: Entry, tile: Tile) -> str | None:
+    """`fault`, but for a small spill."""
+    return fault(table, entry, tile, SMALL_SPILL if entry.bytes == 2 else 0)
+
+
+def fault(table: str, entry: Entry, tile: Tile, may_spill: int = 0) -> str | None:
     """What keeps a tile from being used; None if it compiles cleanly in every variant.
 
+    Up to `may_spill` bytes of registers are no fault.
     Leaves kernels behind that were compiled for a pretended chip: never in a process that starts kernels.
     """
     with mock.patch.object(tiles, "tile", return_value=tile):
@@ -141,6 +181,8 @@ def fault(table: str, entry: Entry, tile: Tile) -> str | None:
             except Exception as error:  # the compiler's own, of many kinds
                 return f"{type(error).__name__}: {str(error)[:200]}"
             for one in found:
+                if one.spills <= may_spill:
+                    one = one._replace(spills=0)
                 if (reason := one.fault(table, entry.kernel, entry.dtype, entry.dim)) is not None:
                     return reason
     return None
@@ -150,23 +192,39 @@ def fault(table: str, entry: Entry, tile: Tile) -> str | None:
 
 
 def time(entry: Entry, tile: Tile, clock: Clock) -> float:
-    """Milliseconds of the entry's kernel with this tile."""
-    call = prepare(entry)
+    """Milliseconds of the entry's kernel with this tile: the geometric mean over all that it is used for, in
+    which each use has the same say."""
     with mock.patch.object(tiles, "tile", return_value=tile):
-        return clock.time(call).ms
+        return statistics.geometric_mean(clock.time(call).ms for call in prepare(entry))
 
 
-def prepare(entry: Entry, device: str = "cuda", tokens: int = TOKENS) -> Callable[[], Any]:
-    """Starts the entry's kernel alone, on packed sequences of LENGTH or, fused, of all its keys.
+def start(entry: Entry, tile: Tile) -> None:
+    """Starts all that will be timed once: compiled, it is in Triton's cache."""
+    with mock.patch.object(tiles, "tile", return_value=tile):
+        for call in prepare(entry):
+            call()
+    torch.cuda.synchronize()
+
+
+def prepare(entry: Entry, device: str = "cuda", tokens: int = TOKENS) -> Iterator[Callable[[], Any]]:
+    """For each of USED a call that starts the entry's kernel alone: padded batches of sequences of LENGTH or,
+    fused, of all its keys; packed ones of realistic lengths up to there.
 
     What other kernels would have computed is made up, at a plausible size: they may have no tile yet.
     """
     n = entry.fused_keys or min(LENGTH, tokens)
-    case = Case("packed", padded_lengths(n, tokens), HEADS, KV_HEADS, entry.dim, entry.dtype, causal=False)
-    q, k, v, d_out, d_sums, cu_seqlens = make_inputs(case, torch.device(device))
-    batch = Batch(None, cu_seqlens, n, case.scale, None, None)
-    lse, delta = (launch.new_numbers(q, packed=True) for _ in range(2))
-    lse.fill_(math.log(n) + 0.5)  # of n scores from a standard normal distribution
+    for layout, causal in USED:
+        lengths = padded_lengths(n, tokens) if layout == "padded" else packed_lengths(tokens, n)
+        case = Case(layout, lengths, HEADS, KV_HEADS, entry.dim, entry.dtype, causal)
+        yield _call(entry, case, torch.device(device))
+
+
+def _call(entry: Entry, case: Case, device: torch.device) -> Callable[[], Any]:
+    inputs = make_inputs(case, device)
+    q, k, v, d_out, d_sums, _ = inputs
+    batch = batch_of(case, inputs)
+    lse, delta = (launch.new_numbers(q, batch.packed) for _ in range(2))
+    lse.fill_(math.log2(case.n) + 0.7)  # of n scores from a standard normal distribution, in base 2
     delta.zero_()
     column_gradients = d_sums if entry.kernel.endswith("columns") else None
     match entry.kernel:
@@ -179,7 +237,7 @@ def prepare(entry: Entry, device: str = "cuda", tokens: int = TOKENS) -> Callabl
         case "backward_dkv" | "backward_dkv_columns":
             return partial(launch.backward_dkv, d_out, column_gradients, q, k, v, lse, delta, batch)
         case _:
-            return partial(launch.fused, q, k, v, batch, n)
+            return partial(launch.fused, q, k, v, batch, entry.fused_keys or case.n)
 
 
 def _timed_origin() -> str:
@@ -191,12 +249,16 @@ def _timed_origin() -> str:
 # The table
 
 
-def fill(path: Path, found: Iterable[Choice], origin: str, everything: Sequence[Entry]) -> list[Choice]:
+def fill(
+    path: Path, found: Iterable[Choice], origin: str, everything: Sequence[Entry], shipped: Path | None = None
+) -> list[Choice]:
     """Enters each choice into the table at `path` as it comes; returns those without a tile.
 
-    An entry for which no tile was found keeps what the table had.
+    An entry that is not among them, or for which no tile was found, keeps what the table had; where there is
+    none yet, what the one at `shipped` has. So a few entries never make a table of a few.
     """
-    table: Table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before_it = next((one for one in (path, shipped) if one is not None and one.exists()), None)
+    table: Table = json.loads(before_it.read_text(encoding="utf-8")) if before_it else {}
     before = table.get("source", "not recorded")
     done: list[Entry] = []
     missing = []
@@ -206,7 +268,7 @@ def fill(path: Path, found: Iterable[Choice], origin: str, everything: Sequence[
             continue
         done.append(choice.entry)
         kernel, size, dim = choice.entry
-        table.setdefault(kernel, {}).setdefault(str(size), {})[str(dim)] = list(choice.tile)
+        table.setdefault(kernel, {}).setdefault(str(size), {})[str(dim)] = choice.tile.listed
         kept = [entry for entry in everything if entry not in done and _has(table, entry)]
         table["source"] = _source(origin, done, kept, before)
         files.write_text(path, formatted(table))

@@ -1,6 +1,7 @@
 """Result files."""
 
 import csv
+import math
 
 import pytest
 
@@ -28,6 +29,17 @@ def test_what_was_written_is_read(tmp_path):
     assert (found[0]["tflops"], found[0]["host_us"], found[0]["heads"]) == ("1234", "0", "16/8")
     assert found[1]["note"] == 'out of memory, "really"'
     assert list(found[0]) == list(Row._fields)
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    path = tmp_path / "chip.csv"
+    rows = [
+        ROW._replace(ms=0.1235, first_s=3.0, note="a note"),
+        ROW._replace(direction="check", ratio=math.inf),
+        ROW,
+    ]
+    table.write(path, ENVIRONMENT, Row._fields, rows)
+    assert table.rows(table.read(path)[1]) == rows
 
 
 def test_without_the_lines_that_begin_with_a_hash_it_is_plain_csv(tmp_path):

@@ -11,6 +11,7 @@ from ata_attention.gpu.tiles import Tile
 
 from benchmarks import compiled, tune
 from benchmarks.candidates import Entry, candidates, entries
+from benchmarks.timing import Timing
 from benchmarks.tune import Choice
 
 ATTENTION = Entry("attention", 2, 64)
@@ -145,6 +146,19 @@ def test_the_table_is_written_entry_by_entry_and_says_where_it_is_from(tmp_path)
     assert Tile(*written["attention"]["2"]["64"]) == SMALL
 
 
+def test_a_subset_never_takes_the_place_of_a_table(tmp_path):
+    """In a folder that has none yet, the other entries are those that are shipped."""
+    path, shipped = tmp_path / "new" / "sm_90.json", tiles.TABLES / "sm_90.json"
+    before = json.loads(shipped.read_text(encoding="utf-8"))
+    everything = entries("sm_90")
+    assert tune.fill(path, [Choice(ATTENTION, SMALL, [])], "timed", everything, shipped) == []
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written.pop("source") == f"attention 2 64: timed; the others: {before.pop('source')}"
+    assert written["attention"]["2"].pop("64") == list(SMALL)
+    before["attention"]["2"].pop("64")
+    assert written == before
+
+
 def test_a_run_that_ends_early_keeps_what_it_found(tmp_path):
     def found():
         yield Choice(ATTENTION, LARGE, [])
@@ -162,8 +176,84 @@ def test_every_kernel_can_be_started_alone(kernel, monkeypatch):
     monkeypatch.setattr(tune, "LENGTH", 20)
     monkeypatch.setattr(tune, "HEADS", 2)
     monkeypatch.setattr(tune, "KV_HEADS", 1)
-    found = tune.prepare(Entry(kernel, 4, 32), "cpu", tokens=40 if "fused" not in kernel else 64)()
-    assert all(x.isfinite().all() for x in (found if isinstance(found, tuple) else (found,)))
+    calls = list(tune.prepare(Entry(kernel, 4, 32), "cpu", tokens=40 if "fused" not in kernel else 64))
+    assert len(calls) == len(tune.USED) == 4
+    for call in calls:
+        found = call()
+        assert all(x.isfinite().all() for x in (found if isinstance(found, tuple) else (found,)))
+
+
+def test_a_tile_is_timed_by_all_that_it_is_used_for(monkeypatch):
+    """By the geometric mean: a use that takes long has no more to say than one that is short."""
+    used = []
+
+    def prepare(_):
+        for ms in (1.0, 100.0):
+            yield lambda ms=ms: used.append((ms, tiles.tile("any", "table", 64, torch.float16)))
+
+    class Clock:
+        def time(self, call):
+            call()
+            return Timing(used[-1][0], 0.0)
+
+    monkeypatch.setattr(tune, "prepare", prepare)
+    assert tune.time(ATTENTION, MIDDLE, Clock()) == pytest.approx(10.0)
+    assert used == [(1.0, MIDDLE), (100.0, MIDDLE)]
+
+
+def test_full_and_causal_padded_and_packed_are_used(monkeypatch):
+    seen = []
+    monkeypatch.setattr(tune, "_call", lambda entry, case, _: seen.append((entry.dim, case)))
+    for dim in (64, 128):
+        list(tune.prepare(Entry("attention", 2, dim), "cpu"))
+    assert {(dim, case.d, case.layout, case.causal) for dim, case in seen} == {
+        (d, d, layout, causal)
+        for d in (64, 128) for layout in ("padded", "packed") for causal in (False, True)
+    }  # fmt: skip
+    assert {case.n for _, case in seen} == {tune.LENGTH}
+    assert {len(set(case.lengths)) > 20 for _, case in seen if case.layout == "packed"} == {True}
+
+
+def test_nothing_is_compiled_while_tiles_are_timed(monkeypatch):
+    """First what the compiler says of every tile, then a start of each sound one; time comes after both."""
+    log = []
+
+    class Pool(nullcontext):
+        def __init__(self, jobs):
+            super().__init__(self)
+            assert jobs == 3
+
+        def map(self, function, *arguments):
+            for each in zip(*arguments, strict=True):
+                log.append(function.func.__name__)
+                yield function(*each)
+
+        def submit(self, function, *_):
+            log.append(function.__name__)
+            return mock.Mock(exception=lambda: None)
+
+        def __exit__(self, *_):
+            log.append("end of the processes")
+
+    monkeypatch.setattr(tune, "_processes", Pool)
+    monkeypatch.setattr(tune, "GpuClock", lambda: None)
+    monkeypatch.setattr(tune, "fault", lambda _, __, tile, ___: "spills" if tile == LARGE else None)
+    monkeypatch.setattr(tune, "time", lambda *_, **__: log.append("time") or float(len(log)))
+    choices = list(tune._timed("sm_90", [ATTENTION, Entry("column_sums", 2, 64)], jobs=3))
+    tried = [len(candidates(choice.entry)) for choice in choices]
+    sound = sum(tried) - sum(LARGE in candidates(choice.entry) for choice in choices)
+    assert log == [
+        *["fault_if_timed"] * sum(tried), "end of the processes", *["start"] * sound, "end of the processes",
+        *["time"] * sound,
+    ]  # fmt: skip
+    assert all(choice.tile not in (None, LARGE) for choice in choices)
+
+
+@pytest.mark.usefixtures("compilations")
+def test_a_small_spill_is_admitted_where_time_decides():
+    entry = Entry("attention", 2, 96)  # 8 bytes in one variant
+    assert tune.fault_if_timed("sm_90", entry, LARGE) is None
+    assert tune.fault("sm_90", entry, LARGE, may_spill=7) == "attention spills 8 bytes of registers"
 
 
 def test_without_a_gpu_timing_is_refused(monkeypatch, capsys):

@@ -36,6 +36,11 @@ class Tile(NamedTuple):
     stages: int
     ahead: bool = False
 
+    @property
+    def listed(self) -> list[int]:
+        """As a table has it."""
+        return list(self) if self.ahead else list(self[:-1])
+
 
 # Small, so that even the short sequences of tests are cut into several.
 INTERPRETED = Tile(16, 16, 1, 1)
