@@ -7,11 +7,8 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-<<<<<<< HEAD
-from ata_attention.flash import GROUPED
-=======
 from ata_attention import ata_attention
->>>>>>> harness
+from ata_attention.flash import GROUPED
 from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
 from torch import Tensor
