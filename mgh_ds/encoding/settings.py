@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, get_args
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.encoding.vectors import StoredType
-from mgh_ds.model.config import DTypeChoice, PoolingMethod
+from mgh_ds.model.arguments import add_backend_argument
+from mgh_ds.model.config import Backend, DTypeChoice, PoolingMethod
 
 if TYPE_CHECKING:
     from mgh_ds.model.encoder import Encoder
@@ -21,6 +22,7 @@ class EncodingSettings:
     max_length: int | None = None
     precision: DTypeChoice = "float32"
     device: str | None = None
+    backend: Backend = "torch"
     dtype: StoredType = "float32"
     dimensions: int | None = None
     batch_size: int = 64
@@ -44,10 +46,11 @@ class EncodingSettings:
             dimensions=self.dimensions,
             dtype=self.precision,
             device=self.device,
+            backend=self.backend,
         )
         if instructions and not encoder.use_instructions:
             raise MghError(f"{self.model} was saved with use_instructions: false: ask for none")
-        encoder.origin = {"weights": fingerprint(self.model)}
+        encoder.origin = {"weights": fingerprint(self.model, self.backend)}
         return encoder
 
 
@@ -71,6 +74,7 @@ def add_encoding_arguments(parser: argparse.ArgumentParser, model_required: bool
         help="that the model computes in (default: float32)",
     )
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    add_backend_argument(parser)
     parser.add_argument(
         "--dtype",
         choices=get_args(StoredType),

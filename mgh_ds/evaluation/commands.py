@@ -7,7 +7,8 @@ from typing import get_args
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.results import EvaluationResult, joined
-from mgh_ds.model.config import ColumnTransform, PoolingMethod, SinkTreatment
+from mgh_ds.model.arguments import add_backend_argument
+from mgh_ds.model.config import Backend, ColumnTransform, PoolingMethod, SinkTreatment
 
 # Only light imports here: the command line reads this module even to print its help.
 
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an embedding that are kept, the first ones; default: as saved, else all",
     )
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    add_backend_argument(parser)
     parser.add_argument(
         "--instructions", action="store_true", help="read texts under their task's instruction"
     )
@@ -86,6 +88,7 @@ def eval_command(
     max_length: int | None = None,
     dimensions: int | None = None,
     device: str | None = None,
+    backend: Backend = "torch",
     instructions: bool = False,
 ) -> None:
     """Scores a model on MTEB tasks, prints a table, and writes it as Markdown beside the scores.
@@ -108,6 +111,7 @@ def eval_command(
         max_length: tokens a text is cut to; without it, the model's own.
         dimensions: of an embedding that are kept, the first ones; without it, as saved, else all.
         device: cpu or cuda; without it, cuda where there is one.
+        backend: what computes the vectors; of another than torch the model's folder holds the graph.
         instructions: read texts under their task's instruction, for models trained with instructions.
 
     Raises MghError, before anything is encoded, for wrong arguments, a model or data that are missing, and an
@@ -144,11 +148,16 @@ def eval_command(
         "max_length": max_length,
         "languages": None if languages == DEFAULT_LANGUAGES else languages,
     }
-    later = {"sink": sink, "clip_multiple": clip_multiple, "dimensions": dimensions}
+    later = {
+        "sink": sink,
+        "clip_multiple": clip_multiple,
+        "dimensions": dimensions,
+        "backend": None if backend == "torch" else backend,
+    }
     check_asked(held, output, {"label": model, **options, **later, "instructions": instructions})
     # Results of before there were these options name none of them, and stand where none is given.
     given = {name: value for name, value in later.items() if value is not None}
-    origin = {"weights": fingerprint(model), "settings": options | given}
+    origin = {"weights": fingerprint(model, backend), "settings": options | given}
     if instructions:
         require_instructions(model, read_settings(resolve_model(model)).use_instructions)
     with contained_mteb():
@@ -172,6 +181,7 @@ def eval_command(
                 max_length=max_length,
                 dimensions=dimensions,
                 device=device,
+                backend=backend,
             )
             if causal and not encoder.causal:
                 raise MghError(f"--causal is for decoders, and {model} is none")

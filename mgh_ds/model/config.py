@@ -16,6 +16,7 @@ ColumnTransform = Literal["identity", "log1p", "sqrt", "softmax", "visible_mean"
 SinkTreatment = Literal["keep", "first", "clip"]
 DType = Literal["float32", "bfloat16", "float16"]
 DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
+Backend = Literal["torch", "onnx", "onnx-int8"]
 
 INSTRUCTION_TEMPLATE = "Instruct: {instruction}\nQuery: {text}"
 # Under this name in an export's config.json vLLM finds `mgh_ds.serving`. transformers goes by `model_type`.

@@ -17,10 +17,10 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.surrogates import has_lone_surrogate
 from mgh_ds.model import card
 from mgh_ds.model.batches import Row, TokenBatch
-from mgh_ds.model.config import ColumnTransform, DTypeChoice, PoolingMethod, SinkTreatment
+from mgh_ds.model.config import Backend, ColumnTransform, DTypeChoice, PoolingMethod, SinkTreatment
 from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import export, why_ours
-from mgh_ds.model.onnx_model import Backend, OnnxModel, load_graph
+from mgh_ds.model.onnx_model import OnnxModel, load_graph
 from mgh_ds.model.precision import default_device, settle
 from mgh_ds.model.sentence_transformers_folder import named_prompts
 from mgh_ds.model.settings import Settings, read_settings

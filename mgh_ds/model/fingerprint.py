@@ -9,6 +9,7 @@ from mgh_ds.common.checksums import checksum
 from mgh_ds.common.differences import differences
 from mgh_ds.common.errors import MghError
 from mgh_ds.model import gguf_folder
+from mgh_ds.model.config import Backend
 from mgh_ds.model.weights import DECISIVE, TINY, resolve_model, weight_files
 
 Fingerprint = dict[str, str]
@@ -19,10 +20,10 @@ of."""
 OF_A_MODULE = ("*.json", "*.safetensors", "*.bin")
 
 
-def fingerprint(name_or_path: str) -> Fingerprint:
-    """The fingerprint of the model that `resolve_model` finds. A `tiny-random/<family>` is known by its
-    recipe, and a GGUF file by its own SHA-256: the files that these are written to depend on the libraries'
-    versions, their vectors do not.
+def fingerprint(name_or_path: str, backend: Backend = "torch") -> Fingerprint:
+    """The fingerprint of the model that `resolve_model` finds, with the graph where `backend` runs one. A
+    `tiny-random/<family>` is known by its recipe, and a GGUF file by its own SHA-256: the files that these
+    are written to depend on the libraries' versions, their vectors do not.
 
     Raises MghError if there is no such model.
     """
@@ -33,7 +34,8 @@ def fingerprint(name_or_path: str) -> Fingerprint:
         return {"recipe": f"{name_or_path}, version {VERSION}"}
     if (origin := gguf_folder.origin(folder)) is not None:
         return {"gguf": origin["sha256"], "recipe": f"dequantised, version {origin['version']}"}
-    return {name: checksum(folder / name) for name in [*_weights(folder), *_descriptions(folder)]}
+    found = [*_weights(folder), *_descriptions(folder), *_graph(folder, backend)]
+    return {name: checksum(folder / name) for name in found}
 
 
 def agreed(found: Sequence[Fingerprint], model: str) -> Fingerprint:
@@ -52,6 +54,16 @@ def _weights(folder: Path) -> list[str]:
     """The files that transformers takes the weights from; a file of another layout beside them, such as
     Mistral's `consolidated.safetensors`, is none. Which one is missing, loading says."""
     return [os.path.relpath(path, folder) for path in weight_files(folder) if path.is_file()]
+
+
+def _graph(folder: Path, backend: Backend) -> list[str]:
+    """The files of the graph that `backend` runs; which one is missing, loading says."""
+    if backend == "torch":
+        return []
+    from mgh_ds.model.onnx_model import FILES
+
+    graph = FILES[backend]
+    return [name for name in (graph, f"{graph}.data") if (folder / name).is_file()]
 
 
 def _descriptions(folder: Path) -> list[str]:

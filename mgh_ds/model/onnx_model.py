@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from ata_attention.transformers import ColumnSumCollector
@@ -14,13 +14,12 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.extras import need
 from mgh_ds.model.backbone import DECODERS, read_config
 from mgh_ds.model.batches import PaddedBatch, TokenBatch
+from mgh_ds.model.config import Backend
 from mgh_ds.model.embedder import EmbeddingModel, load_tokenizer
 from mgh_ds.model.pooling import Pooling
 from mgh_ds.model.settings import Settings
 from mgh_ds.model.standard_modules import left_out
 from mgh_ds.model.tokens import Tokenizer
-
-Backend = Literal["torch", "onnx", "onnx-int8"]
 
 # Where sentence-transformers' ONNX back end looks too.
 FOLDER = "onnx"

@@ -57,6 +57,12 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="name kept as each record's source (default: the file's name)")
     parser.add_argument("--instruction", help="the task in a sentence, where the rows do not carry it")
     parser.add_argument("--subtype", choices=SUBTYPES, help="shape of the texts, where the rows do not say")
+    parser.add_argument(
+        "--negatives",
+        type=int,
+        metavar="N",
+        help="of those that a row lists keep the first N, at most 64 (default: all, or what the preset says)",
+    )
     parser.add_argument("--language", help="BCP-47 tag (default: en, or the preset's)")
     _add_on_error(parser)
     parser.set_defaults(call=convert_command)
@@ -194,6 +200,8 @@ def _print_report(report: ErrorReport) -> None:
     if report.ignored_keys:
         unused = ", ".join(f"{key} ({count:,} rows)" for key, count in report.ignored_keys.most_common(10))
         console.print(Text(f"Keys that this format does not use: {unused}"))
+    if report.shortened:
+        console.print(Text(f"{report.shortened:,} rows list more negatives than are kept, the first ones"))
     if report.rejected:
         table = Table("field", "what", "rows", title="Refused", title_justify="left")
         for (field, kind), count in report.reasons.most_common(20):

@@ -24,6 +24,9 @@ FORMATS: dict[str, str] = {
     "sts-pairs": "mgh_ds.records.convert.sts_pairs",  # the same rows, every pair with its score
 }
 
+LISTING_NEGATIVES = ("flagembedding", "sentence-transformers", "tevatron")
+"""Of these a row lists any number of negatives, of which `convert --negatives` keeps the first."""
+
 EXPORT_FORMATS: dict[str, str] = {
     "mgh": "mgh_ds.records.export.mgh",  # records, whole, as JSONL or Parquet
     "datasets": "mgh_ds.records.export.datasets",  # the same, as a folder of `datasets`

@@ -19,6 +19,7 @@ from mgh_ds.records.formats import FORMATS
 from mgh_ds.records.inputs import input_files, why_not
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.saved import saved_files, saved_splits
+from mgh_ds.records.schema import MAX_NEGATIVES
 from mgh_ds.records.sources import Origin, Source, open_source
 
 
@@ -142,7 +143,11 @@ PRESETS: dict[str, Preset] = {
         "what BGE-M3 is fine-tuned on, in many languages, with mined negatives",
         "each data set's own",
         "flagembedding",
-        Settings(otherwise="Given a query, retrieve passages that answer it", language="mul"),
+        Settings(
+            otherwise="Given a query, retrieve passages that answer it",
+            language="mul",
+            negatives=MAX_NEGATIVES,  # some rows list more
+        ),
         split=None,
         nested=True,
         obtain="bge-m3-data.tar.gz of Shitao/bge-m3-data on the hub, unpacked",

@@ -84,7 +84,7 @@ class ErrorReport:
     Once the rows are all read, `rows_read == accepted + rejected`. With `on_error="stop"` the first refusal
     raises MghError. Refusals are written to `rejects`, one JSON object a line; memory keeps their counts by
     field and kind, and the first of each. Blank lines are no rows and are counted apart; keys that a format
-    has no use for are counted by name.
+    has no use for are counted by name; rows that list more negatives than are kept are `shortened`.
     """
 
     def __init__(self, on_error: OnError = "skip", rejects: TextIO | None = None):
@@ -95,6 +95,7 @@ class ErrorReport:
         self.accepted = 0
         self.rejected = 0
         self.blank_lines = 0
+        self.shortened = 0
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.ignored_keys: Counter[str] = Counter()
         self.not_read: dict[str, str] = {}  # files of the data's folder, and what each is
@@ -146,6 +147,7 @@ class ErrorReport:
                 for (name, kind), count in self.reasons.most_common()
             ],
             "ignored_keys": dict(self.ignored_keys.most_common()),
+            **({"shortened": self.shortened} if self.shortened else {}),
             **({"not_read": self.not_read} if self.not_read else {}),
         }
 

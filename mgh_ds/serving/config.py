@@ -51,8 +51,11 @@ class EmbedderConfig:
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Raises MghError for what would split a model or a text, or take a part from another request."""
+        """Asks for no memory for a KV cache. Raises MghError for what would split a model or a text, or take
+        a part from another request."""
         parallel = vllm_config.parallel_config
+        # There is none, but if nothing is said vLLM starts on CPUs only where 0.92 of all memory is free.
+        vllm_config.cache_config.kv_cache_memory_bytes = 0
         _refuse(
             {
                 "--tensor-parallel-size above 1": parallel.tensor_parallel_size > 1,

@@ -252,6 +252,24 @@ def test_a_folder_of_something_else_is_left_alone(corpus, model, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_the_verb_runs_a_graph_whose_vectors_are_told_from_torchs(corpus, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = tmp_path / "export"
+    encoder = mgh_encoder.Encoder.from_pretrained("tiny-random/bert", device="cpu")
+    encoder.save(model, onnx=True)
+    words = ["encode", str(corpus), str(tmp_path / "out"), "--model", str(model), "--batch-tokens", "60"]
+    cli.main([*words, "--backend", "onnx"])
+    made = Vectors.open(tmp_path / "out")
+    assert made.manifest.model.keys() >= {"model.safetensors", "onnx/model.onnx"}
+    found = np.concatenate([vectors for _, vectors in made])
+    np.testing.assert_allclose(found, encoder.encode(TEXTS), atol=1e-4)
+    with pytest.raises(SystemExit, match=r"holds other vectors .*onnx/model\.onnx"):
+        cli.main(words)
+    with pytest.raises(SystemExit, match=r"runs on the CPU: leave device 'cuda' out"):
+        cli.main([*words, "--backend", "onnx", "--device", "cuda"])
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

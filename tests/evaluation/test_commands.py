@@ -9,6 +9,7 @@ import pytest
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.evaluation.commands import eval_command
+from mgh_ds.model.encoder import Encoder
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -147,3 +148,24 @@ def test_reading_the_command_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_graph_is_scored_and_its_scores_are_told_from_torchs(data_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = tmp_path / "export"
+    Encoder.from_pretrained("tiny-random/bert", device="cpu").save(model, onnx=True)
+    scores = {}
+    for backend in ("torch", "onnx"):
+        output = tmp_path / backend
+        eval_command(str(model), ["STS17"], output, data_dir=data_dir, backend=backend)
+        content = json.loads((output / "STS17.json").read_text())
+        graph = backend == "onnx"
+        assert ("onnx/model.onnx" in content["fingerprint"]["weights"]) is graph
+        assert content["fingerprint"]["settings"].get("backend") == ("onnx" if graph else None)
+        scores[backend] = content["details"]["STS17"]["scores"]["test"][0]["cosine_pearson"]
+    assert scores["onnx"] == pytest.approx(scores["torch"], abs=1e-4)
+    with pytest.raises(MghError, match="holds results with backend onnx, asked for was not given"):
+        eval_command(str(model), ["STS17"], tmp_path / "onnx", data_dir=data_dir)
+    with pytest.raises(MghError, match=r"model_qint8\.onnx does not exist: .*--onnx --int8"):
+        eval_command(str(model), ["STS17"], tmp_path / "new", data_dir=data_dir, backend="onnx-int8")

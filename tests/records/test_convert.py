@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.records import store as store_module
+from mgh_ds.records.commands import convert_command
 from mgh_ds.records.convert import FORMATS, REJECTED, ConversionSummary, convert
 from mgh_ds.records.convert.llm2vec import SEPARATOR
 from mgh_ds.records.convert.settings import Settings
 from mgh_ds.records.instructions import INSTRUCTIONS
-from mgh_ds.records.schema import Record
+from mgh_ds.records.schema import MAX_NEGATIVES, Record
 from mgh_ds.records.store import Store
 from tests.records.examples import make_records, record_values, write_jsonl
 
@@ -665,3 +666,44 @@ def test_triples_in_two_files_may_contradict_each_other(tmp_path: Path, format: 
     assert [record.query for record in found] == ["b"]
     assert [(Path(r["file"]).name, r["line"]) for r in rejected] == [("a.jsonl", 1), ("b.jsonl", 1)]
     assert [Path(r["reason"].split(",")[0]).name for r in rejected] == ["b.jsonl", "a.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["flagembedding", "tevatron", "sentence-transformers"])
+def test_of_more_negatives_than_a_record_holds_the_first_are_kept(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Where it is asked for, with their scores, which must be as many as the row's; the rows are counted."""
+
+    def row(query: str, count: int, scores: int) -> dict[str, Any]:
+        texts, said = [f"n{number}" for number in range(count)], [float(number) for number in range(scores)]
+        if name == "flagembedding":
+            return {"query": query, "pos": ["p"], "neg": texts, "pos_scores": [1.0], "neg_scores": said}
+        if name == "tevatron":
+            negatives = [{"text": f"n{n}", "score": float(n)} for n in range(count)]
+            return {"query": query, "positive_passages": [{"text": "p"}], "negative_passages": negatives}
+        columns = {f"negative_{number}": text for number, text in enumerate(texts, start=1)}
+        return {"anchor": query, "positive": "p", **columns, "scores": [1.0, *said]}
+
+    rows = [row("a", MAX_NEGATIVES, MAX_NEGATIVES), row("b", 200, 200), row("c", 65, 65)]
+    wrong = [] if name == "tevatron" else [row("d", 200, MAX_NEGATIVES)]
+    path = write_jsonl(tmp_path / "many.jsonl", rows + wrong)
+    _, summary, rejected = converted(path, name, instruction=ASK)
+    assert (summary.records, refusals(rejected)[:2]) == (1, [(2, "negatives"), (3, "negatives")])
+    assert "--negatives 64 keeps the first" in rejected[0]["reason"]
+    convert_command(path, tmp_path / "all", name, instruction=ASK, negatives=MAX_NEGATIVES)
+    store = Store.open(tmp_path / "all")
+    assert [record.query for record in store] == ["a", "b", "c"]
+    for record in store:
+        assert [negative.text.strip() for negative in record.negatives] == [f"n{n}" for n in range(64)]
+        assert [negative.score for negative in record.negatives] == [float(number) for number in range(64)]
+    assert store.manifest.notes["conversion"]["shortened"] == 2
+    assert "2 rows list more negatives than are kept, the first ones" in capsys.readouterr().out
+
+
+def test_how_many_negatives_are_kept_is_for_rows_that_list_them(tmp_path: Path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"premise": "a", "hypothesis": "b", "label": 0}])
+    with pytest.raises(MghError, match="--negatives is for flagembedding, sentence-transformers, tevatron"):
+        convert_command(path, tmp_path / "store", "nli", instruction=ASK, negatives=3)
+    with pytest.raises(MghError, match="--negatives must be 0 to 64, found 65"):
+        convert_command(path, tmp_path / "store", "flagembedding", instruction=ASK, negatives=65)
+    assert not (tmp_path / "store").exists()

@@ -121,7 +121,7 @@ def test_the_e5_mix_is_told_by_its_files(tmp_path: Path) -> None:
 
 def test_the_data_of_bge_m3_is_told_by_its_files(tmp_path: Path) -> None:
     """Data sets lie in folders, cut by length."""
-    row = {"query": "a", "pos": ["p", "q"], "neg": ["n"]}
+    row = {"query": "a", "pos": ["p", "q"], "neg": [f"n{number}" for number in range(100)]}
     files = ["MSMARCO/msmarco_len-0-500", "MSMARCO/msmarco_len-7000-inf", "MIRACL/miracl_sw_len-0-500"]
     for number, name in enumerate(files):
         path = tmp_path / "bge-m3-data" / f"{name}.jsonl"
@@ -138,6 +138,7 @@ def test_the_data_of_bge_m3_is_told_by_its_files(tmp_path: Path) -> None:
         "msmarco": INSTRUCTIONS["msmarco"].text,
     }
     assert {r.language for r in found} == {"mul"}
+    assert {len(r.negatives) for r in found} == {64}
 
 
 def test_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

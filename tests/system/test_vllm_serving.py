@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import os
-import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from mgh_ds.distributed.group import free_port
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.weights import MINILM, SMOLLM2
 from tests.system.smollm2 import needs_smollm2
-from tests.system.vllm_embeddings import ENVIRONMENT
+from tests.system.vllm_embeddings import LEAST_COSINE, QUIET, part, run_job, texts_of_all_lengths
 
 pytestmark = [
     pytest.mark.system,
@@ -30,14 +30,17 @@ pytestmark = [
 ]
 
 INSTRUCTION = "Retrieve the passage that answers."
-LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
-WORDS = "the harbour master keeps a list, of 12 boats; why? Überall Licht. and thermostat heats no longer"
+README, SERVING = Path("README.md"), Path("docs/serving.md")
+EXPORT, USUAL_ADDRESS = "runs/demo/export", "http://127.0.0.1:8000"
+READERS = os.environ | QUIET | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+"""The environment of somebody who types what the README says."""
 
 
-def texts_of_all_lengths(count: int, longest: int) -> list[str]:
-    """From one word to more than the model takes, in no order."""
-    draw = random.Random(0)
-    return [" ".join(draw.choices(WORDS.split(), k=int(longest ** draw.random()))) for _ in range(count)]
+def readme_command(word: str) -> str:
+    """The README's line that has the word, without its comment."""
+    lines = README.read_text(encoding="utf-8").splitlines()
+    (command,) = [line for line in lines if word in line.split("#")[0] and not line.startswith(("`", " "))]
+    return command.split("  #")[0]
 
 
 class Served(NamedTuple):
@@ -68,34 +71,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     encoder.save(folder / "export")
     texts = texts_of_all_lengths(500, 160)
     told = [encoder.tokenizer.prefix(INSTRUCTION) + text for text in texts[:100]]
-    job = {
-        "refuse": [(str(folder / "export"), options) for options, _ in REFUSED],
-        "embed": [
-            {
-                "folder": str(folder / "export"),
-                "dtype": dtype,
-                "texts": texts + told,
-                "output": str(folder / f"{dtype}.npy"),
-            }
-            for dtype in LEAST_COSINE
-        ],
-    }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.system.vllm_embeddings", str(folder / "job.json")],
-        env=os.environ | ENVIRONMENT | {"VLLM_CACHE_ROOT": str(folder / "cache")},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    vectors = {dtype: np.load(folder / f"{dtype}.npy") for dtype in LEAST_COSINE}
-    refused = json.loads((folder / "job.refused").read_text(encoding="utf-8"))
+    export = folder / "export"
+    embed = [part(export, dtype, texts + told, folder / f"{dtype}.npy") for dtype in LEAST_COSINE]
+    vectors, refused = run_job(folder, embed, [(str(export), options) for options, _ in REFUSED])
     some = texts[: len(told)]
     wanted = [encoder.encode(texts), encoder.encode(some, instruction=INSTRUCTION)]
     pooling = Encoder.from_pretrained(folder / "export", include_instruction=True)
     pooled = pooling.encode(some, instruction=INSTRUCTION)
-    return Served(vectors, np.concatenate(wanted), pooled, refused)
+    return Served(dict(zip(LEAST_COSINE, vectors, strict=True)), np.concatenate(wanted), pooled, refused)
 
 
 @pytest.mark.parametrize("dtype", LEAST_COSINE)
@@ -116,27 +99,39 @@ def test_what_vllm_may_not_do_is_refused_before_it_starts(served: Served) -> Non
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder turned bidirectional; its tokenizer does not close a text, and we do."""
-    folder = tmp_path_factory.mktemp("smollm2") / "export"
+    """Where the README has its export, a decoder turned bidirectional; its tokenizer does not close a text,
+    and we do."""
+    folder = tmp_path_factory.mktemp("smollm2") / EXPORT
+    folder.parent.mkdir(parents=True)
     Encoder.from_pretrained(SMOLLM2, column_transform="sqrt", sink="first", max_length=64).save(folder)
     return folder
 
 
+@needs_smollm2
+def test_a_decoder_in_bfloat16_gives_the_same_vectors(smollm2: Path, tmp_path: Path) -> None:
+    """To those of `Encoder` in float32, in spite of states of 17,000 in single places."""
+    encoder = Encoder.from_pretrained(smollm2, device="cpu")
+    texts = texts_of_all_lengths(200, 90)
+    told = [encoder.tokenizer.prefix(INSTRUCTION) + text for text in texts[:50]]
+    wanted = np.concatenate([encoder.encode(texts), encoder.encode(texts[:50], instruction=INSTRUCTION)])
+    output = tmp_path / "vectors.npy"
+    (vectors,), _ = run_job(tmp_path, [part(smollm2, "bfloat16", texts + told, output)])
+    assert (vectors * wanted).sum(axis=1).min() >= LEAST_COSINE["bfloat16"]
+
+
 @pytest.fixture(scope="module")
 def address(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of vLLM's server, which was told where to listen, how exact to be, and to be modest.
-
-    `vllm serve` of the package for CPUs asks for its metadata under another name, and fails for any model.
-    """
+    """Of the server that the README starts, in a folder that has its export, but at a port that is free."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2)]
-    command += ["--runner", "pooling", "--dtype", "float32", "--served-model-name", "smollm2"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    command += ["--gpu-memory-utilization", "0.2", "--distributed-executor-backend", "uni"]
-    environment = os.environ | ENVIRONMENT | {"VLLM_CACHE_ROOT": str(folder / "cache")}
+    command = f"exec {readme_command('api_server')} --port {port}"
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            ["bash", "-c", command],
+            cwd=smollm2.parents[2],
+            env=READERS | {"VLLM_CACHE_ROOT": str(folder / "cache")},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         _wait_until_it_answers(server, port, folder / "log")
@@ -160,6 +155,36 @@ def _wait_until_it_answers(server: "subprocess.Popen[bytes]", port: int, log: Pa
     pytest.fail(log.read_text(errors="replace")[-4000:])
 
 
+def ask(command: str, address: str) -> NDArray[np.float32]:
+    """The vectors that a command with curl gets."""
+    done = subprocess.run(
+        ["bash", "-c", command.replace(USUAL_ADDRESS, address)],
+        env=READERS,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return np.array([one["embedding"] for one in json.loads(done.stdout)["data"]], dtype=np.float32)
+
+
+@needs_smollm2
+def test_the_commands_of_readme_and_docs_are_answered(address: str, smollm2: Path) -> None:
+    encoder = Encoder.from_pretrained(smollm2)
+    wanted = encoder.encode(["A text"])
+    assert (ask(readme_command("curl"), address) * wanted).sum() >= LEAST_COSINE["float32"]
+    (command,) = re.findall(r"^```bash\n(curl .*?)^```", SERVING.read_text(encoding="utf-8"), re.M | re.S)
+    wanted = np.concatenate(
+        [
+            encoder.encode(["How tall is the Eiffel Tower?"], instruction="Retrieve the answer."),
+            encoder.encode(["It is 330 metres tall."]),
+        ]
+    )
+    found = ask(command, address)
+    assert found.shape == wanted.shape
+    assert (found * wanted).sum(axis=1).min() >= LEAST_COSINE["float32"]
+
+
 @needs_smollm2
 def test_the_server_speaks_openai_and_gives_the_same_vectors(address: str, smollm2: Path) -> None:
     import openai
@@ -169,11 +194,11 @@ def test_the_server_speaks_openai_and_gives_the_same_vectors(address: str, smoll
     told = [encoder.tokenizer.prefix(INSTRUCTION) + text for text in texts]
     with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
         answer = client.embeddings.create(
-            model="smollm2", input=texts + told, extra_body={"truncate_prompt_tokens": -1}
+            model=EXPORT, input=texts + told, extra_body={"truncate_prompt_tokens": -1}
         )
         vectors = np.array([one.embedding for one in answer.data], dtype=np.float32)
         wanted = np.concatenate([encoder.encode(texts), encoder.encode(texts, instruction=INSTRUCTION)])
         assert (vectors * wanted).sum(axis=1).min() >= LEAST_COSINE["float32"]
         # 63 tokens, to which comes the EOS; without the word to cut, longer ones are refused.
         with pytest.raises(openai.BadRequestError, match="maximum context length is 63 tokens"):
-            client.embeddings.create(model="smollm2", input="boat " * 200)
+            client.embeddings.create(model=EXPORT, input="boat " * 200)

@@ -10,7 +10,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.problems import nearest
 from mgh_ds.records.convert.renaming import Renaming
 from mgh_ds.records.convert.settings import Settings
-from mgh_ds.records.formats import FORMATS
+from mgh_ds.records.formats import FORMATS, LISTING_NEGATIVES
 from mgh_ds.records.reader import read_all
 from mgh_ds.records.rows import ErrorReport, OnError, Row
 from mgh_ds.records.schema import Record
@@ -90,8 +90,13 @@ def records_of(
     progress: Progress | None = None,
 ) -> Iterator[Record]:
     """The records of rows in one of the FORMATS; every row is settled in the report, which also learns which
-    files of a folder are not read."""
+    files of a folder are not read. Raises MghError where the settings keep so many negatives of a format that
+    does not list them."""
     module = _module(format)
+    if settings.negatives is not None and format not in LISTING_NEGATIVES:
+        raise MghError(
+            f"--negatives is for {', '.join(LISTING_NEGATIVES)}, whose rows list any number: leave it out"
+        )
     converter: Converter = module.records
     reads: Reads = getattr(module, "reads", read_all)
     source = _opened(input, format)

@@ -20,6 +20,7 @@ from mgh_ds.records.convert.settings import (
     checked_score,
     checked_scores,
     checked_text,
+    first_negatives,
     make_record,
 )
 from mgh_ds.records.convert.verdicts import parse_consistent_rows
@@ -47,15 +48,15 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
         numbers = {key: int(match[1] or 0) for key in others if (match := _NEGATIVE.fullmatch(key))}
         label = _label_of(row, has_negatives=bool(numbers))
         report.ignore(others - numbers.keys() - {label})
+        scores = _scores(row, label, len(numbers)) if label else []
+        columns = first_negatives(sorted(numbers, key=numbers.__getitem__), settings, report)
         record = make_record(
             row,
             settings,
             query=given.anchor,
             positive=given.positive,
-            negatives=[
-                (checked_text(row.values[key], key), None) for key in sorted(numbers, key=numbers.__getitem__)
-            ],
-            scores=_scores(row, label, len(numbers)) if label else (),
+            negatives=[(checked_text(row.values[key], key), None) for key in columns],
+            scores=scores[: 1 + len(columns)],
             subtype="short-long",
             id=given.id,
         )

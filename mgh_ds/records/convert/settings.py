@@ -13,7 +13,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.records.inputs import stem
 from mgh_ds.records.instructions import INSTRUCTIONS
 from mgh_ds.records.rows import ErrorReport, Row, RowRefused
-from mgh_ds.records.schema import Record, Score, Subtype, Text
+from mgh_ds.records.schema import MAX_NEGATIVES, Record, Score, Subtype, Text
 from mgh_ds.records.subtypes import SUBTYPES
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text, config=ConfigDict(strict=True))
@@ -32,8 +32,10 @@ class Settings:
     columns      what the format's columns are called in the data (`convert.renaming`)
     like         a data set of the registry, whose word holds where it does not know this one
     otherwise    the instruction where neither row nor registry knows one; None: such rows are refused
+    negatives    how many of those that a row lists are kept, the first ones; None: all. For formats that list
+                 them (`records.formats`)
 
-    Raises MghError for a subtype that does not exist.
+    Raises MghError for a subtype that does not exist, and for more negatives than a record holds.
     """
 
     dataset: str | None = None
@@ -43,10 +45,13 @@ class Settings:
     columns: Mapping[str, str] = field(default_factory=dict)
     like: str | None = None
     otherwise: str | None = None
+    negatives: int | None = None
 
     def __post_init__(self) -> None:
         if self.subtype is not None and self.subtype not in SUBTYPES:
             raise MghError(f"Subtype '{self.subtype}' is unknown: there are {', '.join(SUBTYPES)}")
+        if self.negatives is not None and not 0 <= self.negatives <= MAX_NEGATIVES:
+            raise MghError(f"--negatives must be 0 to {MAX_NEGATIVES}, found {self.negatives}")
 
 
 class ForeignRow(BaseModel):
@@ -66,6 +71,7 @@ class ForeignRow(BaseModel):
 
 
 ForeignRowT = TypeVar("ForeignRowT", bound=ForeignRow)
+T = TypeVar("T")
 
 
 def parse_as(model: type[ForeignRowT], row: Row, report: ErrorReport) -> ForeignRowT:
@@ -104,6 +110,21 @@ def checked_scores(values: Any, field: str, count: int, what: str) -> list[float
         reason = f"There should be {count} scores, for {what} (found {len(scores)})"
         raise RowRefused(field, "wrong_length", reason)
     return scores
+
+
+def first_negatives(listed: Sequence[T], settings: Settings, report: ErrorReport) -> Sequence[T]:
+    """Of the negatives that a row lists as many as the settings keep; the row is counted where some are left
+    out. Raises RowRefused if that is more than a record holds."""
+    kept = listed[: settings.negatives]
+    if len(kept) > MAX_NEGATIVES:
+        most = f"A record holds at most {MAX_NEGATIVES} negatives (found {len(kept)})"
+        raise RowRefused(
+            "negatives",
+            "too_long",
+            f"{most}: mgh-ds data convert --negatives {MAX_NEGATIVES} keeps the first",
+        )
+    report.shortened += len(kept) < len(listed)
+    return kept
 
 
 def make_record(

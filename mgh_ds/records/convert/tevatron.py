@@ -1,8 +1,9 @@
 """Tevatron's training JSONL: rows of `query`, `positive_passages` and `negative_passages`, and `query_id`.
 
 A passage has a `text` and may have a `title`, which Tevatron joins by a space, and a `score`, a teacher's.
-Each positive makes one record with all the negatives. A negative's `level`, and a row's `instruction`, are
-keys that `mgh-ds data export` writes. Described in README.md of the repository texttron/tevatron.
+Each positive makes one record with all the negatives that are kept. A negative's `level`, and a row's
+`instruction`, are keys that `mgh-ds data export` writes.
+Described in README.md of the repository texttron/tevatron.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mgh_ds.records.convert.settings import ForeignRow, Settings, checked_text, make_record, parse_as
+from mgh_ds.records.convert.settings import (
+    ForeignRow,
+    Settings,
+    checked_text,
+    first_negatives,
+    make_record,
+    parse_as,
+)
 from mgh_ds.records.convert.verdicts import parse_consistent_rows
 from mgh_ds.records.rows import ErrorReport, Row
 from mgh_ds.records.schema import Id, Level, Record, Score, Text
@@ -38,9 +46,10 @@ def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Ite
     def parse(row: Row) -> list[Record]:
         given = parse_as(TevatronRow, row, report)
         positives = _texts(given.positive_passages, "positive_passages")
-        negatives = _texts(given.negative_passages, "negative_passages")
-        levels = [passage.level for passage in given.negative_passages]
-        scores = [passage.score for passage in given.negative_passages]
+        passages = first_negatives(given.negative_passages, settings, report)
+        negatives = _texts(passages, "negative_passages")
+        levels = [passage.level for passage in passages]
+        scores = [passage.score for passage in passages]
         return [
             make_record(
                 row,
