@@ -93,7 +93,8 @@ def _forward(
     # Rows behind the last sequence are padding.
     out.zero_(), lse.fill_(float("inf")), sums.zero_()
     for rows in _sequences(cu_seqlens):
-        results = _attend(*(_alone(x, rows) for x in (q, k, v)), None, kind)
+        q_alone, k_alone, v_alone = (_alone(x, rows) for x in (q, k, v))
+        results = _attend(q_alone, k_alone, v_alone, None, kind)
         for whole, part in zip((out, lse, sums), results, strict=True):
             whole[rows] = part[0].transpose(0, 1)
     return out, lse, sums
@@ -119,13 +120,14 @@ def _backward(
     with torch.autocast(q.device.type, enabled=False):
         if cu_seqlens is None:
             return _gradients(d_out, d_sums, q, k, v, sums, _if_any_is_padding(tokens), kind)
-        inputs = (d_out, d_sums, q, k, v, sums)
-        gradients = tuple(torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        d_q, d_k, d_v = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
         for rows in _sequences(cu_seqlens):
-            parts = _gradients(*(None if x is None else _alone(x, rows) for x in inputs), None, kind)
-            for whole, part in zip(gradients, parts, strict=True):
+            d_out_alone, d_sums_alone = (None if x is None else _alone(x, rows) for x in (d_out, d_sums))
+            q_alone, k_alone, v_alone, sums_alone = (_alone(x, rows) for x in (q, k, v, sums))
+            parts = _gradients(d_out_alone, d_sums_alone, q_alone, k_alone, v_alone, sums_alone, None, kind)
+            for whole, part in zip((d_q, d_k, d_v), parts, strict=True):
                 whole[rows] = part[0].transpose(0, 1)
-        return gradients
+        return d_q, d_k, d_v
 
 
 @_forward.register_fake
