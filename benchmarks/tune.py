@@ -97,6 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # Choosing
 
 
+def shown(tile: Tile) -> str:
+    """For people."""
+    return f"({', '.join(map(str, tile.listed))})"
+
+
 def first_clean(table: str, entry: Entry) -> Choice:
     """The first candidate that compiles cleanly."""
     remarks: list[str] = []
@@ -104,7 +109,7 @@ def first_clean(table: str, entry: Entry) -> Choice:
         reason = fault(table, entry, tile)
         if reason is None:
             return Choice(entry, tile, remarks)
-        remarks.append(f"{tuple(tile)} {reason}")
+        remarks.append(f"{shown(tile)} {reason}")
     return Choice(entry, None, remarks)
 
 
@@ -119,13 +124,13 @@ def fastest(entry: Entry, clean: Mapping[Tile, str | None], timer: Timer) -> Cho
         if reason is None:
             try:
                 times[tile] = timer(entry, tile)
-                remarks.append(f"{tuple(tile)} {times[tile]:.4g} ms")
+                remarks.append(f"{shown(tile)} {times[tile]:.4g} ms")
                 continue
             except torch.AcceleratorError:
                 raise  # the device is lost to this process
             except Exception as error:  # what only starting it can tell, such as too little shared memory
                 reason = f"{type(error).__name__}: {error}"
-        remarks.append(f"{tuple(tile)} {reason}")
+        remarks.append(f"{shown(tile)} {reason}")
     limit = (1 + TIE) * min(times.values(), default=math.inf)
     return Choice(entry, next((tile for tile, ms in times.items() if ms <= limit), None), remarks)
 
@@ -154,7 +159,7 @@ def _timed(table: str, wanted: Sequence[Entry], jobs: int) -> Iterator[Choice]:
     timer = partial(time, clock=GpuClock())
     for entry in wanted:
         choice = fastest(entry, {tile: faults[entry, tile] for tile in candidates(entry)}, timer)
-        tqdm.write(f"{entry}: {choice.tile and tuple(choice.tile)}; " + "; ".join(choice.remarks))
+        tqdm.write(f"{entry}: {choice.tile and shown(choice.tile)}; " + "; ".join(choice.remarks))
         yield choice
 
 

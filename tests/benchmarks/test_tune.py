@@ -119,6 +119,7 @@ def test_every_shipped_entry_has_candidates_that_serve_its_kernel(table):
     for entry in entries(table):
         tried = candidates(entry)
         assert len(tried) == len(set(tried)) >= 4
+        assert tiles.tile(entry.kernel, table, entry.dim, entry.dtype) in tried, "the one to be beaten"
         assert all(tile.own >= 16 and tile.step >= 16 for tile in tried)
         if entry.fused_keys:
             assert {tile.own for tile in tried} == {entry.fused_keys}
@@ -137,7 +138,7 @@ def test_the_table_is_written_entry_by_entry_and_says_where_it_is_from(tmp_path)
     assert tune.fill(path, [Choice(other, MIDDLE, [])], "timed", everything) == []
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["source"] == "timed; but attention 2 64: compiled"
-    assert written["column_sums"]["2"]["256"] == list(MIDDLE)
+    assert written["column_sums"]["2"]["256"] == MIDDLE.listed
 
     both = [Choice(ATTENTION, SMALL, []), Choice(other, SMALL, [])]
     assert tune.fill(path, both, "timed again", everything) == []
@@ -154,9 +155,17 @@ def test_a_subset_never_takes_the_place_of_a_table(tmp_path):
     assert tune.fill(path, [Choice(ATTENTION, SMALL, [])], "timed", everything, shipped) == []
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written.pop("source") == f"attention 2 64: timed; the others: {before.pop('source')}"
-    assert written["attention"]["2"].pop("64") == list(SMALL)
+    assert written["attention"]["2"].pop("64") == SMALL.listed
     before["attention"]["2"].pop("64")
     assert written == before
+
+
+def test_a_tile_of_five_is_written_and_read(tmp_path):
+    ahead = LARGE._replace(ahead=True)
+    tune.fill(tmp_path / "sm_90.json", [Choice(ATTENTION, ahead, [])], "timed", [ATTENTION])
+    written = json.loads((tmp_path / "sm_90.json").read_text(encoding="utf-8"))
+    assert Tile(*written["attention"]["2"]["64"]) == ahead
+    assert (tune.shown(ahead), tune.shown(LARGE)) == ("(128, 128, 8, 2, True)", "(128, 128, 8, 2)")
 
 
 def test_a_run_that_ends_early_keeps_what_it_found(tmp_path):
@@ -167,7 +176,7 @@ def test_a_run_that_ends_early_keeps_what_it_found(tmp_path):
     path = tmp_path / "sm_80.json"
     with pytest.raises(KeyboardInterrupt):
         tune.fill(path, found(), "timed", [ATTENTION])
-    assert json.loads(path.read_text(encoding="utf-8"))["attention"]["2"]["64"] == list(LARGE)
+    assert json.loads(path.read_text(encoding="utf-8"))["attention"]["2"]["64"] == LARGE.listed
 
 
 @pytest.mark.skipif(not tiles.interpreted(), reason="needs TRITON_INTERPRET=1")
