@@ -5,7 +5,7 @@
     python -m benchmarks.kernel --dims 128 --lengths 1024 4096 --without FlexAttention
     python -m benchmarks.kernel --device cpu
 
-From a checkout that is not installed, with torch and Triton alone: `PYTHONPATH=kernels python -m …`.
+From a checkout that is not installed, with torch, Triton and NumPy alone: `PYTHONPATH=kernels python -m …`.
 
 Writes `<device>.csv` (one row a measurement), `<device>.md` (what was aimed at and what was found) and
 `<device>.svg`. Every ratio is formed within the run; a peer that cannot take part is a row that says why.

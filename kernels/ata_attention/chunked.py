@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ata_attention.autocast import without_autocast
 from ata_attention.masks import Visibility
 
 Result = tuple[Tensor, Tensor, Tensor]
@@ -117,7 +118,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     kind = Scores(scale, softcap, Visibility(left, right))
     # The backward pass may have been started under autocast.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         if cu_seqlens is None:
             return _gradients(d_out, d_sums, q, k, v, sums, _if_any_is_padding(tokens), kind)
         d_q, d_k, d_v = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))

@@ -2,15 +2,15 @@
 
 import itertools
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from ata_attention import chunked, reference
+from ata_attention.autocast import without_autocast
 from ata_attention.masks import Visibility, Window
 
 Backend = Literal["auto", "triton", "chunked", "reference"]
@@ -68,9 +68,9 @@ def ata_attention(
     Under autocast the Triton kernels take fp32 input in autocast's dtype, as PyTorch's own attention does;
     the other backends compute in fp32 at all times.
 
-    Returns `out`, shape and dtype of `q`; `lse` and `column_sums`, `[B, Hq, N]` or `[T, Hq]`, fp32 (fp64 for
-    fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none. For each head and each
-    sequence of `n` tokens `Σ_j c_hj = n`.
+    Returns `out`, shape and dtype of `q` as it was computed with; `lse` and `column_sums`, `[B, Hq, N]` or
+    `[T, Hq]`, fp32 (fp64 for fp64 input). Gradients flow through `out` and `column_sums`; `lse` carries none.
+    For each head and each sequence of `n` tokens `Σ_j c_hj = n`.
 
     Raises ValueError or TypeError, naming the argument, for shapes, dtypes or devices that do not fit, and
     NotImplementedError, with the reason, where the chosen backend cannot take the input.
@@ -100,18 +100,12 @@ def ata_attention(
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = (x.to(dtype) for x in (q, k, v))
     # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
-    with _without_autocast(q.device):
+    with without_autocast(q.device):
         if cu_seqlens is None:
             out, lse, column_sums = run.padded(q, k, v, key_padding_mask, scale, visibility, **cap)
         else:
             out, lse, column_sums = run.packed(q, k, v, cu_seqlens, max_seqlen, scale, visibility, **cap)
     return AtaOutput(out, lse, column_sums, chosen)
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Some devices, such as meta, have none to turn off."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def _chosen(backend: Backend, device: torch.device, dtype: torch.dtype, unfit: str | None) -> str:

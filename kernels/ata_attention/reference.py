@@ -39,11 +39,13 @@ def packed(
     visibility: Visibility,
     softcap: float | None = None,
 ) -> Result:
-    """Arguments and results as in `ata_attention`, packed layout: a block-diagonal matrix of all tokens."""
+    """Arguments and results as in `ata_attention`, packed layout: a block-diagonal matrix of all tokens. Rows
+    behind the last sequence are padding."""
     everything = slice(0, q.shape[0])
     positions = torch.arange(q.shape[0], device=q.device)
     sequence = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
     visible = visibility.mask(everything, everything, q.device) & (sequence[:, None] == sequence)
+    visible &= sequence < cu_seqlens.shape[0] - 1
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     out, lse, column_sums = _attention(q, k, v, visible[None, None], scale, softcap)
     return out[0].transpose(0, 1), lse[0].T, column_sums[0].T

@@ -15,10 +15,13 @@ from benchmarks import compiled
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # Every variant for the chip that the budget is drawn up for; elsewhere the hardest and the most common.
-VARIANTS = {("sm_90", 2): compiled.VARIANTS}
-FEWER = {
-    2: ("packed", "packed causal", "packed window", "padded", "masked causal"),
-    4: ("packed", "packed window", "masked causal"),
+HALF = ("packed", "packed causal", "packed window", "padded", "masked causal")
+FULL = ("packed", "packed window", "masked causal")
+VARIANTS = {
+    ("sm_80", 2): HALF,
+    ("sm_90", 2): compiled.VARIANTS,
+    ("sm_80", 4): FULL,
+    ("sm_90", 4): FULL,
 }
 
 
@@ -28,7 +31,7 @@ def main(table: str, size: int) -> None:
         for head_dim in tiles.HEAD_DIMS:
             if not compiled.is_shipped(kernel, table, head_dim, dtype):
                 continue
-            for variant in VARIANTS.get((table, size), FEWER[size]):
+            for variant in VARIANTS[table, size]:
                 with compiled.compiling_for(table) as found:
                     compiled.start(kernel, variant, head_dim, dtype)
                 for one in found:

@@ -2,21 +2,23 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from ata_attention.gpu import tiles
 
 from benchmarks import compiled
+from tests.kernels.compile_worker import VARIANTS
 
+ROOT = Path(__file__).parents[2]
 TABLES = ("sm_80", "sm_90")
 SIZES = (2, 4)
-# Instructions a score of the inner loop, sm_90, bf16, d = 128: at most, over all variants that need no mask
-# in it, and over the others. As the machine code had them, and a tenth for another ptxas.
-BUDGET = {"attention": (11.8, 20.6), "column_sums": (7.7, 14.9), "backward_dq": (14.1, 18.7)}
+# How far the machine code may be from the table in docs/kernels.md, for another ptxas.
 MARGIN = 1.1
 
 
@@ -55,7 +57,7 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
         assert compiled.is_shipped("fused_128", table, head_dim, dtype) is (
             f"fused_128 {head_dim}" in entries
         )
-    assert {one["variant"] for one in found} == set(compiled.VARIANTS)
+    assert {one["variant"] for one in found} == set(VARIANTS[table, size])
     # More than a few bytes only in fp32, at the largest head dimension.
     spilling = {one["entry"] for one in found if one["spills"] > 32}
     assert spilling <= ({"backward_dq 256", "backward_dq_columns 256"} if size == 4 else set())
@@ -73,16 +75,19 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
 @pytest.mark.timeout(3600)
 def test_a_score_costs_what_the_budget_allows(reports):
     """Static speed on sm_90, in bf16: see the table in docs/kernels.md. No clock ran."""
-    found = [one for one in reports["sm_90", 2] if one["entry"].endswith((" 64", " 128"))]
+    found = [one for one in reports["sm_90", 2] if one["entry"].endswith((" 64", " 96", " 128"))]
     waiting = [one for one in found if one["entry"].startswith("attention") and one["serialised"]]
     assert [f"{one['entry']} {one['variant']}" for one in waiting] == []
-    for name, (plain, hidden) in BUDGET.items():
-        for one in (one for one in found if one["entry"] == f"{name} 128"):
-            masked = "masked" in one["variant"] or ("window" in one["variant"] and name != "column_sums")
-            limit = MARGIN * (hidden if masked else plain)
-            assert one["interior"]["instructions"] <= limit, (one["entry"], one["variant"])
+    said = re.findall(
+        r"\| `(\w+)`, ([\w ]+) \| [^|]+ \| ([\d.]+) /", (ROOT / "docs" / "kernels.md").read_text()
+    )
+    budget = {(f"{kernel} 128", variant): float(instructions) for kernel, variant, instructions in said}
+    assert len(budget) == 4 * len(compiled.VARIANTS)
+    by_name = {(one["entry"], one["variant"]): one["interior"]["instructions"] for one in found}
+    over = {key: by_name[key] for key, limit in budget.items() if by_name[key] > MARGIN * limit}
+    assert over == {}
     # Where the table says so, the next step's scores are multiplied during the softmax.
-    for one in (one for one in found if one["entry"] == "attention 128"):
+    for one in (one for one in found if one["entry"] in ("attention 96", "attention 128")):
         if one["variant"].startswith(("packed", "padded")) and "window" not in one["variant"]:
             assert one["interior"]["during_products"] >= 0.9, one["variant"]
     # No score is computed twice, and no exponential but those that rescale a row.

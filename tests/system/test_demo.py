@@ -31,6 +31,7 @@ def test_the_demo_trains_a_model_that_is_better_on_hard_negatives() -> None:
     before, after = (
         json.loads((run / "evaluation" / f"{label}.json").read_text()) for label in ("before", "after")
     )
+    assert after["levels"]["4"]["margin"] > before["levels"]["4"]["margin"]
     assert after["levels"]["4"]["accuracy"] > before["levels"]["4"]["accuracy"]
     assert after["levels"]["4"]["count"] >= 72
     assert after["tasks"]["HeldOutRetrieval"]["score"] > before["tasks"]["HeldOutRetrieval"]["score"]
