@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
@@ -46,10 +46,11 @@ def plan_command(
     check(plan)
     unsorted = TrainingPlan(index, config.replace(length_window=1), **arguments)
     balance = measure_balance(plan, unsorted, world_size)
-    rich.print(stage_table(plan))
+    console = Console()
+    console.print(stage_table(plan))
     if uses := plan.source_uses():
-        rich.print(source_table(uses))
-    rich.print(summary_table(plan, world_size, balance, cost))
+        console.print(source_table(uses))
+    console.print(summary_table(plan, world_size, balance, cost))
     # Not in the table, which folds them where a window is narrow.
     print(f"hash of the data: {records.manifest_hash}")
     print(f"hash of the plan: {plan.fingerprint(records.manifest_hash)}")
