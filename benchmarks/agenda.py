@@ -24,6 +24,7 @@ TOKENS = 16384
 STEP_TEXTS, STEP_LONGEST = 64, 512
 STEP_ATA, STEP_MEAN = "step of Mistral-7B's shape: ATA", "step of Mistral-7B's shape: mean pooling"
 
+Key = tuple[object, ...]
 Kind = Literal["check", "compile", "time", "step"]
 # Seconds that a task is expected to take, and after which it is given up: a start of a process included.
 COSTS: dict[Kind, float] = {"check": 15.0, "compile": 20.0, "time": 3.0, "step": 75.0}
@@ -61,16 +62,23 @@ class Task(NamedTuple):
 
     def is_done(self, rows: Collection[Row]) -> bool:
         """Whether the rows of an earlier run hold all of it; not what was stopped for lack of time."""
-        mine = self.row("")[:10]
-        here = [row for row in rows if self._of(row) == mine and not row.note.startswith(OUT_OF_TIME)]
+        mine = self.key
+        here = [row for row in rows if key_of(row) == mine and not row.note.startswith(OUT_OF_TIME)]
         if self.kind != "time" or any(row.ms is None for row in here):
             return bool(here)
         backward = contenders.BY_WHAT[self.what].backward_work
-        return len(here) == (1 if backward is None else 2)
+        directions = {"forward"} if backward is None else {"forward", "backward"}
+        return directions <= {row.direction for row in here}
 
-    def _of(self, row: Row) -> tuple[object, ...]:
-        direction = "forward" if self.kind == "time" and row.direction == "backward" else row.direction
-        return row._replace(direction=direction)[:10]
+    @property
+    def key(self) -> Key:
+        """What its rows have in common, and no other task's: `key_of` of each."""
+        return key_of(self.row(""))
+
+
+def key_of(row: Row) -> Key:
+    """The key of the task that a row is of: forward and backward are timed by one."""
+    return row._replace(direction="forward" if row.direction == "backward" else row.direction)[:10]
 
 
 OUT_OF_TIME = "stopped: the time is up"

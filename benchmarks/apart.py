@@ -46,7 +46,13 @@ class Apart:
             raise TimeoutError(f"stopped after {limit_s:.0f} s")
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._process.join(FAREWELL_S)
-            raise RuntimeError(f"its process ended with exit code {self._process.exitcode}") from error
+            code = self._process.exitcode  # None while it runs
+            how = (
+                f"hung up and runs after {FAREWELL_S:.0f} s"
+                if code is None
+                else f"ended with exit code {code}"
+            )
+            raise RuntimeError(f"its process {how}") from error
         finally:
             if not complete:
                 self.close()

@@ -13,7 +13,7 @@ Writes `<device>.csv` (one row a measurement), `<device>.md` (what was aimed at 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,11 +22,14 @@ from benchmarks import cpu, environment, gpu, minutes, page, summary, table
 from benchmarks.agenda import agenda
 from benchmarks.apart import Apart
 from benchmarks.contenders import OURS, PEERS
+from benchmarks.table import Row
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_CPU_LENGTHS = (64, 256)
 # What a run that goes on must share with the one before.
 SAME = ("commit", "device", "driver", "CUDA", "cuDNN", "python", *environment.PACKAGES)
+# What each run has of its own, and keeps beside that of the run that goes on.
+OWN = ("date", "clocks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,16 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cpu":
         return _on_cpu(path, options)
     described = environment.describe(device)
-    before = []
+    before: list[Row] = []
     if options.go_on:
-        known, found = table.read(page.csv_of(path))
-        if other := [name for name in SAME if known.get(name) != described.get(name)]:
-            print(
-                f"error: {path.name}.csv is of another {', '.join(other)}: run without --go-on",
-                file=sys.stderr,
-            )
+        try:
+            described, before = gone_on(page.csv_of(path), described)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
             return 2
-        before = table.rows(found)
     todo = agenda(dims=options.dims, lengths=options.lengths, without=options.without)
     clocks = environment.Clocks(device)
     book = minutes.Book(path, described, before)
@@ -66,6 +66,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in book.faults():
         print(f"error: {minutes.line(row)}", file=sys.stderr)
     return status
+
+
+def gone_on(file: Path, described: Mapping[str, str]) -> tuple[dict[str, str], list[Row]]:
+    """What a run that goes on is described by, and the rows it begins with: none where there is no file yet.
+
+    What the two runs differ in stays as it was under names of its own. Raises ValueError if they do not share
+    what they must.
+    """
+    if not file.exists():
+        return dict(described), []
+    known, found = table.read(file)
+    if other := [name for name in SAME if known.get(name) != described.get(name)]:
+        raise ValueError(f"{file.name} is of another {', '.join(other)}: run without --go-on")
+    earlier = {}
+    for name in OWN:
+        runs = [known[key] for key in (f"{name} before", name) if key in known]
+        if runs:
+            earlier[f"{name} before"] = "; then ".join(runs)
+    return {**described, **earlier}, table.rows(found)
 
 
 def _on_cpu(path: Path, options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ after every row: whatever cuts the run off, what was measured is there. What peo
 and then (PAGE_S), and in the end.
 """
 
+import itertools
 import math
 import os
 import threading
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks import contenders, gpu, page, summary, table
-from benchmarks.agenda import OUT_OF_TIME, Agenda, Task
+from benchmarks.agenda import OUT_OF_TIME, Agenda, Task, key_of
+from benchmarks.apart import one_line
 from benchmarks.table import Row
 
 # Checks and compilation get this share of the time, if they need it; the measurements get what is left.
@@ -35,6 +37,8 @@ ABOUT = (
     "own attention in the same dtype."
 )
 HUNG = "failed: it was given up, as something that hangs"
+# One of ours that was stopped after so many times its expected seconds hangs, and did not just lack time.
+HUNG_AFTER = 3
 LEFT_OUT = "left out: it hung in another case"
 OURS = frozenset(contender.what for contender in contenders.OURS)
 
@@ -59,24 +63,36 @@ class Book:
         self.rows.append(row)
         print(line(row), flush=True)
         if now < self._page_at + PAGE_S:
-            table.write(page.csv_of(self.path), self.described, Row._fields, self.rows)
+            self._write()
         else:
             self._page_at = now
             self.publish()
 
     def publish(self) -> None:
-        """Writes the table, the page and the plot."""
-        verdicts = summary.verdicts(self.rows)
-        rows, panels = self.rows, gpu.panels(self.rows)
-        page.publish(self.path, "Attention on a GPU", ABOUT, self.described, rows, verdicts, panels)
+        """Writes the table, the page and the plot. Without the latter two the run goes on."""
+        self._write()
+        try:
+            verdicts, panels = summary.verdicts(self.rows), gpu.panels(self.rows)
+            page.draw(self.path, "Attention on a GPU", ABOUT, self.described, verdicts, panels)
+        except Exception as error:
+            print(f"page and plot of {self.path.name} were not written: {one_line(error)}", flush=True)
+
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """Leaves out what is there of tasks that are done anew: half a task would count twice."""
+        keys = {task.key for task in tasks}
+        self.rows = [row for row in self.rows if key_of(row) not in keys]
+
+    def _write(self) -> None:
+        table.write(page.csv_of(self.path), self.described, Row._fields, self.rows)
 
     def faults(self) -> list[Row]:
-        """Of ours: what is wrong, failed, or did not end. What time did not suffice for is none."""
+        """Of ours: what is wrong, failed, hung or found no memory. Lack of time is none."""
         return [
             row
             for row in self.rows
             if (row.ratio is not None and row.direction == "check" and not row.ratio <= 1)
             or (row.note.startswith("failed") and (row.what in OURS or row.direction == "step"))
+            or (row.note == "out of memory" and (row.what in OURS or row.direction == "check"))
         ]
 
 
@@ -114,8 +130,9 @@ def run(
         (agenda.checks, jobs, started + CHECKS_SHARE * (end - started)),
         (agenda.timings, 1, end),
     )
-    for tasks, count, until in phases:
-        todo = [task for task in tasks if not task.is_done(before)]
+    pending = [[task for task in tasks if not task.is_done(before)] for tasks, *_ in phases]
+    book.forget(itertools.chain(*pending))
+    for (_, count, until), todo in zip(phases, pending, strict=True):
         workers = [make_worker() for _ in range(min(count, len(todo)))]
         previous = None
 
@@ -144,10 +161,11 @@ def _walk(
 ) -> None:
     """Every task that can end in time, by whichever worker is free; each row is added when it comes.
 
-    A peer that hung once is left out from then on: it would take the time of all others.
+    What hung once would take the time of all others: from then on a peer is left out, one of ours where head
+    dimension and mask are the same.
     """
     waiting, one_at_a_time = deque(tasks), threading.Lock()
-    hung: set[str] = set()
+    hung: set[tuple[object, ...]] = set()
 
     def serve(worker: Worker) -> None:
         while waiting:
@@ -158,10 +176,10 @@ def _walk(
             left = until - now()
             if task.cost_s > left:
                 continue
-            rows = iter([task.row(LEFT_OUT)]) if task.what in hung else _rows(worker, task, left)
+            rows = iter([task.row(LEFT_OUT)]) if _kin(task) in hung else _rows(worker, task, left, now)
             for row in rows:
-                if row.note == HUNG and row.what not in OURS:
-                    hung.add(row.what)
+                if row.note.startswith(HUNG):
+                    hung.add(_kin(task))
                 with one_at_a_time:
                     add(row, now())
             with one_at_a_time:
@@ -179,12 +197,20 @@ def _walk(
             worker.close()
 
 
-def _rows(worker: Worker, task: Task, left: float) -> Iterator[Row]:
+def _kin(task: Task) -> tuple[object, ...]:
+    """What tasks share that are left out together."""
+    return (task.what, task.case.d, task.case.mask) if task.what in OURS else (task.what,)
+
+
+def _rows(worker: Worker, task: Task, left: float, now: Callable[[], float]) -> Iterator[Row]:
     """What the worker finds, or why it found nothing."""
+    begun = now()
     try:
         yield from worker(task, min(task.limit_s, left))
     except TimeoutError:
-        yield task.row(HUNG if left > task.limit_s else OUT_OF_TIME)
+        seconds = now() - begun
+        hung = left > task.limit_s or (task.what in OURS and seconds >= HUNG_AFTER * task.cost_s)
+        yield task.row(f"{HUNG}, after {seconds:.0f} s" if hung else OUT_OF_TIME)
     except RuntimeError as error:
         yield task.row(f"failed: {error}")
 

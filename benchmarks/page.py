@@ -24,11 +24,23 @@ def publish(
     panels: Sequence[Panel],
 ) -> None:
     """Writes the three files of a device: `path` with the endings csv, svg and md."""
+    table.write(csv_of(path), environment, Row._fields, rows)
+    draw(path, title, about, environment, verdicts, panels)
+
+
+def draw(
+    path: Path,
+    title: str,
+    about: str,
+    environment: Mapping[str, str],
+    verdicts: Sequence[Verdict],
+    panels: Sequence[Panel],
+) -> None:
+    """Writes what people read of a table: `path` with the endings svg and md."""
     csv_file, svg_file, md_file = (
         csv_of(path),
         *(path.with_name(f"{path.name}.{kind}") for kind in ("svg", "md")),
     )
-    table.write(csv_file, environment, Row._fields, rows)
     figure.write(svg_file, panels)
     parts = [
         f"# {title}",

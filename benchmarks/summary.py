@@ -9,6 +9,7 @@ import numpy as np
 from ata_attention.gpu.tiles import FUSED_MAX_SEQLEN
 
 from benchmarks import contenders
+from benchmarks.agenda import OUT_OF_TIME
 from benchmarks.contenders import Contender
 from benchmarks.table import Row
 
@@ -26,7 +27,8 @@ STEP_PERCENT = 1.0
 class Ratio(NamedTuple):
     """`over` / `under` in milliseconds, case by case, where `least <= n <= most` and `d` is the given one.
 
-    Of several contenders the fastest that was measured in the case counts.
+    Of several contenders the fastest that was measured in the case counts; the verdict says how many were.
+    A case without any of `requires` is left out: what is known to be slow is no measure alone.
     """
 
     what: str
@@ -38,6 +40,7 @@ class Ratio(NamedTuple):
     d: int | None = None
     least: int = 0
     most: float = math.inf
+    requires: tuple[Contender, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -56,6 +59,7 @@ def targets() -> list[Ratio]:
     """What the kernels are to reach, and below it how they compare with each peer, without a target."""
     ours, sums, second = (contenders.OUR_OUT,), (contenders.OUR_SUMS,), (contenders.OUR_COLUMN_SUMS,)
     fast, colreduce = (contenders.SDPA_CUDNN, contenders.FLASH_ATTN_3), (contenders.COLREDUCE,)
+    quick = (contenders.SDPA_FLASH, contenders.SDPA_CUDNN, contenders.VARLEN)
     text = "forward with column sums / plain forward"
     long = FUSED_MAX_SEQLEN + 1
     aims = [
@@ -73,6 +77,7 @@ def targets() -> list[Ratio]:
                 ours,
                 direction,
                 at_least=0.8,
+                requires=quick,
             )
             for direction in ("forward", "backward")
         ),
@@ -105,22 +110,37 @@ def verdicts(rows: Iterable[Row]) -> list[Verdict]:
 
 
 def _ratios(rows: Iterable[Row], direction: str) -> list[float]:
-    return [row.ratio for row in rows if row.direction == direction and row.ratio is not None]
+    """Of a check without one, inf, unless time did not suffice: it did not show that it is right."""
+    ratios = []
+    for row in rows:
+        if row.direction == direction:
+            if row.ratio is not None:
+                ratios.append(row.ratio)
+            elif direction == "check" and not row.note.startswith(OUT_OF_TIME):
+                ratios.append(math.inf)
+    return ratios
 
 
 def verdict(ratio: Ratio, times: Milliseconds) -> Verdict:
-    """One ratio over the cases in which both sides were measured."""
-    values = []
+    """One ratio over the cases in which both sides were measured, and how many of several peers were."""
+    values: list[float] = []
+    measured: list[int] = []
     for key in dict.fromkeys(key for key, _ in times):
         *_, d, _heads, n, direction = key
         if ratio.least <= n <= ratio.most and ratio.d in (None, d) and direction == ratio.direction:
             over, under = (
-                min((times[key, one.what] for one in side if (key, one.what) in times), default=None)
+                [times[key, one.what] for one in side if (key, one.what) in times]
                 for side in (ratio.over, ratio.under)
             )
-            if over is not None and under is not None:
-                values.append(over / under)
-    return judged(ratio.what, values, at_most=ratio.at_most, at_least=ratio.at_least)
+            enough = not ratio.requires or any((key, one.what) in times for one in ratio.requires)
+            if over and under and enough:
+                values.append(min(over) / min(under))
+                measured.append(max(len(over), len(under)))
+    what, peers = ratio.what, max(len(ratio.over), len(ratio.under))
+    if peers > 1 and measured:
+        least, most = min(measured), max(measured)
+        what += f" ({least if least == most else f'{least} to {most}'} of {peers} measured)"
+    return judged(what, values, at_most=ratio.at_most, at_least=ratio.at_least)
 
 
 def judged(

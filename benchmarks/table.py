@@ -12,6 +12,8 @@ from typing import NamedTuple
 from mgh_ds.common import files
 
 Cell = str | int | float | None
+# Held against a limit, which 1.0004 exceeds, when the file is read again.
+EXACT = frozenset({"ratio"})
 
 
 class Row(NamedTuple):
@@ -66,7 +68,10 @@ def write(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows((f"# {name}", value) for name, value in environment.items())
     writer.writerow(columns)
-    writer.writerows([_shown(cell) for cell in row] for row in rows)
+    writer.writerows(
+        [cell if name in EXACT else _shown(cell) for name, cell in zip(columns, row, strict=True)]
+        for row in rows
+    )
     files.write_text(path, text.getvalue())
 
 

@@ -82,6 +82,8 @@ def test_a_task_is_done_when_all_of_it_is():
     assert not task.is_done([])
     assert not task.is_done([forward])
     assert task.is_done([forward, backward])
+    assert not task.is_done([forward, forward])
+    assert task.is_done([forward, task.row(agenda.OUT_OF_TIME), forward, backward])
     assert task.is_done([forward, backward._replace(ms=None, note="out of memory")])
     assert task.is_done([task.row("absent: not installed")])
     assert not task.is_done([forward, task.row(agenda.OUT_OF_TIME)])

@@ -1,12 +1,14 @@
 """The walk through the agenda, with a stand-in for the device and for the clock."""
 
+import math
 import threading
 
 import pytest
 
-from benchmarks import agenda, contenders, minutes, table
+from benchmarks import agenda, contenders, kernel, minutes, page, table
 from benchmarks.agenda import STEP_MEAN, Agenda
 from benchmarks.cases import row_of
+from benchmarks.table import Row
 from mgh_ds.common import files
 
 EVERYTHING = agenda.agenda()
@@ -117,7 +119,7 @@ def test_what_hangs_or_fails_is_a_row_and_not_the_end(tmp_path, capsys):
     rows = {(row.direction, row.what, row.d): row for row in book.rows}
     hung = [row for row in book.rows if "cuDNN" in row.what]
     assert hung[0].ms == 1.0, "what it gave before it hung"
-    assert [row.note for row in hung[1:]] == [minutes.HUNG, *[minutes.LEFT_OUT] * 3]
+    assert [row.note for row in hung[1:]] == [f"{minutes.HUNG}, after 60 s", *[minutes.LEFT_OUT] * 3]
     assert (
         rows["forward", contenders.COLREDUCE.what, 128].note == "failed: its process ended with exit code -11"
     )
@@ -128,10 +130,90 @@ def test_what_hangs_or_fails_is_a_row_and_not_the_end(tmp_path, capsys):
 
 
 def test_a_task_cut_off_by_the_end_is_no_fault(tmp_path):
-    device, book, status = walked(tmp_path, few(2), minutes_=1.0, time=100.0, check=1.0)
+    device, book, status = walked(tmp_path, few(2), minutes_=1.0, time=8.0, check=1.0)
     assert device.time == 60 - minutes.MARGIN_S
     assert book.rows[-1].note == agenda.OUT_OF_TIME
     assert status == 0
+
+
+def test_one_of_ours_that_takes_many_times_what_it_should_hangs_however_little_time_is_left(tmp_path):
+    device, book, status = walked(tmp_path, few(2), minutes_=1.0, time=100.0, check=1.0)
+    assert device.time == 60 - minutes.MARGIN_S
+    assert book.rows[-1].what in minutes.OURS
+    assert book.rows[-1].note == f"{minutes.HUNG}, after 43 s"
+    assert (status, book.faults()) == (1, [book.rows[-1]])
+    slow_peers = {"torch SDPA, cuDNN": 100.0, "torch SDPA, flash": 100.0, "check": 1.0}
+    _, book, status = walked(tmp_path, few(2), minutes_=1.0, **slow_peers)
+    assert (book.rows[-1].note, status) == (agenda.OUT_OF_TIME, 0)
+
+
+def test_one_of_ours_that_hangs_is_left_out_where_dimension_and_mask_are_the_same(tmp_path):
+    _, book, status = walked(tmp_path, few(2), ours=1e4, check=1.0)
+    notes = {}
+    for row in book.rows:
+        if row.direction == "forward" and row.what == contenders.OUR_OUT.what and row.ms is None:
+            notes.setdefault((row.d, row.mask), []).append(row.note)
+    assert notes
+    for each in notes.values():
+        assert each[0].startswith(minutes.HUNG)
+        assert set(each[1:]) <= {minutes.LEFT_OUT}
+    assert minutes.LEFT_OUT in notes[128, "full"]
+    assert status == 1
+
+
+def test_what_ours_finds_no_memory_for_is_a_fault(tmp_path):
+    check, timed = EVERYTHING.checks[0], EVERYTHING.timings[0]
+    assert timed.what in minutes.OURS
+    peer = timed._replace(what=contenders.EAGER.what)
+    rows = [task.row("out of memory") for task in (check, timed, peer)]
+    assert minutes.Book(tmp_path / "chip", {}, rows).faults() == rows[:2]
+
+
+def test_a_task_that_was_cut_in_half_is_done_anew_and_counts_once(tmp_path):
+    part = few(4)
+    cut = next(task for task in part.timings if contenders.BY_WHAT[task.what].backward_work is not None)
+    forward = row_of(cut.case, cut.what, "forward")._replace(ms=7.0)
+    other = part.checks[0].row("")._replace(ratio=0.25)
+    rest, book, _ = walked(tmp_path, part, [other, forward, cut.row(agenda.OUT_OF_TIME)])
+    assert cut in {task for _, task in rest.done}
+    mine = [(row.direction, row.ms) for row in book.rows if agenda.key_of(row) == cut.key]
+    assert mine == [("forward", 1.0), ("backward", 2.0)]
+    assert book.rows[0] == other
+    assert walked(tmp_path, part, book.rows)[0].done == []
+
+
+def test_a_run_that_goes_on_keeps_what_the_earlier_ones_had_of_their_own(tmp_path):
+    file, now = tmp_path / "chip.csv", {"device": "Stand-in", "date": "Tuesday"}
+    assert kernel.gone_on(file, now) == (now, []), "nothing there yet"
+    rows = [
+        EVERYTHING.checks[0].row("")._replace(ratio=1.0004),
+        EVERYTHING.checks[1].row("")._replace(ratio=math.inf),
+    ]
+    table.write(file, {"device": "Stand-in", "date": "Monday", "clocks": "slow"}, Row._fields, rows)
+    described, found = kernel.gone_on(file, now)
+    assert described == now | {"date before": "Monday", "clocks before": "slow"}
+    assert found == rows, "and 1.0004 is still more than is allowed"
+    table.write(file, described | {"clocks": "fast"}, Row._fields, rows)
+    described, _ = kernel.gone_on(file, now | {"date": "Wednesday"})
+    assert described["date before"] == "Monday; then Tuesday"
+    assert (described["clocks before"], described["date"]) == ("slow; then fast", "Wednesday")
+    with pytest.raises(ValueError, match=r"chip\.csv is of another device"):
+        kernel.gone_on(file, {"device": "Other"})
+
+
+def test_without_its_page_a_run_goes_on_but_not_without_its_table(tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise ValueError("no ink")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page.figure, "write", broken)
+        _, book, status = walked(tmp_path, few(2))
+    assert status == 0
+    assert table.rows(table.read(tmp_path / "chip.csv")[1]) == book.rows
+    assert "page and plot of chip were not written: ValueError: no ink" in capsys.readouterr().out
+    monkeypatch.setattr(table, "write", broken)
+    with pytest.raises(ValueError, match="no ink"):
+        walked(tmp_path, few(2))
 
 
 def test_errors_beyond_what_is_allowed_are_faults(tmp_path):

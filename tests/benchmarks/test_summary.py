@@ -5,10 +5,12 @@ import math
 import pytest
 
 from benchmarks import contenders, page, summary
+from benchmarks.agenda import OUT_OF_TIME
 from benchmarks.contenders import (
     COLREDUCE,
     EAGER,
     FLASH_ATTN_3,
+    FLEX,
     OUR_COLUMN_SUMS,
     OUR_ONE_PASS,
     OUR_OUT,
@@ -67,6 +69,7 @@ def test_at_64_the_faster_of_cudnn_and_fa3_is_the_measure():
     ]  # fmt: skip
     verdict = found(rows, "forward with column sums / plain forward of cuDNN or FA3, d = 64")
     assert verdict[1:] == ("≤ 1.94", 2, pytest.approx(1.95), 2.0, 1)
+    assert verdict.what.endswith(" (1 to 2 of 2 measured)")
 
 
 def test_plain_attention_is_held_against_the_best_of_torch():
@@ -74,7 +77,10 @@ def test_plain_attention_is_held_against_the_best_of_torch():
         row(OUR_OUT, 2.0), row(SDPA_FLASH, 3.0), row(SDPA_CUDNN, 1.5), row(FLASH_ATTN_3, 0.1),
         row(OUR_OUT, 2.0, n=4096), row(SDPA_FLASH, 1.8, n=4096),
         row(OUR_OUT, 2.0, direction="backward"), row(SDPA_CUDNN, 1.0, direction="backward"),
+        row(OUR_OUT, 1.0, n=8192), row(FLEX, 9.0, n=8192),  # known to be slow: it says nothing alone
     ]  # fmt: skip
+    assert found(rows, "the best of torch / our plain forward").what.endswith(" (1 to 2 of 4 measured)")
+    assert found(rows, "the best of torch / our plain backward").what.endswith(" (1 of 4 measured)")
     assert found(rows, "the best of torch / our plain forward")[1:] == ("≥ 0.8", 2, 0.825, 0.75, 1)
     assert found(rows, "the best of torch / our plain backward")[1:] == ("≥ 0.8", 1, 0.5, 0.5, 0)
 
@@ -95,11 +101,16 @@ def test_checks_and_the_step_are_judged_by_their_own_ratios():
         row(OUR_SUMS, None, direction="check", ratio=0.4),
         row(OUR_SUMS, None, direction="check", ratio=math.inf),
         row(OUR_SUMS, None, direction="check", note="failed: it was not to be"),
+        row(OUR_SUMS, None, direction="check", note="out of memory"),
+        row(OUR_SUMS, None, direction="check", note=OUT_OF_TIME),
         row(OUR_SUMS, 1.0, direction="step", ratio=1.005),
         row(OUR_SUMS, 1.0, direction="step"),
     ]
     checks = found(rows, "checks on the device")
-    assert (checks.target, checks.cases, checks.worst, checks.met) == ("≤ 1", 2, math.inf, 1)
+    assert (checks.target, checks.cases, checks.worst, checks.met) == ("≤ 1", 4, math.inf, 1), (
+        "no figure, not passed"
+    )
+    assert "in 1 of 4" in page.text([checks])
     assert found(rows, "step of Mistral-7B")[1:] == ("≤ 1.01", 1, 1.005, 1.005, 1)
 
 
