@@ -83,7 +83,7 @@ class Book:
         self.rows = [row for row in self.rows if key_of(row) not in keys]
 
     def _write(self) -> None:
-        table.write(page.csv_of(self.path), self.described, Row._fields, self.rows)
+        table.write_rows(page.csv_of(self.path), self.described, self.rows)
 
     def faults(self) -> list[Row]:
         """Of ours: what is wrong, failed, hung or found no memory. Lack of time is none."""

@@ -24,7 +24,7 @@ def publish(
     panels: Sequence[Panel],
 ) -> None:
     """Writes the three files of a device: `path` with the endings csv, svg and md."""
-    table.write(csv_of(path), environment, Row._fields, rows)
+    table.write_rows(csv_of(path), environment, rows)
     draw(path, title, about, environment, verdicts, panels)
 
 

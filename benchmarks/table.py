@@ -5,15 +5,13 @@ A spreadsheet shows these lines as two cells each, pandas skips them with `comme
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mgh_ds.common import files
 
 Cell = str | int | float | None
-# Held against a limit, which 1.0004 exceeds, when the file is read again.
-EXACT = frozenset({"ratio"})
 
 
 class Row(NamedTuple):
@@ -61,18 +59,27 @@ class Row(NamedTuple):
 
 
 def write(
-    path: Path, environment: Mapping[str, str], columns: Sequence[str], rows: Sequence[Sequence[Cell]]
+    path: Path,
+    environment: Mapping[str, str],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    exact: Collection[str] = (),
 ) -> None:
-    """Replaces the file in one step."""
+    """Replaces the file in one step. Figures are rounded, but in the columns `exact`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows((f"# {name}", value) for name, value in environment.items())
     writer.writerow(columns)
     writer.writerows(
-        [cell if name in EXACT else _shown(cell) for name, cell in zip(columns, row, strict=True)]
+        [cell if name in exact else _shown(cell) for name, cell in zip(columns, row, strict=True)]
         for row in rows
     )
     files.write_text(path, text.getvalue())
+
+
+def write_rows(path: Path, environment: Mapping[str, str], rows: Sequence[Row]) -> None:
+    """A file of `Row`s, which `rows` reads. Ratios are held against a limit then, which 1.0004 exceeds."""
+    write(path, environment, Row._fields, rows, exact=("ratio",))
 
 
 def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:

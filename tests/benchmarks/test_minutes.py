@@ -8,7 +8,6 @@ import pytest
 from benchmarks import agenda, contenders, kernel, minutes, page, table
 from benchmarks.agenda import STEP_MEAN, Agenda
 from benchmarks.cases import row_of
-from benchmarks.table import Row
 from mgh_ds.common import files
 
 EVERYTHING = agenda.agenda()
@@ -189,11 +188,11 @@ def test_a_run_that_goes_on_keeps_what_the_earlier_ones_had_of_their_own(tmp_pat
         EVERYTHING.checks[0].row("")._replace(ratio=1.0004),
         EVERYTHING.checks[1].row("")._replace(ratio=math.inf),
     ]
-    table.write(file, {"device": "Stand-in", "date": "Monday", "clocks": "slow"}, Row._fields, rows)
+    table.write_rows(file, {"device": "Stand-in", "date": "Monday", "clocks": "slow"}, rows)
     described, found = kernel.gone_on(file, now)
     assert described == now | {"date before": "Monday", "clocks before": "slow"}
     assert found == rows, "and 1.0004 is still more than is allowed"
-    table.write(file, described | {"clocks": "fast"}, Row._fields, rows)
+    table.write_rows(file, described | {"clocks": "fast"}, rows)
     described, _ = kernel.gone_on(file, now | {"date": "Wednesday"})
     assert described["date before"] == "Monday; then Tuesday"
     assert (described["clocks before"], described["date"]) == ("slow; then fast", "Wednesday")
@@ -202,7 +201,7 @@ def test_a_run_that_goes_on_keeps_what_the_earlier_ones_had_of_their_own(tmp_pat
 
 
 def test_without_its_page_a_run_goes_on_but_not_without_its_table(tmp_path, monkeypatch, capsys):
-    def broken(*_):
+    def broken(*_, **__):
         raise ValueError("no ink")
 
     with monkeypatch.context() as patch:
