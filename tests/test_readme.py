@@ -115,7 +115,7 @@ def test_the_other_commands_run_elsewhere() -> None:
             paths += [f"mgh_ds/configs/{name}.yaml" for name in re.findall(r"train\.sbatch (\S+)", words)]
             if "# needs make vllm" in command or "# needs it" in command:
                 served = (ROOT / "tests" / "system" / "test_vllm_serving.py").read_text()
-                run_there = re.findall(r'readme_command\("(\w+)"\)', served)
+                run_there = re.findall(r"readme_command\([\"'](\w+)", served)
                 assert any(word in words for word in run_there), command
                 continue
             assert paths, command
