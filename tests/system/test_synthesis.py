@@ -1,6 +1,5 @@
 """A synthesis with vLLM itself, its engine and its worker killed with SIGKILL in the middle of a batch."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -21,13 +20,9 @@ from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import Store
 from mgh_ds.synthesis.schemas import LEVEL_OF
 from tests.system.smollm2 import needs_smollm2
+from tests.system.vllm_marks import NEEDED
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(1500),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
-]
+pytestmark = [*NEEDED, pytest.mark.timeout(1500)]
 
 
 class Worker:

@@ -3,7 +3,6 @@ order.
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -20,13 +19,9 @@ from mgh_ds.synthesis.config import EngineConfig, Sampling, VllmConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.vllm_process import VllmEngine
 from tests.system.smollm2 import needs_smollm2
+from tests.system.vllm_marks import NEEDED
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
-]
+pytestmark = [*NEEDED, pytest.mark.timeout(900)]
 
 NAMES = ["query", "positive", "negative"]
 SCHEMA = {

@@ -4,7 +4,6 @@ Tiny models with random weights, one engine after the other in one process. Wher
 of four tokens on each side.
 """
 
-import importlib.util
 import json
 import random
 import shutil
@@ -18,16 +17,11 @@ from numpy.typing import NDArray
 
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.tiny import CONFIGS, cached_tiny_model
-from tests.system.vllm_embeddings import LEAST_COSINE, part, run_job, texts_of_all_lengths
+from tests.system.vllm_embeddings import INSTRUCTION, LEAST_COSINE, part, run_job, texts_of_all_lengths
+from tests.system.vllm_marks import NEEDED
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
-]
+pytestmark = [*NEEDED, pytest.mark.timeout(900)]
 
-INSTRUCTION = "Retrieve the passage that answers."
 MAX_LENGTH = 64
 WINDOW = {"sliding_window": 4, "use_sliding_window": True}
 MIXED = WINDOW | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}

@@ -1,6 +1,5 @@
 """Exports in vLLM itself: vectors equal to those of `Encoder`, the server, and what is refused."""
 
-import importlib.util
 import json
 import os
 import re
@@ -20,16 +19,11 @@ from mgh_ds.distributed.group import free_port
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.weights import MINILM, SMOLLM2
 from tests.system.smollm2 import needs_smollm2
-from tests.system.vllm_embeddings import LEAST_COSINE, QUIET, part, run_job, texts_of_all_lengths
+from tests.system.vllm_embeddings import INSTRUCTION, LEAST_COSINE, QUIET, part, run_job, texts_of_all_lengths
+from tests.system.vllm_marks import NEEDED
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
-]
+pytestmark = [*NEEDED, pytest.mark.timeout(900)]
 
-INSTRUCTION = "Retrieve the passage that answers."
 README, SERVING = Path("README.md"), Path("docs/serving.md")
 EXPORT, USUAL_ADDRESS = "runs/demo/export", "http://127.0.0.1:8000"
 READERS = os.environ | QUIET | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
     "distributed_executor_backend": "uni",
 }
 
-
+INSTRUCTION = "Retrieve the passage that answers."
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
 WORDS = "the harbour master keeps a list, of 12 boats; why? Überall Licht. and thermostat heats no longer"
 
