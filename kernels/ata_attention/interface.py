@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from ata_attention import chunked, reference
-from ata_attention.autocast import without_autocast
+from ata_attention.autocast import in_autocast, without_autocast
 from ata_attention.masks import Visibility, Window
 
 Backend = Literal["auto", "triton", "chunked", "reference"]
@@ -96,9 +96,8 @@ def ata_attention(
     chosen = _chosen(backend, q.device, q.dtype, _unfit(q, scale, softcap))
     run = _module(chosen)
     cap = {} if softcap is None else {"softcap": softcap}  # the Triton kernels have no such argument
-    if chosen == "triton" and q.dtype == torch.float32 and torch.is_autocast_enabled(q.device.type):
-        dtype = torch.get_autocast_dtype(q.device.type)
-        q, k, v = (x.to(dtype) for x in (q, k, v))
+    if chosen == "triton":
+        q, k, v = (x.to(in_autocast(x.device, x.dtype)) for x in (q, k, v))
     # Backends choose their own precision: autocast would take their fp32 matmuls back to half precision.
     with without_autocast(q.device):
         if cu_seqlens is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ata_attention import flash
+from ata_attention.autocast import in_autocast
 from ata_attention.flash import BlockDiagonalMask
 from ata_attention.interface import ata_attention
 from ata_attention.masks import Visibility, Window
@@ -116,18 +117,6 @@ def with_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: BlockD
         for n, (query, key, value) in zip(lengths, sequences, strict=True)
     ]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
-
-
-def in_autocast(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The precision in which attention on tensors of that kind is computed: autocast's, where it is on."""
-    kind = device.type
-    if (
-        dtype != torch.float32
-        or not torch.amp.is_autocast_available(kind)
-        or not torch.is_autocast_enabled(kind)
-    ):
-        return dtype
-    return torch.get_autocast_dtype(kind)
 
 
 def _visible(n: int, mask: BlockDiagonalMask, device: torch.device) -> Tensor:

@@ -26,9 +26,10 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ata_attention import flash
+from ata_attention.autocast import in_autocast
 from ata_attention.interface import ata_attention
 from ata_attention.masks import Window
-from ata_attention.packed import in_autocast, packed_attention, unpadded_attention
+from ata_attention.packed import packed_attention, unpadded_attention
 
 # The name must not contain "flash": transformers would search for a flash-attention package.
 IMPLEMENTATION = "ata_attention"

@@ -115,8 +115,7 @@ def _walk(
     for step in tl.range(begin, end, STEP, num_stages=STAGES):
         columns = step + tl.arange(0, STEP)
         present = is_token(tokens, columns, length)
-        key = load_tile(keys, step, present, D, STEP, BLOCK_D)
-        scores = tl.dot(queries, tl.trans(key), input_precision="ieee")
+        scores = _scores(queries, keys, step, present, D, BLOCK_D, STEP)
         scores = tl.where(present[None, :], scores, HIDDEN)
         scores = hide(scores, rows[:, None], columns[None, :], left, right)
         value = load_tile(values, step, present, D, STEP, BLOCK_D)
@@ -146,22 +145,22 @@ def _walk_whole(
     """
     if AHEAD:
         if begin < end:
-            scores = _scores(queries, keys, begin, D, BLOCK_D, STEP)
+            scores = _scores(queries, keys, begin, None, D, BLOCK_D, STEP)
             for step in tl.range(begin, end - STEP, STEP):
-                following = _scores(queries, keys, step + STEP, D, BLOCK_D, STEP)
+                following = _scores(queries, keys, step + STEP, None, D, BLOCK_D, STEP)
                 state = _take(state, scores, load_tile(values, step, None, D, STEP, BLOCK_D), scale)
                 scores = following
             state = _take(state, scores, load_tile(values, end - STEP, None, D, STEP, BLOCK_D), scale)
     else:
         for step in tl.range(begin, end, STEP):
-            scores = _scores(queries, keys, step, D, BLOCK_D, STEP)
+            scores = _scores(queries, keys, step, None, D, BLOCK_D, STEP)
             state = _take(state, scores, load_tile(values, step, None, D, STEP, BLOCK_D), scale)
     return state
 
 
 @triton.jit
-def _scores(queries, keys, step, D: tl.constexpr, BLOCK_D: tl.constexpr, STEP: tl.constexpr):
-    key = load_tile(keys, step, None, D, STEP, BLOCK_D)
+def _scores(queries, keys, step, present, D: tl.constexpr, BLOCK_D: tl.constexpr, STEP: tl.constexpr):
+    key = load_tile(keys, step, present, D, STEP, BLOCK_D)
     return tl.dot(queries, tl.trans(key), input_precision="ieee")
 
 
