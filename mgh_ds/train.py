@@ -116,7 +116,7 @@ def check_extras(config: RunConfig) -> None:
 
 def finish(trainer: "Trainer") -> None:
     """Exports the model, writes the report and says what came of the run."""
-    import rich
+    from rich.console import Console
 
     from mgh_ds.evaluation.results import EvaluationResult
     from mgh_ds.evaluation.tables import comparison_table
@@ -129,7 +129,7 @@ def finish(trainer: "Trainer") -> None:
     report = write_report(folder.path)
     scores = [scores_of(folder, step, trainer.config.training.steps) for step in (0, exported.step)]
     if all(scores):
-        rich.print(comparison_table(*(EvaluationResult(**score) for score in scores if score)))
+        Console().print(comparison_table(*(EvaluationResult(**score) for score in scores if score)))
     for line in trainer.evaluations.failed:
         print(f"warning: the evaluation after step {line['step']} failed: {line['problem']}")
     summary = files.read_json(folder.path / "run.json")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import rich
+from rich.console import Console
 from tqdm import tqdm
 
 from mgh_ds.audit.agreement import SOUND_KAPPA
@@ -156,7 +156,7 @@ def run_command(folder: Path, shards: Sequence[int] | None, settings: Sequence[s
 
 def status_command(folder: Path) -> None:
     """Prints how far the work is; reads files only."""
-    rich.print(status_table(open_plan(folder)))
+    Console().print(status_table(open_plan(folder)))
 
 
 def merge_command(
