@@ -38,7 +38,7 @@ def check(case: Case, device: torch.device) -> Row:
     group, packed = case.heads // case.kv_heads, case.layout == "packed"
     shape = (1, case.tokens) if packed else (len(case.lengths), case.n)
     inputs = oracle.tensors(shape[0], case.kv_heads, group, shape[1], case.d)
-    inputs = [x.to(device, case.dtype) for x in inputs]
+    inputs = tuple(x.to(device, case.dtype) for x in inputs)
     tokens = _tokens(case, device)
     visible = _visible(case, tokens, device)
     with _poisoned():

@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 from types import TracebackType
@@ -101,6 +101,8 @@ class Prefetcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        if self._rows is not None:
+            self._rows.leave()
         for executor in (self._reader, self._writer):
             executor.shutdown(cancel_futures=True)
         if kind is None and (self._ended or self._next == self.plan.steps):
@@ -153,6 +155,8 @@ class Prefetcher:
         except Exception as error:  # the other ranks must hear of it before it is raised
             found = error
         prepared = verify(self._local(self._boundary), self.store.manifest_hash, found)
+        if self._rows is not None:
+            self._rows.leave()
         remove_old_shards(self.folder, prepared.local)
         self._rows = StageReader(self.store, prepared, self._rewrite)
         self._boundary = prepared.local.steps.stop
@@ -161,9 +165,9 @@ class Prefetcher:
     def _local(self, first_step: int) -> LocalStage:
         return LocalStage(self.plan, self.plan.stage(first_step), first_step, world_size(), rank())
 
-    def _rewrite(self, local: LocalStage) -> Future[Prepared]:
+    def _rewrite(self, local: LocalStage, stop: Event) -> Future[Prepared]:
         remove_shard(self.folder, local)
-        return self._writer.submit(prepare, self.store, local, self.folder, self._stop)
+        return self._writer.submit(prepare, self.store, local, self.folder, stop)
 
     def _read_ahead(self) -> None:
         """Keeps `DEPTH` steps under way, but none beyond the stage that was proved."""
@@ -185,12 +189,23 @@ class StageReader:
     until it has been written anew."""
 
     def __init__(
-        self, store: RecordStore, prepared: Prepared, rewrite: Callable[[LocalStage], Future[Prepared]]
+        self,
+        store: RecordStore,
+        prepared: Prepared,
+        rewrite: Callable[[LocalStage, Event], Future[Prepared]],
     ) -> None:
         self.store, self.local = store, prepared.local
         self._rows: StageRecords = prepared.rows
         self._rewrite = rewrite
         self._rewritten: Future[Prepared] | None = None
+        self._left = Event()
+
+    def leave(self) -> None:
+        """The stage is over: a shard that is being written anew for it is not finished. Its files may be
+        removed after this."""
+        self._left.set()
+        if self._rewritten is not None and not self._rewritten.cancel():
+            wait([self._rewritten])
 
     def records(self, step: int) -> list[Record]:
         """This rank's records of a step. Raises MghError if the store is damaged too."""
@@ -214,4 +229,5 @@ class StageReader:
         log_line(self.local, f"{error}: it is written anew, and the store itself read meanwhile")
         self._rows = StoreRecords(self.store, self.local)
         if step + 1 in self.local.steps:
-            self._rewritten = self._rewrite(dataclasses.replace(self.local, first_step=step + 1))
+            following = dataclasses.replace(self.local, first_step=step + 1)
+            self._rewritten = self._rewrite(following, self._left)

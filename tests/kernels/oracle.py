@@ -6,15 +6,18 @@ its dV is `c`.
 """
 
 import itertools
+from typing import Any
 
 import torch
 from ata_attention import ata_attention
 from torch import Tensor
 
+Window = int | tuple[int, int] | None
 
-def visible_pairs(n: int, causal: bool, window, tokens: Tensor) -> Tensor:
+
+def visible_pairs(n: int, causal: bool, window: Window, tokens: Tensor) -> Tensor:
     """Bool `[B, N, N]`, pair by pair from the words of the docstring."""
-    left, right = window if isinstance(window, tuple) else (window, window)
+    left, right = window if isinstance(window, tuple) else (window or 0, window or 0)
     seen = torch.zeros(n, n, dtype=torch.bool)
     for i, j in itertools.product(range(n), repeat=2):
         within = window is None or i - left <= j <= i + right
@@ -22,7 +25,9 @@ def visible_pairs(n: int, causal: bool, window, tokens: Tensor) -> Tensor:
     return seen & tokens[:, None, :] & tokens[:, :, None]
 
 
-def oracle(q, k, v, d_out, d_sums, visible):
+def oracle(
+    q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_sums: Tensor, visible: Tensor
+) -> tuple[Tensor, ...]:
     """`out`, `column_sums` and the gradients of q, k, v."""
     group = q.shape[1] // k.shape[1]
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
@@ -39,7 +44,9 @@ def oracle(q, k, v, d_out, d_sums, visible):
     return out[..., :-1] * gate, d_wide[..., -1], d_q, d_k, d_v
 
 
-def eager_attention(q, k, v, d_out, d_sums, causal):
+def eager_attention(
+    q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_sums: Tensor, causal: bool
+) -> tuple[Tensor, ...]:
     """One packed sequence by plain PyTorch in its own dtype, column sums and all."""
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
     keys, values = (x.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(0, 1) for x in (k, v))
@@ -51,7 +58,9 @@ def eager_attention(q, k, v, d_out, d_sums, causal):
     return out, sums, *torch.autograd.grad((out, sums), (q, k, v), (d_out, d_sums))
 
 
-def run(backend, q, k, v, d_out, d_sums, **options):
+def run(
+    backend: str, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_sums: Tensor, **options: Any
+) -> tuple[Tensor, ...]:
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
     result = ata_attention(q, k, v, backend=backend, **options)
     assert result.backend == backend
@@ -59,8 +68,13 @@ def run(backend, q, k, v, d_out, d_sums, **options):
     return result.out, result.column_sums, *grads
 
 
-def tensors(batch, heads, group, n, d, seed=0, dtype=torch.float64):
+def tensors(
+    batch: int, heads: int, group: int, n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
+
+    def make(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
     q, d_out = make(batch, heads * group, n, d), make(batch, heads * group, n, d)
     return q, make(batch, heads, n, d), make(batch, heads, n, d), d_out, make(batch, heads * group, n)

@@ -3,6 +3,7 @@ one."""
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class Fault:
     step: int
     rank: int = 1
     action: str = "kill"  # or "terminate": SIGTERM, as a scheduler sends it; or "nan"
+    after: str = ""  # a checkpoint, such as "step-000002", that it waits for
 
 
 def train(config: RunConfig, *faults: Fault, scorer: Scorer | None = None) -> int:
@@ -142,6 +144,8 @@ def _install(fault: Fault, run: trainer.Trainer) -> None:
         if current["step"] >= fault.step:
             number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}[fault.action]
             current["step"] = -1  # not again in this step
+            while fault.after and not (run.folder.checkpoints / fault.after).is_dir():
+                time.sleep(0.01)
             os.kill(os.getpid(), number)
 
     def note_step(owner: Any, name: str) -> None:

@@ -126,7 +126,7 @@ def test_files_damaged_between_two_starts_are_noticed_and_replaced(tiny_run: Mak
     """The newest checkpoint and a shard: the run goes back to the checkpoint before, and reads the store."""
     whole, damaged = named(tiny_run(), "whole"), named(tiny_run(), "damaged")
     run_ranks(2, run_worker.train, whole)
-    start_ranks(2, run_worker.train, damaged, Fault("forward", step=4), timeout=100)
+    start_ranks(2, run_worker.train, damaged, Fault("forward", step=4, after="step-000004"), timeout=100)
     weights = damaged.path / "checkpoints" / "step-000004" / checkpoint.WEIGHTS
     shards = sorted((damaged.path / "shards").glob("stage-*-rank-1-of-2.arrow"))
     assert shards

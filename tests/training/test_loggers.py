@@ -143,9 +143,8 @@ def test_loggers_hold_the_metrics_once_over_a_kill(
     config = tiny_run(steps=4).replace(logging=LoggingConfig(loggers=["tensorboard", "wandb"]))
     environment, check_nobody_called = nowhere
     environment |= {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}
-    codes, outputs = start_ranks(
-        1, logger_worker.train, config, environment, Fault("forward", step=3), timeout=100
-    )
+    fault = Fault("forward", step=3, after="step-000002")
+    codes, outputs = start_ranks(1, logger_worker.train, config, environment, fault, timeout=100)
     assert codes == [-9], outputs
     assert ("train/loss", 3) in of_metrics(config), "behind the checkpoint: it is trained again"
     run_ranks(2, logger_worker.train, config, environment)

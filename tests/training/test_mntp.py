@@ -185,7 +185,8 @@ def test_killed_and_resumed_equals_never_killed(decoder: Path, texts: Path, tmp_
     whole = mntp_run(decoder, texts, tmp_path, steps=4).replace(name="whole")
     killed = whole.replace(name="killed")
     run_ranks(1, run_worker.train, whole)
-    codes, outputs = start_ranks(1, run_worker.train, killed, Fault("update", step=3, rank=0), timeout=100)
+    fault = Fault("update", step=3, rank=0, after="step-000002")
+    codes, outputs = start_ranks(1, run_worker.train, killed, fault, timeout=100)
     assert codes == [-9], outputs
     assert "2 of 4 steps are done" in run_ranks(1, run_worker.train, killed)[0]
     assert_equal_runs(killed, whole)

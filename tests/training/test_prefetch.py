@@ -3,9 +3,10 @@
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import torch
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import CurriculumConfig, Loader, MicroBatch, TrainingPlan
+from mgh_ds.curriculum.shards import LocalStage
 from mgh_ds.losses.base import Labels
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
@@ -216,6 +218,37 @@ def test_other_records_than_planned_are_not_trained_on(
         take_all(prefetcher, plan, tokenizer, first=1)
     (line,) = capsys.readouterr().out.splitlines()
     assert "other records than the plan says for step 3" in line  # two steps had been read
+
+
+def test_a_shard_that_is_still_written_anew_is_given_up_at_the_stage_s_end(
+    make_prefetcher: Callable[..., Prefetcher],
+    plan: TrainingPlan,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its files are removed then, which would otherwise look like a disk that fails."""
+    write, given_up = stage_data.write_shard, []
+
+    def slow(folder: Path, local: LocalStage, store: str, batches: Iterable[Any]) -> Any:
+        def late() -> Iterator[Any]:
+            for batch in batches:
+                while local.first_step == 2 and not given_up:
+                    given_up.extend([2] * rows._left.wait(0.01))
+                yield batch
+
+        return write(folder, local, store, late())
+
+    monkeypatch.setattr(stage_data, "write_shard", slow)
+    with make_prefetcher() as prefetcher:
+        prefetcher.take(0)
+        rows = prefetcher._rows
+        assert rows is not None
+        rows._give_up(OSError("the disk coughs"), 1)
+        take_all(prefetcher, plan, tokenizer, first=1)
+    assert given_up == [2]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "the disk coughs" in line
 
 
 def test_without_a_disk_training_goes_on_from_the_store(

@@ -63,7 +63,8 @@ def test_killed_and_resumed_equals_never_killed(dtype: str, tiny_run: Make) -> N
     whole = tiny_run(dtype=dtype).replace(name="whole")
     killed = tiny_run(dtype=dtype).replace(name="killed")
     run_ranks(2, run_worker.train, whole)
-    codes, outputs = start_ranks(2, run_worker.train, killed, Fault("forward", step=3), timeout=100)
+    fault = Fault("forward", step=3, after="step-000002")
+    codes, outputs = start_ranks(2, run_worker.train, killed, fault, timeout=100)
     assert codes[1] == -9, outputs
     assert [path.name for path in (killed.path / "checkpoints").iterdir()] == ["step-000002"]
 
@@ -161,7 +162,8 @@ def test_a_checkpoint_of_another_model_is_refused_on_every_rank(tiny_run: Make) 
 
 def test_a_row_edited_in_the_store_is_found(tiny_run: Make) -> None:
     config = tiny_run(steps=3, checkpoint_every=1)
-    codes, _ = start_ranks(1, run_worker.train, config, Fault("forward", step=2, rank=0), timeout=100)
+    fault = Fault("forward", step=2, rank=0, after="step-000001")
+    codes, _ = start_ranks(1, run_worker.train, config, fault, timeout=100)
     assert codes == [-9]
     (part,) = (config.path / "data").rglob("part-*.arrow")
     content = part.read_bytes()
