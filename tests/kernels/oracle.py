@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from ata_attention import ata_attention
+from ata_attention.interface import Backend
 from torch import Tensor
 
 Window = int | tuple[int, int] | None
@@ -59,7 +60,7 @@ def eager_attention(
 
 
 def run(
-    backend: str, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_sums: Tensor, **options: Any
+    backend: Backend, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_sums: Tensor, **options: Any
 ) -> tuple[Tensor, ...]:
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
     result = ata_attention(q, k, v, backend=backend, **options)
