@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from ata_attention import ata_attention
-from ata_attention.flash import GROUPED
+from ata_attention import ata_attention, flash
 from ata_attention.gpu import launch, tiles
 from ata_attention.gpu.launch import Batch
 from torch import Tensor
@@ -185,7 +184,7 @@ def torch_varlen(case: Case, inputs: Inputs) -> Calls:
     varlen = module("torch.nn.attention.varlen")
     bounds, n = inputs.cu_seqlens, case.n
     # A window is all that it knows of causality.
-    options = {"scale": case.scale, "window_size": (-1, 0 if case.causal else -1), **GROUPED}
+    options = {"scale": case.scale, "window_size": (-1, 0 if case.causal else -1), **flash.GROUPED}
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Any:
         return varlen.varlen_attn(q, k, v, bounds, bounds, n, n, **options)
@@ -193,9 +192,12 @@ def torch_varlen(case: Case, inputs: Inputs) -> Calls:
     return differentiable(attend, inputs)
 
 
-def flash_attn(package: str, case: Case, inputs: Inputs) -> Calls:
-    """flash-attn 2 and 3: two packages whose functions have the same names and arguments."""
-    flash = module(package)
+def flash_attn(load: Callable[[], Any], case: Case, inputs: Inputs, *, hopper: bool = False) -> Calls:
+    """flash-attn 2 and 3, as packages or builds of `kernels`: their functions have the same names and
+    arguments. Those for Hopper would end the process on another GPU."""
+    if hopper and inputs.q.is_cuda and flash.capability(inputs.q.device) != flash.HOPPER:
+        raise Absent("it is for compute capability 9.0 alone")
+    build = load()
     options = {"softmax_scale": case.scale, "causal": case.causal}
     bounds, n = inputs.cu_seqlens, case.n
 
@@ -203,13 +205,13 @@ def flash_attn(package: str, case: Case, inputs: Inputs) -> Calls:
         return result[0] if isinstance(result, tuple) else result  # some versions of 3 add the lse
 
     def packed(q: Tensor, k: Tensor, v: Tensor) -> Any:
-        return out_of(flash.flash_attn_varlen_func(q, k, v, bounds, bounds, n, n, **options))
+        return out_of(build.flash_attn_varlen_func(q, k, v, bounds, bounds, n, n, **options))
 
     def padded(q: Tensor, k: Tensor, v: Tensor) -> Any:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # as it takes them, and as they lie in memory
-        return out_of(flash.flash_attn_func(q, k, v, **options)).transpose(1, 2)
+        return out_of(build.flash_attn_func(q, k, v, **options)).transpose(1, 2)
 
-    return differentiable(padded if bounds is None else packed, inputs)
+    return differentiable(padded if bounds is None else packed, inputs, note=build.__name__)
 
 
 def flex_attention(case: Case, inputs: Inputs) -> Calls:
@@ -286,6 +288,28 @@ def module(name: str) -> Any:
         raise Absent(f"not installed: {error}") from error
 
 
+def first_of(*loads: Callable[[], Any]) -> Any:
+    """What the first gives that is there."""
+    reasons = []
+    for load in loads:
+        try:
+            return load()
+        except Absent as error:
+            reasons.append(str(error))
+    raise Absent("; ".join(reasons))
+
+
+def of_kernels(repository: str, version: int) -> Any:
+    """A build of the `kernels` package that was fetched before."""
+    try:
+        found = flash.cached_kernel(repository, version)
+    except flash.NotFetched as error:
+        raise Absent(f"not fetched: {error}") from error
+    if found is None:
+        raise Absent("not installed: kernels")
+    return found
+
+
 PLAIN, PLAIN_BACKWARD = Work(2, 1), Work(5, 1)
 
 OUR_OUT = Contender("ours", "out", PLAIN, Work(7, 2), our_attention)
@@ -302,10 +326,15 @@ SDPA_CUDNN = Contender(
     "torch SDPA, cuDNN", "out", PLAIN, PLAIN_BACKWARD, partial(sdpa, SDPBackend.CUDNN_ATTENTION)
 )
 VARLEN = Contender("torch varlen_attn", "out", PLAIN, PLAIN_BACKWARD, torch_varlen)
-FLASH_ATTN = Contender("flash-attn", "out", PLAIN, PLAIN_BACKWARD, partial(flash_attn, "flash_attn"))
-FLASH_ATTN_3 = Contender(
-    "flash-attn 3", "out", PLAIN, PLAIN_BACKWARD, partial(flash_attn, "flash_attn_interface")
-)
+
+
+def _flash(name: str, package: str, kernel: tuple[str, int], *, hopper: bool = False) -> Contender:
+    load = partial(first_of, partial(module, package), partial(of_kernels, *kernel))
+    return Contender(name, "out", PLAIN, PLAIN_BACKWARD, partial(flash_attn, load, hopper=hopper))
+
+
+FLASH_ATTN = _flash("flash-attn", "flash_attn", flash.KERNELS_FA2)
+FLASH_ATTN_3 = _flash("flash-attn 3", "flash_attn_interface", flash.KERNELS_FA3, hopper=True)
 FLEX = Contender("FlexAttention", "out", PLAIN, PLAIN_BACKWARD, flex_attention)
 EAGER = Contender("eager", "out + column sums", PLAIN, PLAIN_BACKWARD, eager)
 COLREDUCE = Contender("flash-colreduce", "column sums", Work(2, 2), None, flash_colreduce)

@@ -133,7 +133,7 @@ def flash_builds(monkeypatch, tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "__init__.py").write_text(code.replace("NAME", name))
         importlib.invalidate_caches()
-        monkeypatch.setattr(flash, "_capability", lambda _: capability)
+        monkeypatch.setattr(flash, "capability", lambda _: capability)
         monkeypatch.setattr(flash, "DTYPES", dtypes)
         monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
         forget()

@@ -34,6 +34,8 @@ DTYPES = (torch.bfloat16, torch.float16)
 LARGEST_HEAD_DIM = 256
 OLDEST = (8, 0)  # Ampere
 HOPPER = (9, 0)
+KERNELS_FA3 = ("kernels-community/flash-attn3", 1)  # a repository of the `kernels` package, and its version
+KERNELS_FA2 = ("kernels-community/flash-attn2", 3)
 # torch 2.11 takes fewer key heads than query heads as it is; later versions have an argument for it.
 GROUPED: dict[str, Any] = (
     {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters else {}
@@ -174,8 +176,9 @@ def _installed(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _cached(repository: str, version: int) -> Callable[..., Any] | None:
-    """The function of a build of the `kernels` package, out of its cache."""
+def cached_kernel(repository: str, version: int) -> Any | None:
+    """A build of the `kernels` package, out of its cache, as a module; None without the package. Raises
+    NotFetched for one that the cache lacks, or whatever a broken build raises."""
     if not _installed("kernels"):
         return None
     kernels = importlib.import_module("kernels")
@@ -183,7 +186,7 @@ def _cached(repository: str, version: int) -> Callable[..., Any] | None:
         folder = kernels.install_kernel(repository, version=version, local_files_only=True)
     except (FileNotFoundError, ValueError) as error:  # its words for what is not in the cache
         raise NotFetched("its cache has none for this torch and machine") from error
-    return kernels.get_local_kernel(folder).flash_attn_varlen_func
+    return kernels.get_local_kernel(folder)
 
 
 def _torch_varlen(
@@ -217,7 +220,11 @@ def _torch_varlen(
 
 def _of_kernels(repository: str, version: int, hopper: bool = False) -> Build:
     fetch = f"from kernels import install_kernel; install_kernel({repository!r}, version={version})"
-    load = partial(_cached, repository, version)
+
+    def load() -> Callable[..., Any] | None:
+        module = cached_kernel(repository, version)
+        return None if module is None else module.flash_attn_varlen_func
+
     return Build(f"{repository} of kernels", load, f'to fetch it, python -c "{fetch}"', hopper)
 
 
@@ -229,19 +236,19 @@ BUILDS = (
         "build it for this torch, in the folder hopper of flash-attention, or uninstall flash-attn-3",
         hopper=True,
     ),
-    _of_kernels("kernels-community/flash-attn3", 1, hopper=True),
+    _of_kernels(*KERNELS_FA3, hopper=True),
     Build(
         "FA2 (flash_attn)",
         partial(_package, "flash_attn"),
         "build it for this torch (pip install --no-build-isolation --no-deps --no-cache-dir "
         "--force-reinstall flash-attn), or uninstall it",
     ),
-    _of_kernels("kernels-community/flash-attn2", 3),
+    _of_kernels(*KERNELS_FA2),
     TORCH,
 )
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
+def capability(device: torch.device) -> tuple[int, int]:
     """The compute capability of an NVIDIA GPU; (0, 0) of anything else."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
@@ -249,10 +256,10 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _candidates(layer: Layer) -> list[Build]:
     """The builds that are made for such a GPU, precision and head dimension."""
     fit = layer.dtype in DTYPES and layer.head_dim % 8 == 0 and layer.head_dim <= LARGEST_HEAD_DIM
-    capability = _capability(layer.device)
-    if not fit or capability < OLDEST:
+    found = capability(layer.device)
+    if not fit or found < OLDEST:
         return []
-    builds = [build for build in BUILDS if not build.hopper or capability == HOPPER]
+    builds = [build for build in BUILDS if not build.hopper or found == HOPPER]
     return [build for build in builds if build is not TORCH or not layer.capped]  # which cannot cap
 
 

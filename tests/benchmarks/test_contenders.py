@@ -4,12 +4,16 @@ from unittest import mock
 
 import pytest
 import torch
+from ata_attention import reference
+from ata_attention.masks import Visibility
 
 from benchmarks import agenda, contenders, environment, floors, gpu, kernel, step, table
 from benchmarks.agenda import Agenda, Task
 from benchmarks.cases import Case, make_inputs
 from benchmarks.contenders import COLREDUCE, EAGER, FLASH_ATTN, OURS, PEERS, SDPA_CUDNN, SDPA_FLASH, Contender
+from tests.flash_builds import HUB, KERNELS, RAN
 
+HUB3, HUB2 = HUB
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("quick_interpreter")
 interpreted = pytest.mark.skipif(not contenders.tiles.interpreted(), reason="needs TRITON_INTERPRET=1")
@@ -99,6 +103,34 @@ def test_flash_attn_3_gives_what_2_gives(monkeypatch):
     calls = contenders.FLASH_ATTN_3.prepare(shape, inputs)
     torch.testing.assert_close(calls.forward(), out)
     torch.testing.assert_close(tuple(calls.backward(calls.trained())), results(SDPA_FLASH, shape)[1])
+
+
+@pytest.mark.parametrize(("contender", "name"), [(FLASH_ATTN, HUB2), (contenders.FLASH_ATTN_3, HUB3)])
+def test_where_there_is_no_package_a_build_of_kernels_is_timed(contender, name, flash_builds):
+    shape = case("packed", lengths=(3, 17, 1))
+    inputs = make_inputs(shape, CPU)
+    with pytest.raises(contenders.Absent, match=r"not installed: .*; not installed: kernels"):
+        contender.prepare(shape, inputs)
+    flash_builds({"kernels": KERNELS})
+    with pytest.raises(contenders.Absent, match="not fetched: its cache has none"):
+        contender.prepare(shape, inputs)
+    flash_builds({"kernels": KERNELS, name: HUB[name]})
+    calls = contender.prepare(shape, inputs)
+    bounds, visibility = inputs.cu_seqlens, Visibility.of(causal=False, window=None)
+    expected, _, _ = reference.packed(*inputs[:3], bounds, shape.n, shape.scale, visibility, None)
+    torch.testing.assert_close(calls.forward(), expected)
+    assert [ran for ran, _ in RAN] == [name]
+    assert calls.note == name.partition("/")[2].replace("-", "_")
+
+
+def test_builds_for_hopper_stay_out_of_other_gpus(flash_builds):
+    """There they would end the process."""
+    flash_builds({"flash_attn_interface": "raise AssertionError"}, capability=(8, 0))
+    shape = case()
+    inputs = make_inputs(shape, CPU)
+    on_gpu = inputs._replace(q=mock.Mock(is_cuda=True))
+    with pytest.raises(contenders.Absent, match="alone"):
+        contenders.FLASH_ATTN_3.prepare(shape, on_gpu)
 
 
 @interpreted
