@@ -8,7 +8,6 @@ where vLLM and `Encoder` find other vectors. Writes `cpu-serving.csv`.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -21,13 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from benchmarks import encoding, environment, table
-from benchmarks.gate import Runner
 from benchmarks.kernel import RESULTS
-from benchmarks.turns import ROOT
-from mgh_ds.common import extras, files
+from benchmarks.turns import take_turns
+from mgh_ds.common import extras
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import PoolingMethod
 from mgh_ds.model.encoder import Encoder
@@ -80,7 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(model: str, options: argparse.Namespace, folder: Path) -> Served:
     """Raises MghError if a contender fails, or if vLLM and `Encoder` find other vectors."""
     job = prepare(model, options, folder)
-    seconds, vectors = take_turns(job, folder, options.threads)
+    settings = {
+        "VLLM_CACHE_ROOT": str(folder / "cache"),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as the others have it
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    turns = take_turns("benchmarks.serving_worker", job, folder, options.threads, CONTENDERS, settings)
+    seconds = {name: [turn["seconds"] for turn in turns[name][1:]] for name in CONTENDERS}
+    vectors = {name: np.load(folder / name / "vectors.npy") for name in CONTENDERS}
     lines = Path(job["corpus"]).read_text(encoding="utf-8").splitlines()
     plain = Encoder.from_pretrained(job["exports"]["mean"], device="cpu")
     vectors["mean"] = plain.encode([json.loads(line)["text"] for line in lines])
@@ -103,46 +108,6 @@ def prepare(model: str, options: argparse.Namespace, folder: Path) -> dict[str, 
             device="cpu",
         ).save(exports[pooling])
     return job | {"exports": exports, "memory_share": options.memory_share}
-
-
-def take_turns(job: dict[str, Any], folder: Path, threads: int) -> tuple[Seconds, dict[str, Vectors]]:
-    """What each contender takes in the turns after its first, and the vectors of its last. Raises MghError
-    with its last words if one fails."""
-    settings = {
-        "OMP_NUM_THREADS": str(threads),
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]),
-        "VLLM_CACHE_ROOT": str(folder / "cache"),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as the others have it
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    seconds: Seconds = {name: [] for name in CONTENDERS}
-    runners: dict[str, Runner] = {}
-    with (
-        tqdm(total=len(CONTENDERS) * job["rounds"], unit="turn") as bar,
-        contextlib.ExitStack() as stack,
-    ):
-        try:
-            for name in CONTENDERS:
-                (folder / name).mkdir()
-                files.write_json(folder / name / "job.json", {**job, "contender": name})
-                command = [sys.executable, "-m", "benchmarks.serving_worker", str(folder / name / "job.json")]
-                runner = Runner(command, os.environ | settings, folder / name / "log")
-                runners[name] = stack.enter_context(runner)
-                runner.report()  # alone, until its first turn is done
-                bar.update()
-            for number in range(1, job["rounds"]):
-                for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
-                    runners[name].open()
-                    seconds[name].append(runners[name].report()["seconds"])
-                    bar.update()
-            for runner in runners.values():
-                runner.finish()
-        except RuntimeError as error:
-            raise MghError(f"a contender failed:\n{error}") from None
-    return seconds, {name: np.load(folder / name / "vectors.npy") for name in CONTENDERS}
 
 
 def compare(model: str, threads: int, seconds: Seconds, vectors: dict[str, Vectors]) -> Served:

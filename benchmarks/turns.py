@@ -1,4 +1,4 @@
-"""Two contenders, each a process of its own, that take turns at the same work, and what came of it.
+"""Contenders, each a process of its own, that take turns at the same work, and what came of it between two.
 
 Each does everything anew in each turn, model and files included. They go first by turns; the ratio is taken
 round by round, and the first round does not count.
@@ -8,6 +8,7 @@ import contextlib
 import os
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,27 +63,35 @@ def compare(turns: Turns) -> Comparison:
     return Comparison(statistics.median(ours), statistics.median(theirs), median, lower, upper, *peaks)
 
 
-def take_turns(worker: str, job: dict[str, Any], folder: Path, threads: int) -> Turns:
+def take_turns(
+    worker: str,
+    job: dict[str, Any],
+    folder: Path,
+    threads: int,
+    contenders: Sequence[str] = CONTENDERS,
+    settings: Mapping[str, str] | None = None,
+) -> Turns:
     """What the module `worker` reports as each of the contenders, `job["rounds"]` times; of the job it knows
-    `contender` beside the rest. Raises MghError with its last words if one fails."""
-    settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    turns: Turns = {name: [] for name in CONTENDERS}
+    `contender` beside the rest. `settings` are environment variables beside the usual ones. Raises MghError
+    with its last words if one fails."""
+    usual = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    usual["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    turns: Turns = {name: [] for name in contenders}
     with (
-        tqdm(total=len(CONTENDERS) * job["rounds"], unit="turn") as bar,
+        tqdm(total=len(contenders) * job["rounds"], unit="turn") as bar,
         contextlib.ExitStack() as stack,
     ):
         runners = {}
-        for name in CONTENDERS:
+        for name in contenders:
             (folder / name).mkdir()
             files.write_json(folder / name / "job.json", {**job, "contender": name})
             command = [sys.executable, "-m", worker, str(folder / name / "job.json")]
-            runner = Runner(command, os.environ | settings, folder / name / "log")
+            runner = Runner(command, {**os.environ, **usual, **(settings or {})}, folder / name / "log")
             runners[name] = stack.enter_context(runner)
             turns[name].append(_named(name, runner.report))  # alone, until its first turn is done
             bar.update()
         for number in range(1, job["rounds"]):
-            for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
+            for name in contenders if number % 2 else reversed(contenders):
                 runners[name].open()
                 turns[name].append(_named(name, runners[name].report))
                 bar.update()
