@@ -42,6 +42,7 @@ def main(table: str, size: int) -> None:
                         "loops": [loop._asdict() for loop in one.loops],
                         "serialised": one.serialised,
                         "serial": one.interior.serial,
+                        "overlapped": one.interior.overlapped,
                         "interior": one.interior._asdict(),
                         "programs": one.programs_an_sm(table),
                         "fault": one.fault(table, kernel, dtype, head_dim),
