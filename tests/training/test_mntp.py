@@ -226,6 +226,7 @@ def test_shares_beyond_one_are_refused() -> None:
     ("model", "settings", "words"),
     [
         ("decoder", {"mask_token": "[MASK]"}, r"has no token '\[MASK\]'; name one that it has, such as '_'"),
+        ("decoder", {"mask_token": "é"}, "has no token 'é'"),  # its vocabulary's é is the byte 0xE9
         ("tiny-random/bert", {}, "holds a 'bert' model, which is bidirectional already"),
         ("tiny-random/mistral", {}, r"holds no lm_head\.weight"),
         ("capped", {}, "final_logit_softcapping changes the logits"),
