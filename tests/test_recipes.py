@@ -45,6 +45,19 @@ def test_every_recipe_names_its_schema_and_keeps_it(name: str) -> None:
     assert faults(kind_of(name), yaml.safe_load(text)) == []
 
 
+def test_the_figures_beside_a_default_are_those_of_the_table() -> None:
+    poolings = files.read_json(Path("benchmarks/results/ablation-decoder.json"))["poolings"]
+    figures = []
+    for label in ("ata+softmax", "ata+log1p", "mean"):
+        (row,) = [row for row in poolings[label]["rows"] if row["row"] == "decoder-mntp"]
+        figures.append(f"{row['scores']['STS17']['mean']:.1f}")
+    said = "STS17 after mntp and 30 steps: {}, log1p {}, mean {};".format(*figures)
+    lines = [line for path in shipped_recipes().values() for line in path.read_text().splitlines()]
+    chosen = [line for line in lines if "column_transform: softmax" in line]
+    assert len(chosen) == 4
+    assert all(said in line for line in chosen)
+
+
 @pytest.mark.parametrize(
     ("kind", "recipe", "fault"),
     [

@@ -21,16 +21,21 @@ PLAIN = ("F32", "F16", "BF16")  # types that are no quantisation
 VERSION = 1
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is called as GGUF files are, there or not; in capitals too."""
+    return path.suffix.lower() == SUFFIX
+
+
 def find_gguf(path: Path) -> Path | None:
     """The GGUF file that `path` is, or, of a folder without safetensors, the one that lies in it.
 
     Raises MghError if several lie there.
     """
-    if path.suffix == SUFFIX and path.is_file():
+    if is_gguf(path) and path.is_file():
         return path
     if not path.is_dir() or next(path.glob("*.safetensors"), None):
         return None
-    found = sorted(path.glob(f"*{SUFFIX}"))
+    found = sorted(file for file in path.iterdir() if is_gguf(file) and file.is_file())
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise MghError(f"{path} holds {len(found)} GGUF files ({names}): name one of them")

@@ -69,13 +69,13 @@ def resolve_model(name_or_path: str) -> Path:
     folder = Path(name_or_path)
     if (gguf := gguf_folder.find_gguf(folder)) is not None:
         return gguf_folder.dequantised(gguf)
-    if folder.suffix == gguf_folder.SUFFIX:
-        raise MghError(f"{folder} does not exist")
     if folder.is_dir():
         for place in (folder, folder / "export"):
             if (place / "config.json").exists():
                 return place
         raise MghError(f"{folder} holds no model: it has no config.json, and no export/ that has one")
+    if gguf_folder.is_gguf(folder):
+        raise MghError(f"{folder} does not exist")
     if name_or_path.startswith(TINY):
         from mgh_ds.model.tiny import cached_tiny_model
 

@@ -72,8 +72,12 @@ def _layers(config: ModelConfig) -> Iterator[_Layer]:
         run = Path(name)
         if not (run / "config.yaml").is_file():
             raise MghError(f"model.adapters: {name} is no folder of a run: it holds no config.yaml")
-        trained = load_config(RunConfig, ["--config", str(run / "config.yaml")])
-        yield _Layer(name, trained, choose(run, trained.evaluation.metric))
+        try:
+            trained = load_config(RunConfig, ["--config", str(run / "config.yaml")])
+            choice = choose(run, trained.evaluation.metric)
+        except MghError as error:
+            raise MghError(f"model.adapters: {name} cannot be taken: {error}") from None
+        yield _Layer(name, trained, choice)
 
 
 def _check(layer: _Layer, config: ModelConfig, below: Fingerprint) -> None:

@@ -148,4 +148,6 @@ def export_command(
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder holds a model itself, of transformers or a GGUF file."""
-    return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
+    from mgh_ds.model.gguf_folder import find_gguf
+
+    return (folder / "config.json").is_file() or find_gguf(folder) is not None

@@ -123,9 +123,10 @@ def _mask_id(folder: Path, config: RunConfig) -> int:
     assert isinstance(settings, MntpSettings)
     backend = Tokenizer.from_pretrained(folder, max_length=config.model.max_length).backend
     vocabulary = backend.get_vocab()
-    if settings.mask_token in vocabulary:
-        return int(vocabulary[settings.mask_token])
-    # A byte-level vocabulary spells what is not ASCII in characters of its own.
+    known = vocabulary.get(settings.mask_token)
+    # A byte-level vocabulary spells what is not ASCII in characters of its own: its "é" is half a character.
+    if known is not None and "\N{REPLACEMENT CHARACTER}" not in backend.decode([known]):
+        return int(known)
     encoded = backend.encode(settings.mask_token, add_special_tokens=False)
     if len(encoded) != 1 or backend.decode(encoded) != settings.mask_token:
         example = backend.mask_token or next((token for token in ("_", ".", "#") if token in vocabulary), "")

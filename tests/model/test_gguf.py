@@ -112,6 +112,24 @@ def test_a_folder_with_one_file_is_that_file(write: Write, folders: dict[str, Pa
     assert resolve_model(str(tmp_path / "both")) == tmp_path / "both"
 
 
+def test_a_file_is_one_by_its_ending_and_a_folder_never(
+    write: Write, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    capitals = tmp_path / "capitals"
+    capitals.mkdir()
+    file = write().rename(capitals / "MODEL.GGUF")
+    (capitals / "model.gguf").mkdir()
+    (capitals / "gone.gguf").symlink_to(tmp_path / "nowhere")
+    assert resolve_model(str(capitals)) == resolve_model(str(file))
+    named = shutil.copytree(folders["llama"], tmp_path / "folder.gguf")
+    assert resolve_model(str(named)) == named
+    file.unlink()
+    with pytest.raises(MghError, match=r"capitals holds no model: it has no config\.json"):
+        resolve_model(str(capitals))
+    with pytest.raises(MghError, match=r"MODEL\.GGUF does not exist"):
+        resolve_model(str(file))
+
+
 # Made once, whole, and known by its file.
 
 

@@ -1,5 +1,6 @@
 """Adapters of earlier runs lie below new ones, are known by their fingerprint, and are shipped."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +117,10 @@ def test_adapters_of_another_backbone_are_refused_before_it_is_loaded(
         base_fingerprint(with_adapters(mntp, mntp).model.replace(num_layers=2))
     with pytest.raises(MghError, match=r"nowhere is no folder of a run"):
         base_fingerprint(mntp.model.replace(adapters=[str(tmp_path / "nowhere")]))
+    (tmp_path / "begun").mkdir()
+    shutil.copy(mntp.path / "config.yaml", tmp_path / "begun")
+    with pytest.raises(MghError, match=r"model\.adapters: .*begun cannot be taken: .*no complete checkpoint"):
+        base_fingerprint(mntp.model.replace(adapters=[str(tmp_path / "begun")]))
 
 
 def test_adapters_are_not_left_out_in_silence() -> None:

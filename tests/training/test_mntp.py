@@ -4,12 +4,15 @@ Tolerance of gradients: float32, whose sums differ in order only; 1e-5 of a tens
 test_gradients.py.
 """
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from mgh_ds.common.errors import MghError
@@ -223,6 +226,7 @@ def test_shares_beyond_one_are_refused() -> None:
     ("model", "settings", "words"),
     [
         ("decoder", {"mask_token": "[MASK]"}, r"has no token '\[MASK\]'; name one that it has, such as '_'"),
+        ("decoder", {"mask_token": "é"}, "has no token 'é'"),  # its vocabulary's é is the byte 0xE9
         ("tiny-random/bert", {}, "holds a 'bert' model, which is bidirectional already"),
         ("tiny-random/mistral", {}, r"holds no lm_head\.weight"),
         ("capped", {}, "final_logit_softcapping changes the logits"),
@@ -282,6 +286,18 @@ def test_its_store_holds_pairs_for_simcse_that_dropout_alone_tells_apart(
     torch.testing.assert_close(vectors[:, 0], vectors[:, 1], rtol=0, atol=1e-5)
     vectors = embed(model.train(), make_contrastive(batch, tokenizer, STEP)).detach()
     assert ((vectors[:, 0] - vectors[:, 1]).norm(dim=1) > 1e-3).all()
+
+
+def test_the_command_for_simcse_names_the_texts_of_every_source(tmp_path: Path) -> None:
+    data = tmp_path / "runs" / "smollm2-mntp" / "data"
+    stores = [data / f"train-texts-{digest}" for digest in ("0a", "1b")]  # smollm2-mntp has two
+    for store in stores:
+        store.mkdir(parents=True)
+    page = Path("docs/training.md").read_text(encoding="utf-8")
+    (word,) = re.findall(r"--name smollm2-simcse --data\.train (\S.*\]\")", page)
+    command = ["bash", "-c", f"echo {word}"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert yaml.safe_load(found.stdout) == [str(store.relative_to(tmp_path)) for store in stores]
 
 
 def test_draws_are_even() -> None:
