@@ -136,3 +136,13 @@ def test_attention_that_is_no_number_is_refused(folders: dict[str, Path]) -> Non
         encoder.model.get_parameter("backbone.layers.0.self_attn.q_proj.weight").fill_(torch.nan)
     with pytest.raises(MghError, match="holds NaN or infinity"):
         anchors.measure(encoder, TEXTS)
+
+
+def test_what_has_no_token_has_no_attention(folders: dict[str, Path]) -> None:
+    encoder = Encoder.from_pretrained(folders["mistral"], device="cpu")
+    with pytest.raises(MghError, match="no text"):
+        anchors.measure(encoder, [])
+    encoder.tokenizer.appends = False
+    encoder.tokenizer.backend.add_bos_token = False
+    with pytest.raises(MghError, match="text 1 has no token: ''"):
+        anchors.measure(encoder, ["A word.", ""])

@@ -36,8 +36,10 @@ def measure(encoder: Encoder, texts: Sequence[str]) -> dict[str, Any]:
     shown    the first `SHOWN` texts: their tokens and, by column transform and sink, the weights under ATA
              with what else the model's pooling says (its layers, what may be pooled, `clip_multiple`)
 
-    Raises MghError for attention that is NaN or infinite.
+    Raises MghError for no text, for one without a token, and for attention that is NaN or infinite.
     """
+    if not texts:
+        raise MghError("there is no text whose attention could be measured")
     model, tokenizer = encoder.model, encoder.tokenizer
     count = model.backbone.config.num_hidden_layers
     probe = EmbeddingModel(model.backbone, Pooling(PoolingConfig(layers=list(range(count))))).eval()
@@ -47,6 +49,8 @@ def measure(encoder: Encoder, texts: Sequence[str]) -> dict[str, Any]:
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]
             batch = tokenizer.tokenize(part).to(device)
+            for place in (batch.lengths == 0).nonzero().flatten().tolist():
+                raise MghError(f"text {start + place} has no token: {part[place]!r}")
             _, collector = probe.states(batch)
             assert collector is not None
             # [n, L, H] of each text, the heads last in every layer

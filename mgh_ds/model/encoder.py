@@ -169,7 +169,8 @@ class Encoder:
         batch_tokens: int | None = None,
     ) -> NDArray[np.float32]:
         """Embeddings of `texts`, each read under `instruction`, else under the default prompt, if any:
-        `[len(texts), dim]`, of unit length.
+        `[len(texts), dim]`, of unit length; zeros for a text without a token, as an empty one is to a
+        tokenizer that adds none.
 
         Texts of like length share a batch; a text's embedding depends on its batch by rounding only. A batch
         has `batch_size` texts or, where `batch_tokens` is given, at most so many tokens, padding counted; a
@@ -208,7 +209,10 @@ class Encoder:
             ):
                 told = progress if callable(progress) else bar.update
                 for chosen, tokens in batches:
-                    vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
+                    if tokens.input_ids.numel():
+                        vectors[chosen] = self.model(tokens.to(device)).cpu().numpy()
+                    else:
+                        vectors[chosen] = 0.0
                     require_finite([texts[i] for i in chosen], vectors[chosen], self._cause_of_nan)
                     told(len(chosen))
         finally:

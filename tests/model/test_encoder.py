@@ -83,6 +83,21 @@ def test_other_layers_give_other_vectors(folders, minilm):
     assert 0.5 < cosines(both.encode(TEXTS), minilm.encode(TEXTS)).max() < 0.9999
 
 
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_a_text_without_a_token_is_all_zeros(folders, tmp_path, padding_free):
+    """Beside others and among its like: no vector at all, and so a cosine of 0 to everything."""
+    Encoder.from_pretrained(folders["qwen3"]).save(tmp_path / "saved")
+    settings = tmp_path / "saved" / SETTINGS_FILE
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps(content | {"append_eos": False}))
+    open_ended = Encoder.from_pretrained(tmp_path / "saved", padding_free=padding_free)
+    assert not open_ended.tokenizer.appends
+    alone, beside = open_ended.encode(["", ""]), open_ended.encode(["", *TEXTS])
+    assert not alone.any()
+    assert not beside[0].any()
+    np.testing.assert_allclose(beside[1:], open_ended.encode(TEXTS), atol=1e-6)
+
+
 def test_nothing_in_nothing_out(minilm):
     assert minilm.encode([]).shape == (0, 384)
 
