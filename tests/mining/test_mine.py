@@ -24,6 +24,7 @@ from mgh_ds.mining.rescoring import Judge
 from mgh_ds.mining.run import Request, mine
 from mgh_ds.mining.selection import Selection
 from mgh_ds.model.encoder import Encoder
+from mgh_ds.model.onnx_model import OnnxModel
 from mgh_ds.model.tiny import SENTENCES
 from mgh_ds.records.commands import validate_command
 from mgh_ds.records.reader import read_records
@@ -381,20 +382,29 @@ def test_the_verb_mines_and_says_what_it_left_out(records, model, tmp_path, caps
     assert len(result(tmp_path / "out")) == 20
 
 
-@pytest.mark.parametrize("task", [["--negatives", "2", "--relative-max", "inf"], ["--relabel"]])
-def test_the_verb_runs_a_graph_whose_vectors_are_told_from_torchs(task, records, tmp_path):
+def test_the_verb_runs_a_graph_whose_vectors_are_told_from_torchs(records, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model, out = tmp_path / "export", tmp_path / "out"
     encoder = Encoder.from_pretrained("tiny-random/bert", device="cpu")
-    encoder.save(model, onnx=True)
-    words = ["data", "mine", str(records), str(out), "--model", str(model), *task]
-    cli.main([*words, "--backend", "onnx"])
-    assert len(result(out)) == 20
-    queries = Vectors.open(out / "vectors" / "queries")
-    assert "onnx/model.onnx" in queries.manifest.model
+    encoder.save(tmp_path / "export", onnx=True)
     wanted = encoder.encode([record.query for record in read_records(records)])
-    found = np.concatenate([vectors for _, vectors in queries])
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
-    with pytest.raises(SystemExit, match=r"holds other vectors .*onnx/model\.onnx"):
-        cli.main(words)
+    run, forward = [], OnnxModel.forward
+
+    def noted(model, *given):
+        run.append(model)
+        return forward(model, *given)
+
+    monkeypatch.setattr(OnnxModel, "forward", noted)
+    for task in (["--negatives", "2", "--relative-max", "inf"], ["--relabel"]):
+        out = tmp_path / task[0]
+        words = ["data", "mine", str(records), str(out), "--model", str(tmp_path / "export"), *task]
+        run.clear()
+        cli.main([*words, "--backend", "onnx"])
+        assert run
+        assert len(result(out)) == 20
+        queries = Vectors.open(out / "vectors" / "queries")
+        assert "onnx/model.onnx" in queries.manifest.model
+        found = np.concatenate([vectors for _, vectors in queries])
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        with pytest.raises(SystemExit, match=r"holds other vectors .*onnx/model\.onnx"):
+            cli.main(words)
