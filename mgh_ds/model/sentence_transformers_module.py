@@ -25,7 +25,7 @@ from mgh_ds.model.config import DType
 from mgh_ds.model.embedder import EmbeddingModel, cause_of_nan, load_model
 from mgh_ds.model.export import write_model
 from mgh_ds.model.settings import read_settings
-from mgh_ds.model.tokens import Tokenizer
+from mgh_ds.model.tokens import SHORTEST, Tokenizer
 
 # The names that `model_kwargs` may hold.
 DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -53,6 +53,8 @@ class AtaEmbedder(InputModule):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
+        if not isinstance(value, int) or value < SHORTEST:
+            raise MghError(f"max_seq_length must be a whole number of {SHORTEST} or more, found {value!r}")
         check_length(value, self.model.backbone.config)
         self.text_tokenizer.max_length = value
 

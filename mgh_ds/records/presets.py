@@ -208,4 +208,6 @@ def _is_repository(copy: Path) -> bool:
 
 def _known(name: str) -> str:
     near = nearest(name, [*PRESETS])
-    return f"{near}. Formats: {', '.join(FORMATS)}. Presets: {', '.join(PRESETS)} (`mgh-ds data presets`)"
+    return (
+        f"{near or '.'} Formats: {', '.join(FORMATS)}. Presets: {', '.join(PRESETS)} (`mgh-ds data presets`)"
+    )

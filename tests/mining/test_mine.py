@@ -17,11 +17,14 @@ from mgh_ds.distributed.workers import Worker
 from mgh_ds.encoding import work
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.settings import EncodingSettings
+from mgh_ds.encoding.vectors import Vectors
 from mgh_ds.mining import candidates, embedding, rescoring
 from mgh_ds.mining.documents import Documents
 from mgh_ds.mining.rescoring import Judge
 from mgh_ds.mining.run import Request, mine
 from mgh_ds.mining.selection import Selection
+from mgh_ds.model.encoder import Encoder
+from mgh_ds.model.onnx_model import OnnxModel
 from mgh_ds.model.tiny import SENTENCES
 from mgh_ds.records.commands import validate_command
 from mgh_ds.records.reader import read_records
@@ -377,3 +380,31 @@ def test_the_verb_mines_and_says_what_it_left_out(records, model, tmp_path, caps
     assert f"20 records in {tmp_path / 'out' / 'records.jsonl'}; negatives mined: level none: " in said
     assert "left out, not needed: " in said
     assert len(result(tmp_path / "out")) == 20
+
+
+def test_the_verb_runs_a_graph_whose_vectors_are_told_from_torchs(records, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    encoder = Encoder.from_pretrained("tiny-random/bert", device="cpu")
+    encoder.save(tmp_path / "export", onnx=True)
+    wanted = encoder.encode([record.query for record in read_records(records)])
+    run, forward = [], OnnxModel.forward
+
+    def noted(model, *given):
+        run.append(model)
+        return forward(model, *given)
+
+    monkeypatch.setattr(OnnxModel, "forward", noted)
+    for task in (["--negatives", "2", "--relative-max", "inf"], ["--relabel"]):
+        out = tmp_path / task[0]
+        words = ["data", "mine", str(records), str(out), "--model", str(tmp_path / "export"), *task]
+        run.clear()
+        cli.main([*words, "--backend", "onnx"])
+        assert run
+        assert len(result(out)) == 20
+        queries = Vectors.open(out / "vectors" / "queries")
+        assert "onnx/model.onnx" in queries.manifest.model
+        found = np.concatenate([vectors for _, vectors in queries])
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        with pytest.raises(SystemExit, match=r"holds other vectors .*onnx/model\.onnx"):
+            cli.main(words)

@@ -232,12 +232,16 @@ def test_it_is_found_by_its_name_on_the_hub(exported, tmp_path):
     assert (ours.encode(TEXTS) * theirs.encode(TEXTS)).sum(1).min() >= 0.9999
 
 
-def test_a_longer_length_than_the_model_takes_is_refused(folders, tmp_path):
+def test_a_length_that_the_model_does_not_take_is_refused(folders, tmp_path):
     Encoder.from_pretrained(folders["roberta"]).save(tmp_path / "out")
     theirs = AtaEmbedder.load(str(tmp_path / "out"))
     theirs.max_seq_length = 510
     with pytest.raises(MghError, match="max_length is 511, but the model takes at most 510 tokens"):
         theirs.max_seq_length = 511
+    for length in (3, 0, None, 16.0):
+        with pytest.raises(MghError, match=f"must be a whole number of 4 or more, found {length}"):
+            theirs.max_seq_length = length
+    assert theirs.max_seq_length == 510
 
 
 def test_a_model_that_reads_no_instructions_reads_none_there_either(folders, tmp_path):

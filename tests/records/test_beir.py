@@ -119,6 +119,17 @@ def test_the_split(tmp_path: Path) -> None:
     assert queries(None) == ["q0"]
     source = open_input(Origin(folder), "beir")
     assert source.not_read == {"qrels/dev.tsv": "is another split", "qrels/test.tsv": "is another split"}
+    (folder / "qrels" / "notes.txt").write_text("not data")
+    assert open_input(Origin(folder), "beir").not_read["qrels/notes.txt"] == "has another ending"
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_a_file_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+    folder = beir(tmp_path / "data", "7 d0 1\n")
+    (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+    plain = Path(name).name
+    with pytest.raises(MghError, match=rf"has both {plain} and {plain}\.gz: leave one of them there"):
+        open_input(Origin(folder), "beir")
 
 
 def test_packed_texts_are_read(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_the_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"input": "nil"}, r"--format is missing.*did you mean `nli`.*Presets: nli, "),
+        ({"input": "nil"}, r"--format is missing.*did you mean `nli`\? Formats: mgh, .*Presets: nli, "),
         ({"input": "nil", "copy": Path()}, r"there is none called 'nil'; did you mean `nli`"),
         ({"input": "nli", "copy": Path(), "format": "nli"}, "leave --format out"),
         ({"input": "nq", "copy": Path("nq"), "revision": "abc"}, "--revision is for the hub"),

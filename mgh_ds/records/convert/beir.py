@@ -57,22 +57,34 @@ def reads(column: str) -> bool:
 
 def listing(folder: Path, split: str | None) -> Inputs:
     """The corpus, the queries, and the judgements of the split, in this order. Raises MghError if one of them
-    is missing."""
+    is missing, or there twice."""
     if not folder.is_dir():
         raise MghError(f"{folder} is a file, and format 'beir' a folder of corpus, queries and qrels")
     found = input_files(folder)
-    texts = {stem(file): file for file in found.files}
+    texts = _by_stem(folder, found.files)
     for name in (CORPUS, QUERIES):
         if name not in texts:
             raise MghError(f"{folder} has no {name}.jsonl, as a folder of format 'beir' has")
     if not (folder / QRELS).is_dir():
         raise MghError(f"{folder} has no folder {QRELS}, as a folder of format 'beir' has")
-    judged = {stem(file): file for file in input_files(folder / QRELS).files}
+    judgements = input_files(folder / QRELS)
+    judged = _by_stem(folder / QRELS, judgements.files)
     chosen = chosen_split(folder, [*judged], split)
     others = {file.name: "is no part of it" for name, file in texts.items() if name not in (CORPUS, QUERIES)}
     others |= {f"{QRELS}/{file.name}": "is another split" for name, file in judged.items() if name != chosen}
+    others |= {f"{QRELS}/{name}": reason for name, reason in judgements.not_read.items()}
     left = {name: reason for name, reason in found.not_read.items() if name != QRELS}
     return Inputs([texts[CORPUS], texts[QUERIES], judged[chosen]], left | others)
+
+
+def _by_stem(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """The files by the names that say what they are. Raises MghError where two say the same."""
+    found: dict[str, Path] = {}
+    for file in files:
+        other = found.setdefault(stem(file), file)
+        if other != file:
+            raise MghError(f"{folder} has both {other.name} and {file.name}: leave one of them there")
+    return found
 
 
 def records(rows: Iterable[Row], settings: Settings, report: ErrorReport) -> Iterator[Record]:
