@@ -61,14 +61,14 @@ class TextReader:
     def _learn(self, prompts: Iterable[str]) -> None:
         """Prompts are kept as their tokens read: in small letters, where the tokenizer makes them so."""
         for prompt in sorted(prompts, key=len, reverse=True):
-            tokens = self._encode(prompt)
-            self.prompts[self._decode(tokens)] = tokens
+            if tokens := self._encode(prompt):  # every text begins with a prompt of none
+                self.prompts[self._decode(tokens)] = tokens
         head = self.tokenizer.instruction_template.removesuffix("{text}")
         before, after = (self._decode(self._encode(part)) for part in head.split("{instruction}"))
         # With nothing to know it by, every text would seem to begin with an instruction.
         if before.strip() and after.strip():
             self.template = re.compile(f"{re.escape(before)}.+?{re.escape(after)}", re.DOTALL)
-        self.first = {tokens[0] for tokens in self.prompts.values() if tokens}
+        self.first = {tokens[0] for tokens in self.prompts.values()}
         if self.template:
             self.first.add(self._encode(before)[0])
 

@@ -52,6 +52,15 @@ def test_what_only_looks_like_an_instruction_is_pooled(load):
         assert all(reader.row(ids_of(tokenizer, text))[1]), text
 
 
+def test_a_prompt_of_no_token_hides_no_other(load):
+    _, tokenizer = load("minilm", padding_free=True, max_length=40)
+    assert tokenizer.backend(" \n", add_special_tokens=False)["input_ids"] == []
+    prefix = tokenizer.prefix(INSTRUCTION)
+    found = TextReader(tokenizer, [" \n"]).row(ids_of(tokenizer, prefix + "a boat"))
+    assert found == tokenizer._rows([prefix], ["a boat"])[0]
+    assert not all(found[1])
+
+
 def test_a_template_that_nothing_tells_apart_is_not_looked_for(load):
     _, tokenizer = load("llama", padding_free=True, instruction_template="{instruction} {text}")
     reader = TextReader(tokenizer, ["find: "])
