@@ -25,7 +25,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """vLLM's first: nothing else keeps one of several workers busy for so long."""
-    items.sort(key=lambda item: not any("vllm" in mark.args for mark in item.iter_markers("xdist_group")))
+    groups = {item: [mark.args[0] for mark in item.iter_markers("xdist_group")] for item in items}
+    items.sort(key=lambda item: not any(group.startswith("vllm") for group in groups[item]))
 
 
 @pytest.fixture(scope="session")

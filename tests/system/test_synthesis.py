@@ -20,9 +20,9 @@ from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.store import Store
 from mgh_ds.synthesis.schemas import LEVEL_OF
 from tests.system.smollm2 import needs_smollm2
-from tests.system.vllm_marks import NEEDED
+from tests.system.vllm_marks import ENGINES
 
-pytestmark = [*NEEDED, pytest.mark.timeout(1500)]
+pytestmark = [*ENGINES, pytest.mark.timeout(1500)]
 
 
 class Worker:

@@ -19,9 +19,9 @@ from mgh_ds.synthesis.config import EngineConfig, Sampling, VllmConfig
 from mgh_ds.synthesis.engines.port import Completion, EngineDied, Request
 from mgh_ds.synthesis.engines.vllm_process import VllmEngine
 from tests.system.smollm2 import needs_smollm2
-from tests.system.vllm_marks import NEEDED
+from tests.system.vllm_marks import ENGINES
 
-pytestmark = [*NEEDED, pytest.mark.timeout(900)]
+pytestmark = [*ENGINES, pytest.mark.timeout(900)]
 
 NAMES = ["query", "positive", "negative"]
 SCHEMA = {

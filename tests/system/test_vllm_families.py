@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.tiny import CONFIGS, cached_tiny_model
 from tests.system.vllm_embeddings import INSTRUCTION, LEAST_COSINE, part, run_job, texts_of_all_lengths
-from tests.system.vllm_marks import NEEDED
+from tests.system.vllm_marks import FAMILIES
 
-pytestmark = [*NEEDED, pytest.mark.timeout(900)]
+pytestmark = [*FAMILIES, pytest.mark.timeout(900)]
 
 MAX_LENGTH = 64
 WINDOW = {"sliding_window": 4, "use_sliding_window": True}

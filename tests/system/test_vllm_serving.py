@@ -20,9 +20,9 @@ from mgh_ds.model.encoder import Encoder
 from mgh_ds.model.weights import MINILM, SMOLLM2
 from tests.system.smollm2 import needs_smollm2
 from tests.system.vllm_embeddings import INSTRUCTION, LEAST_COSINE, QUIET, part, run_job, texts_of_all_lengths
-from tests.system.vllm_marks import NEEDED
+from tests.system.vllm_marks import ENGINES
 
-pytestmark = [*NEEDED, pytest.mark.timeout(900)]
+pytestmark = [*ENGINES, pytest.mark.timeout(900)]
 
 README, SERVING = Path("README.md"), Path("docs/serving.md")
 EXPORT, USUAL_ADDRESS = "runs/demo/export", "http://127.0.0.1:8000"

@@ -1,12 +1,21 @@
-"""The marks of tests that need vLLM. One worker has them all: an engine takes the cores that there are."""
+"""The marks of tests that need vLLM."""
 
 import importlib.util
 
 import pytest
 
-NEEDED = [
-    pytest.mark.system,
-    pytest.mark.xdist_group("vllm"),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm"),
-]
-"""Beside a time limit of its own."""
+MISSING = importlib.util.find_spec("vllm") is None
+
+
+def needs_vllm(group: str) -> list[pytest.MarkDecorator]:
+    """Beside a time limit of its own. A group stays on one worker: two engines may stand beside each other, but
+    no more, for each takes the cores that there are."""
+    return [
+        pytest.mark.system,
+        pytest.mark.xdist_group(group),
+        pytest.mark.skipif(MISSING, reason="vLLM is not installed: make vllm"),
+    ]
+
+
+ENGINES = needs_vllm("vllm engines")
+FAMILIES = needs_vllm("vllm families")  # as many minutes as all others together
