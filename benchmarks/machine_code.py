@@ -118,7 +118,9 @@ def _loop(body: Sequence[Instruction], scores: int, warps: int) -> Loop:
 
 
 def _during_products(body: Sequence[Instruction]) -> float:
-    under_way, during = False, []
+    """A product that no step waits for is under way in the next."""
+    marks = [one for one in body if one.name.startswith(("HGMMA", "WARPGROUP.DEPBAR"))]
+    under_way, during = bool(marks) and marks[-1].name.startswith("HGMMA"), []
     for one in body:
         if one.name.startswith(("HGMMA", "WARPGROUP.DEPBAR")):
             under_way = one.name.startswith("HGMMA")

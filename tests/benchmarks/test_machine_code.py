@@ -35,6 +35,21 @@ def test_the_innermost_loop_is_found_and_counted(end, serialised):
     assert loop.serial == loop.overlapped + 1000 * max(loop.instructions / 128, loop.exponentials / 16)
 
 
+@pytest.mark.parametrize(("place", "share"), [(0, 0), (1, 0.5), (2, 1)])
+def test_a_product_may_be_under_way_from_one_step_to_the_next(place, share):
+    """It starts last in a step; its wait stands before the next exponentials, between or behind them."""
+    code = [
+        "MUFU.EX2 R1, R1",
+        "MUFU.EX2 R2, R2",
+        "HGMMA.64x64x16.F32.BF16 R24, gdesc[UR12], R24, gsb0",
+        "@P0 BRA 0x0",
+    ]
+    code.insert(place, "WARPGROUP.DEPBAR.LE gsb0, 0x0")
+    text = "\n".join(f"/*{16 * line:04x}*/ {instruction} ;" for line, instruction in enumerate(code))
+    (loop,) = inner_loops(parsed(text), scores=2048, warps=8)
+    assert loop.during_products == share
+
+
 def test_products_of_the_older_kind():
     """One warp's 16 × 8 × 16; they wait for nobody in particular."""
     code = "\n".join(

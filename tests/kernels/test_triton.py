@@ -79,6 +79,14 @@ def test_random_packed_layouts(lengths, tile, ahead, causal, window, group, long
         assert_equal_to_reference(inputs, **options)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_working_ahead_over_several_steps(monkeypatch, causal):
+    """Whole steps alone, one more than a multiple of them, and a single one."""
+    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True))
+    inputs, cu_seqlens = packed_tensors([64, 49, 16], 1, 2, 32)
+    assert_equal_to_reference(inputs, causal=causal, cu_seqlens=cu_seqlens)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     n=st.integers(1, 33),

@@ -139,17 +139,19 @@ def _walk_whole(
 ):
     """The same where all keys are there and seen, in whole steps.
 
-    With AHEAD the scores of the next step are multiplied while this step's exponentials are taken: tensor
-    cores and the units for exponentials work at once (Shah et al., "FlashAttention-3", 2024, section 3.2), at
-    the price of registers for two steps' scores.
+    With AHEAD a step's values are multiplied during the next step's exponentials: tensor cores and the
+    units for exponentials work at once (Shah et al., "FlashAttention-3", 2024, section 3.2). The order of
+    the lines alone makes the compiler do so: the next scores come after this step's weights and before its
+    product, which nothing waits for until the scores after those. `_add` rounds the weights behind that
+    wait: the product under way reads the registers that they are rounded to.
     """
     if AHEAD:
         if begin < end:
             scores = _scores(queries, keys, begin, None, D, BLOCK_D, STEP)
             for step in tl.range(begin, end - STEP, STEP):
-                following = _scores(queries, keys, step + STEP, None, D, BLOCK_D, STEP)
-                state = _take(state, scores, load_tile(values, step, None, D, STEP, BLOCK_D), scale)
-                scores = following
+                weights, shrink, state = _weigh(state, scores, scale)
+                scores = _scores(queries, keys, step + STEP, None, D, BLOCK_D, STEP)
+                state = _add(state, weights, shrink, load_tile(values, step, None, D, STEP, BLOCK_D))
             state = _take(state, scores, load_tile(values, end - STEP, None, D, STEP, BLOCK_D), scale)
     else:
         for step in tl.range(begin, end, STEP):
@@ -167,10 +169,23 @@ def _scores(queries, keys, step, present, D: tl.constexpr, BLOCK_D: tl.constexpr
 @triton.jit
 def _take(state, scores, value, scale):
     """The running softmax with the scores and values of one more step."""
+    weights, shrink, state = _weigh(state, scores, scale)
+    return _add(state, weights, shrink, value)
+
+
+@triton.jit
+def _weigh(state, scores, scale):
+    """The weights of one more step, relative to the new maximum; what the sums so far shrink by; and the new
+    state but for the weighted sum, which `_add` makes."""
     weighted, maximum, total = state
     higher = tl.maximum(maximum, tl.max(scores, 1) * (scale * LOG2_E))
     weights = tl.exp2(scores * (scale * LOG2_E) - higher[:, None])
     shrink = tl.exp2(maximum - higher)
-    total = total * shrink + tl.sum(weights, 1)
+    return weights, shrink, (weighted, higher, total * shrink + tl.sum(weights, 1))
+
+
+@triton.jit
+def _add(state, weights, shrink, value):
+    weighted, maximum, total = state
     weighted = tl.dot(weights.to(value.dtype), value, weighted * shrink[:, None], input_precision="ieee")
-    return weighted, higher, total
+    return weighted, maximum, total

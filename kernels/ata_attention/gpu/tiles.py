@@ -27,7 +27,7 @@ FUSED_SHARED_MEMORY = {"sm_80": 64 * 1024, "sm_90": 128 * 1024, "interpreter": 2
 class Tile(NamedTuple):
     """Rows that a program owns, rows that it reads in one step, and how the compiler is to arrange it.
 
-    `ahead`, of `attention` alone: whether a step's scores are multiplied during the softmax before it.
+    `ahead`, of `attention` alone: whether a step's values are multiplied during the next step's softmax.
     """
 
     own: int
