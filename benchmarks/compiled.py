@@ -27,7 +27,8 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill. fp32 goes without tensor cores, and a product holds whole rows in
 # registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
 # precision one kernel alone may: its tile of 128 rows halves its work, and costs a few bytes under a mask.
-MAY_SPILL_FP32, MAY_SPILL_HALF = 320, {"backward_dq_columns": 32}
+MAY_SPILL_FP32 = 320
+MAY_SPILL_HALF = {"backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
 # Shared memory and registers of one SM, and threads that may wait on it at once.
 SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}
 REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
