@@ -98,6 +98,15 @@ def test_a_score_costs_what_the_budget_allows(reports):
     assert len(whole) == 4 * len(ahead)
     alone = [one for one in whole if one["interior"]["during_products"] < 0.9]
     assert [f"{one['entry']} {one['variant']}" for one in alone] == []
+    # The threads of `fused` meet once behind all tiles to add up the columns, where registers suffice for it.
+    packed = {one["entry"]: one["interior"] for one in found if one["variant"] == "packed"}
+    for entry, barriers, instructions in (
+        ("fused_128 64", 6, 13),
+        ("fused_64 64", 6, 15.9),
+        ("fused_64 128", 8, 18.5),
+    ):
+        assert packed[entry]["barriers"] <= barriers
+        assert packed[entry]["instructions"] <= MARGIN * instructions
     # A gradient through the sums costs the backward pass an eighth product, and nothing beside it that shows.
     cycles = {(one["entry"], one["variant"]): one["overlapped"] for one in found}
     for head_dim in (64, 128):

@@ -62,7 +62,10 @@ def fused_kernel(
     is_key = is_token(tokens, columns, length)
     keys = load_tile(rows_of(k, batch, head // group, start), start * 0, is_key, D, KEYS, BLOCK_D)
     values = load_tile(rows_of(v, batch, head // group, start), start * 0, is_key, D, KEYS, BLOCK_D)
-    received = tl.zeros([KEYS], tl.float32)
+    # What keys receive is added up from tile to tile; where registers suffice each thread does so alone, with
+    # rows r and r + 8 of 16 that it holds of a product, and threads meet but once, behind the last tile.
+    APART: tl.constexpr = KEYS * BLOCK_D <= 64 * 128
+    received = tl.zeros([STEP // 16, 8, KEYS] if APART else [KEYS], tl.float32)
     share = tl.where(length <= KEYS, 1.0, float("nan"))
     for first in tl.range(0, extent, STEP):
         rows = first + tl.arange(0, STEP)
@@ -75,11 +78,16 @@ def fused_kernel(
         weights = tl.exp2(scores * (scale * LOG2_E) - maximum[:, None])
         total = tl.sum(weights, 1)
         weights *= tl.where(present, share / total, 0.0)[:, None]
-        received += tl.sum(weights, 0)
+        if APART:
+            received += tl.sum(tl.reshape(weights, (STEP // 16, 2, 8, KEYS)), 1)
+        else:
+            received += tl.sum(weights, 0)
         weighted = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         logarithm = tl.where(present, maximum + tl.log2(total) * share, float("inf"))
         store_tile(results, first, rows < extent, weighted, D, STEP, BLOCK_D)
         store_numbers(logarithms, rows, rows < extent, logarithm)
+    if APART:
+        received = tl.sum(tl.sum(received, 0), 0)
     # A padding key received nothing from tokens, but HIDDEN leaves no promise about it: its sum is 0 by rule.
     received = tl.where(is_key, received, 0.0)
     store_numbers(rows_of(sums, batch, head, start), columns, columns < extent, received)
