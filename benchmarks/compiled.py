@@ -26,7 +26,8 @@ SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024}
 TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill. fp32 goes without tensor cores, and a product holds whole rows in
 # registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
-# precision one kernel alone may: its tile of 128 rows halves its work, and costs a few bytes under a mask.
+# precision these may, where a larger tile saves far more work than a few bytes cost: 128 rows of queries
+# under a mask, and steps of 32 rows at head dimension 256.
 MAY_SPILL_FP32 = 320
 MAY_SPILL_HALF = {"backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
 # Shared memory and registers of one SM, and threads that may wait on it at once.

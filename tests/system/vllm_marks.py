@@ -9,7 +9,7 @@ MISSING = importlib.util.find_spec("vllm") is None
 
 def needs_vllm(group: str) -> list[pytest.MarkDecorator]:
     """Beside a time limit of its own. A group stays on one worker: no more engines than groups stand beside
-    one another: each takes the cores that there are."""
+    one another, for each takes the cores that there are."""
     return [
         pytest.mark.system,
         pytest.mark.xdist_group(group),
