@@ -63,11 +63,11 @@ class Cell:
     Attributes:
         row: the recipe's name; the seeds of one row and pooling are averaged.
         pooling: the label of its `PoolingChoice`.
-        config: the whole recipe of this run; its folder is `config.path`.
+        config: the whole recipe of this run; its folder is `config.path`, and its `evaluation.interpolate`
+            the share of what was learnt at which it is scored.
         arguments: what `mgh-ds train` is started with.
-        interpolate: of a cell that is not trained but lies between the untrained model (0) and the trained
-            one of `source` (1).
-        source: that cell's folder.
+        source: of a cell that is not trained but lies between the untrained model and another cell's, that
+            cell's folder.
     """
 
     row: str
@@ -75,7 +75,6 @@ class Cell:
     seed: int | None
     config: RunConfig
     arguments: tuple[str, ...]
-    interpolate: float = 1.0
     source: Path | None = None
 
     @property
@@ -140,8 +139,9 @@ def _with_those_between(cell: Cell, interpolate: Sequence[float]) -> list[Cell]:
     between = []
     for share in dict.fromkeys(interpolate):
         row = f"{cell.row}@{share:g}"
-        config = cell.config.replace(name=cell.name.replace(cell.row, row, 1))
-        between.append(Cell(row, cell.pooling, cell.seed, config, (), share, cell.path))
+        evaluation = cell.config.evaluation.replace(interpolate=share)
+        config = cell.config.replace(name=cell.name.replace(cell.row, row, 1), evaluation=evaluation)
+        between.append(Cell(row, cell.pooling, cell.seed, config, (), cell.path))
     return [cell, *between]
 
 

@@ -96,7 +96,9 @@ class Scores:
         training = recipe["training"]
         if training.get("guide") is None:  # as in cells of before there were any
             recipe["training"] = {key: value for key, value in training.items() if key != "guide"}
-        return recipe | {"data": {"train": self.data} | _mixture(recipe["data"]["train"])} | backbone
+        share = self.recipe["evaluation"].get("interpolate")
+        known = {} if share is None else {"interpolate": share}  # of the weights that were scored
+        return recipe | known | {"data": {"train": self.data} | _mixture(recipe["data"]["train"])} | backbone
 
 
 def _mixture(train: list[str | dict[str, Any]]) -> dict[str, Any]:
@@ -109,9 +111,10 @@ def _mixture(train: list[str | dict[str, Any]]) -> dict[str, Any]:
 
 
 def differing_keys(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
-    """Where two cells differ in what is compared; which backbone they had counts where both know."""
+    """Where two cells differ in what is compared; which backbone they had, and at which share of what was
+    learnt they were scored, counts where both know."""
     return [
         found
         for found in differences(first, second)
-        if found.key != "backbone" or NO_KEY not in (found.first, found.second)
+        if found.key not in ("backbone", "interpolate") or NO_KEY not in (found.first, found.second)
     ]

@@ -25,7 +25,7 @@ PAPER = {
     "fine_to_coarse": 7,
 }
 REFERENCE = "coarse_to_fine"
-FREE = ("name", "seed", "curriculum")  # in which rows may differ in any table
+FREE = ("name", "seed", "curriculum", "interpolate")  # in which rows may differ in any table
 MEAN = "mean"
 
 
@@ -52,8 +52,9 @@ def read_cells(folder: Path) -> list[Scores]:
 
 
 def check_alike(cells: Sequence[Scores], vary: Sequence[str] = ()) -> None:
-    """Raises MghError when trained cells differ in more than name, seed, curriculum, pooling and the keys
-    `vary`: they would not be comparable. Cells of one pooling agree in all its settings, too."""
+    """Raises MghError when trained cells differ in more than name, seed, curriculum, pooling, share of what
+    was learnt and the keys `vary`: they would not be comparable. Cells of one pooling agree in all its
+    settings, too."""
     trained = [cell for cell in cells if cell.seed is not None]
     may_differ = {*FREE, *vary}
     if may_differ & {"model.name_or_path", "model.adapters"}:

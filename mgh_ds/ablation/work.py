@@ -61,7 +61,9 @@ def train(cell: Cell, backbone: dict[str, str], ranks: int) -> None:
             Encoder(*build_run_model(untrained, backbone), untrained.name_or_path).save(cell.path / "export")
         return
     if cell.source is not None:
-        export_run(cell.source, cell.path / "export", interpolate=cell.interpolate, replace=True)
+        export_run(
+            cell.source, cell.path / "export", interpolate=cell.config.evaluation.interpolate, replace=True
+        )
         return
     log = cell.path.parent / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

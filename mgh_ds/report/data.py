@@ -156,6 +156,7 @@ class RunInfo(BaseModel):
     mfu: float | None = None
     metric: str | None = None  # by which the best evaluation was chosen
     best_step: int | None = None  # whose checkpoint is exported
+    interpolate: float = 1.0  # share of what was learnt in the weights that are scored and exported
     memory_bytes: int | None = None  # at most
     wait_shares: dict[str, float] = {}  # by what training stood still for
 

@@ -92,6 +92,7 @@ def overview(run: Run) -> list[tuple[str, str]]:
         ("Steps", f"{len(run.steps):,}"),
         ("Global batch", f"{info.global_batch:,} records" if info.global_batch else None),
         ("Parameters", _parameters(info.parameters)),
+        ("Scored and exported", _weights(info.interpolate)),
         ("Throughput", _throughput(info.texts_per_s, info.tokens_per_s)),
         ("Model FLOPs utilisation", _percent(info.mfu) or ("unknown" if info.finished else None)),
         ("Memory, at most", f"{info.memory_bytes / 1e9:.3g} GB" if info.memory_bytes else None),
@@ -103,6 +104,10 @@ def overview(run: Run) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in info.versions.items()) or None),
     ]
     return [(name, value) for name, value in known if value]
+
+
+def _weights(share: float) -> str | None:
+    return None if share == 1 else f"weights at {share:g} of the way from the backbone's to the trained"
 
 
 def wall_seconds(run: Run) -> float:

@@ -112,6 +112,7 @@ def _adapter(layer: _Layer) -> Adapter:
 
 
 def _scale(layer: _Layer) -> float:
+    """Of B·A as the run's export has it merged."""
     lora = layer.config.model.lora
     assert lora is not None, "checked before"
-    return lora.alpha / lora.rank
+    return layer.config.evaluation.interpolate * lora.alpha / lora.rank

@@ -73,9 +73,8 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--interpolate",
         metavar="A",
         type=float,
-        default=1.0,
-        help="weights between those that training began with (0) and the run's (1, the default): what lies "
-        "between keeps more of what the backbone could do",
+        help="weights between those that training began with (0) and the run's (1): what lies between keeps "
+        "more of what the backbone could do; default: the recipe's evaluation.interpolate",
     )
     parser.add_argument(
         "--query-instruction",
@@ -100,7 +99,7 @@ def export_command(
     output: Path,
     checkpoint: str | None = None,
     dimensions: int | None = None,
-    interpolate: float = 1.0,
+    interpolate: float | None = None,
     query_instruction: str | None = None,
     onnx: bool = False,
     int8: bool = False,
@@ -130,12 +129,14 @@ def export_command(
     else:
         if not run_folder.exists() and run_folder.parts[:-1] and run_folder.parent.is_dir():
             raise MghError(f"{run_folder} does not exist: {run_folder.parent} has none of that name")
-        of_runs = {"--checkpoint": checkpoint, "--query-instruction": query_instruction}
+        of_runs = {
+            "--checkpoint": checkpoint,
+            "--interpolate": interpolate,
+            "--query-instruction": query_instruction,
+        }
         given = [name for name, value in of_runs.items() if value is not None]
-        if given or interpolate != 1:
-            raise MghError(
-                f"{(given or ['--interpolate'])[0]} is for runs, and {run_folder} is no run folder"
-            )
+        if given:
+            raise MghError(f"{given[0]} is for runs, and {run_folder} is no run folder")
         from mgh_ds.model.encoder import Encoder
 
         Encoder.from_pretrained(run_folder, dimensions=dimensions, device="cpu").save(

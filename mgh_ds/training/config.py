@@ -155,6 +155,9 @@ class EvaluationConfig(Settings):
     null: all steps are trained."""
     batch_size: int = Field(default=64, gt=0)
     """Texts a forward pass."""
+    interpolate: float = Field(default=1.0, ge=0, le=1)
+    """Which weights are scored and exported: 1 is those of training, 0 those that it began with, 0.5 half-way
+    between (WiSE-FT), which keeps more of what the backbone could do. Training itself is the same."""
     heat_map_texts: int = Field(default=6, gt=0)
     """For how many held-out texts the token weights are kept for the report's heat map."""
 

@@ -34,8 +34,9 @@ LEVEL = "levels."  # and the level: its accuracy
 RETRIEVAL = ("ndcg_at_", "map_at_", "mrr_at_")  # mteb's names of metrics begin so
 
 Line = dict[str, Any]
-"""A line of kind "evaluation": step, label, seconds; then scores, metrics and data by task, levels, and
-`value` of `metric` where the recipe names one; or the problem that it failed with."""
+"""A line of kind "evaluation": step, label, seconds, and `interpolate` where it is below 1; then scores,
+metrics and data by task, levels, and `value` of `metric` where the recipe names one; or the problem that it
+failed with."""
 
 
 class Scored(Protocol):
@@ -88,10 +89,16 @@ class Evaluations:
 
     def check(self, step: int) -> None:
         """Raises MghError if an MTEB task's data are not those that the log's evaluations up to `step`
-        scored: neither which was best nor what training changed could be told from such figures. Held-out
-        records are the checkpoint's to check."""
+        scored, or the weights were at another share of what was learnt: neither which was best nor what
+        training changed could be told from such figures. Held-out records are the checkpoint's to check."""
         tasks = {name: data for name, data in self._data.items() if name in self.config.tasks}
-        on_main(lambda: check_data(evaluation_lines(self.folder), step, tasks))
+
+        def look() -> None:
+            lines = evaluation_lines(self.folder)
+            check_data(lines, step, tasks)
+            check_weights(lines, step, self.config.interpolate)
+
+        on_main(look)
 
     def resume(self) -> None:
         """Takes up what the log says, once it is rewound."""
@@ -151,6 +158,8 @@ class Evaluations:
         label = label_of(step, self.last_step)
         encoder = Encoder(model, tokenizer, self._name, origin)
         line: Line = {"kind": "evaluation", "step": step, "label": label}
+        if self.config.interpolate < 1:
+            line["interpolate"] = self.config.interpolate
         try:
             scored = on_all_ranks(encoder, lambda shared: self._score(shared, encoder, label))
             line |= self._figures(scored) if scored is not None else {}
@@ -254,6 +263,19 @@ def check_data(lines: Sequence[Line], step: int, data: Mapping[str, Any]) -> Non
                     f"{'; '.join(map(str, changed))}. Put evaluation.data_dir and evaluation.languages back, "
                     f"take {task} out of evaluation.tasks, or choose another --name"
                 )
+
+
+def check_weights(lines: Sequence[Line], step: int, interpolate: float) -> None:
+    """Raises MghError if a line up to `step` scored weights at another share of what was learnt. Before
+    training all shares are the same."""
+    for line in lines:
+        found = line.get("interpolate", 1.0)
+        if 0 < line["step"] <= step and found != interpolate:
+            raise MghError(
+                f"the evaluation after step {line['step']} scored the weights of evaluation.interpolate "
+                f"{found:g}, and now it is {interpolate:g}: put it back, choose another --name, or leave the "
+                "run and have mgh-ds export --interpolate write other weights"
+            )
 
 
 def label_of(step: int, last_step: int) -> str:

@@ -9,7 +9,6 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.score_tables import COMPARISON_HEADER, comparisons, markdown_table
 from mgh_ds.curriculum.config import order_of
 from mgh_ds.losses.settings import LossSettings, MatryoshkaSettings, WeightedSumSettings
-from mgh_ds.model.adapters import DOWN
 from mgh_ds.model.card import metadata, usage
 from mgh_ds.model.embedder import EmbeddingModel
 from mgh_ds.model.export import export, why_ours
@@ -21,6 +20,7 @@ from mgh_ds.training.adapters import base_fingerprint, build_run_model
 from mgh_ds.training.choice import Choice, choose
 from mgh_ds.training.config import RunConfig
 from mgh_ds.training.evaluations import evaluation_lines, label_of
+from mgh_ds.training.interpolation import between
 from mgh_ds.training.objectives import MntpSettings
 from mgh_ds.training.run_folder import RunFolder
 from mgh_ds.training.state import trainable, weight_shapes
@@ -28,18 +28,18 @@ from mgh_ds.training.tensor_file import open_file
 
 
 def load_run(
-    run: Path, which: str | None = None, interpolate: float = 1.0
+    run: Path, which: str | None = None, interpolate: float | None = None
 ) -> tuple[EmbeddingModel, Tokenizer, RunConfig, Choice]:
     """Model, tokenizer and configuration of a run at one of its checkpoints: "best" by the recipe's metric,
     "newest", or the number of a step; None: the best where the recipe names a metric, else the newest.
 
     With `interpolate` α below 1 the weights are (1 − α) times those that training began with and α times the
-    run's (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903).
+    run's (mgh_ds.training.interpolation); None: the recipe's `evaluation.interpolate`.
 
     Raises MghError if the folder is not a run, has no such checkpoint, or the backbone is another now than
     the one that it was trained on, and for an α that is not from 0 to 1.
     """
-    if not 0 <= interpolate <= 1:
+    if interpolate is not None and not 0 <= interpolate <= 1:
         raise MghError(f"--interpolate is {interpolate:g}; it must be from 0, the backbone, to 1, the run")
     if not (run / "config.yaml").is_file():
         raise MghError(f"{run} is not a run folder: it holds no config.yaml")
@@ -48,17 +48,19 @@ def load_run(
     base = base_fingerprint(config.model)
     _check_backbone(choice, config, base)
     model, tokenizer = build_run_model(config.model, base, seed=config.seed)
+    share = _share(config, interpolate)
     weights, parameters = open_file(choice.path / checkpoint.WEIGHTS), trainable(model)
     if weights.shapes != weight_shapes(parameters):
         raise MghError(
             f"{choice.path / checkpoint.WEIGHTS} does not fit the model that {run / 'config.yaml'} describes"
         )
     for name, parameter in parameters.items():
-        # What adapters add is B·A, from B = 0 on: A as it is and a share of B are that share of the sum.
-        share = 1.0 if name.endswith(DOWN) else interpolate
-        learnt = weights.read(name)
-        parameter.data.copy_(learnt if share == 1 else parameter.data.float().lerp(learnt, share))
+        parameter.data.copy_(between(parameter.data, weights.read(name), share, name))
     return model.eval(), tokenizer, config, choice
+
+
+def _share(config: RunConfig, interpolate: float | None) -> float:
+    return config.evaluation.interpolate if interpolate is None else interpolate
 
 
 def _check_backbone(choice: Choice, config: RunConfig, base: Fingerprint) -> None:
@@ -82,7 +84,7 @@ def export_run(
     which: str | None = None,
     *,
     dimensions: int | None = None,
-    interpolate: float = 1.0,
+    interpolate: float | None = None,
     query_instruction: str | None = None,
     replace: bool = False,
     onnx: bool = False,
@@ -100,7 +102,8 @@ def export_run(
             "--query-instruction out: export it without"
         )
     model.cut_to(dimensions)
-    card = model_card(config, choice, run, interpolate, dim=model.dim, reason=why_ours(model, tokenizer))
+    share = _share(config, interpolate)
+    card = model_card(config, choice, run, share, dim=model.dim, reason=why_ours(model, tokenizer))
     prompts = {name: tokenizer.prefix(text) for name, text in instructions(config).items()}
     if query_instruction:
         prompts["query"] = tokenizer.prefix(query_instruction)
@@ -134,15 +137,16 @@ def model_card(
     config: RunConfig,
     choice: Choice,
     run: Path,
-    interpolate: float = 1.0,
+    interpolate: float,
     *,
     dim: int,
     reason: str | None,
 ) -> str:
     """The exported folder's README.md: what the model is, how it was trained and what it scored, which is
-    known of the run's own weights alone. `dim` is the length of an embedding, `reason` what `why_ours`
-    says."""
+    known of the weights that the run scored alone. `interpolate` is the share of what was learnt, `dim` the
+    length of an embedding, `reason` what `why_ours` says."""
     training, pooling = config.training, config.model.pooling
+    are_scored = interpolate == config.evaluation.interpolate
     lines = [
         *metadata(config.model.name_or_path),
         f"# {config.name}",
@@ -162,7 +166,7 @@ def model_card(
         f"texts are cut to {config.model.max_length} tokens.",
         "",
         *usage(reason),
-        *(_score_lines(RunFolder(run), choice.step, training.steps) if interpolate == 1 else []),
+        *(_score_lines(RunFolder(run), choice.step, training.steps) if are_scored else []),
     ]
     return "\n".join(lines) + "\n"
 

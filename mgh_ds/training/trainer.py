@@ -41,6 +41,7 @@ from mgh_ds.training.config import RunConfig
 from mgh_ds.training.data import open_training_data
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.evaluations import Evaluations, Scorer
+from mgh_ds.training.interpolation import Interpolation
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.loggers.opening import Loggers, open_loggers
 from mgh_ds.training.needs import check_dims, check_needs
@@ -94,6 +95,7 @@ class Trainer:
                 print(words)
             self.evaluations.check(self.checkpoint[1]["step"])
         self.model, self.tokenizer = build_run_model(config.model, self.backbone, seed=config.seed)
+        self.interpolation = Interpolation(self.model, config.evaluation.interpolate)
         if isinstance(training.objective, ContrastiveSettings):
             check_dims(config.stage_losses(), self.model.dim)
         # The prefetching thread is at work with the other, which is not made for two.
@@ -169,7 +171,8 @@ class Trainer:
         if is_main():
             self.writer.tidy()
         if step < self.plan.steps:
-            self.evaluations.conclude(self.model, self.tokenizer)
+            with self.interpolation.shown(self.engine):
+                self.evaluations.conclude(self.model, self.tokenizer)
             if is_main():
                 print(f"ended early, after {step} of {self.plan.steps} steps: {self.evaluations.verdict}")
         on_main(lambda: self._write_summary(started, step))
@@ -183,10 +186,15 @@ class Trainer:
         """Evaluates the run after `step` steps; returns the step last saved, which is this one if it is the
         best so far."""
         origin = {
-            "weights": {checkpoint.BACKBONE: self.backbone, "step": step},
+            "weights": {
+                checkpoint.BACKBONE: self.backbone,
+                "step": step,
+                **({} if self.interpolation.share == 1 else {"interpolate": self.interpolation.share}),
+            },
             "settings": self.config.model.model_dump(),
         }
-        self.evaluations.evaluate(step, self.model, self.own_tokenizer, origin, self.log)
+        with self.interpolation.shown(self.engine):
+            self.evaluations.evaluate(step, self.model, self.own_tokenizer, origin, self.log)
         if self.evaluations.best == step:
             if saved < step:
                 self._save(step)
@@ -366,6 +374,7 @@ class Trainer:
             "steps": step,
             "metric": self.config.evaluation.metric,
             "best_step": self.evaluations.best,
+            "interpolate": self.interpolation.share,
             "global_batch": self.plan.global_batch,
             "parameters": {
                 "total": sum(parameter.numel() for parameter in parameters),

@@ -156,6 +156,18 @@ def test_a_cell_of_before_there_were_guides_is_as_one_without(recipes: list[str]
         scores.check(other, "data", {"config.json": "1"}, {})
 
 
+def test_weights_at_another_share_of_what_was_learnt_make_another_cell(
+    recipes: list[str], tmp_path: Path
+) -> None:
+    _, whole, half = make_grid([Path(recipes[0])], ["ata"], 1, tmp_path, interpolate=[0.5])
+    scores = Scores.of(half, "data", {"config.json": "1"})
+    scores.check(half, "data", {"config.json": "1"}, {})
+    with pytest.raises(MghError, match=r"made otherwise; differing: .*interpolate: 0\.5 → 1\.0"):
+        scores.check(whole, "data", {"config.json": "1"}, {})
+    del scores.recipe["evaluation"]["interpolate"]  # a cell of before recipes could say it
+    scores.check(half, "data", {"config.json": "1"}, {})
+
+
 def test_the_same_data_in_other_shares_make_another_cell(recipes: list[str], tmp_path: Path) -> None:
     cell = make_grid([Path(recipes[0])], ["ata"], 1, tmp_path)[-1]
     scores = Scores.of(cell, "data", {"config.json": "1"})

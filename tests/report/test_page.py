@@ -110,15 +110,18 @@ def test_what_a_run_has_measured_is_shown_beside_its_throughput(make_run):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     info = json.loads((folder / "run.json").read_text())
     info |= {"mfu": 0.4, "memory_bytes": 2_500_000_000, "padding_saved": 0.45, "padding_spent": 0.0}
-    info |= {"wait_shares": {"batches": 0.031, "checkpoints": 0.004, "evaluations": 0.2}}
+    info |= {"interpolate": 0.5, "wait_shares": {"batches": 0.031, "checkpoints": 0.004, "evaluations": 0.2}}
     (folder / "run.json").write_text(json.dumps(info))
     page = page_of(folder)
     facts = ("Model FLOPs utilisation40 %", "Memory, at most2.5 GB", "Padding45 % saved")
-    for fact in (*facts, "Waiting for batches3.1 %", "Waiting for evaluations20 %"):
+    facts += ("Waiting for batches3.1 %", "Waiting for evaluations20 %")
+    facts += ("Scored and exportedweights at 0.5 of the way from the backbone's to the trained",)
+    for fact in facts:
         assert fact in page.text
     for heading in ("Model FLOPs utilisation in percent", "Memory in GB", "Padding saved in percent"):
         assert heading in page.text
     assert "Padding spent" not in page.text
+    assert "Scored and exported" not in page_of(make_run(name="other")).text
     assert len(page.all("svg", role="img")) == 7 + 4
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mgh_ds.common import files
+from mgh_ds.common.config import dump_config, load_config
 from mgh_ds.common.errors import MghError
 from mgh_ds.model.config import ModelConfig
 from mgh_ds.model.embedder import build_model
@@ -56,6 +57,16 @@ def test_what_is_merged_is_what_the_run_would_export(mntp: RunConfig, tmp_path: 
         torch.testing.assert_close(between[name], weight.lerp(exported[name], 0.25), rtol=0, atol=1e-7)
     card = (tmp_path / "between" / "README.md").read_text()
     assert "The weights lie between its own (0.25) and the backbone's." in card
+    half = load_config(
+        RunConfig, ["--config", str(mntp.path / "config.yaml"), "--evaluation.interpolate", "0.25"]
+    )
+    (tmp_path / "half").mkdir()
+    shutil.copytree(mntp.path, tmp_path / "half" / "run", ignore=shutil.ignore_patterns(".lock"))
+    (tmp_path / "half" / "run" / "config.yaml").write_text(dump_config(half))
+    quarter = on_top.replace(adapters=[str(tmp_path / "half" / "run")])
+    less, _ = build_run_model(quarter, base_fingerprint(quarter))
+    for name, weight in less.backbone.state_dict().items():
+        torch.testing.assert_close(weight, between[name], rtol=0, atol=1e-7)
     with pytest.raises(MghError, match=r"--interpolate is 1\.5; it must be from 0"):
         load_run(mntp.path, interpolate=1.5)
     with pytest.raises(MghError, match=r"mntp has another checkpoint now than when it was checked"):
