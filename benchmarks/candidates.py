@@ -14,7 +14,8 @@ from benchmarks import compiled
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
-Shapes = tuple[tuple[int, int, int, int] | tuple[int, int, int, int, bool], ...]
+Shape = tuple[int, int, int, int] | tuple[int, int, int, int, bool] | tuple[int, int, int, int, bool, int]
+Shapes = tuple[Shape, ...]
 Bands = tuple[tuple[int, Shapes], ...]
 """Tiles up to a head dimension. What larger ones would spill hopelessly takes minutes to compile."""
 
@@ -22,15 +23,17 @@ HALF: dict[str, Bands] = {
     "attention": (
         (64, (
             (128, 128, 8, 2), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 4, 2), (64, 64, 4, 3),
-            (128, 64, 8, 3, True), (128, 128, 8, 2, True),
+            (128, 64, 8, 3, True), (128, 128, 8, 2, True), (128, 64, 8, 3, False, 128),
+            (128, 64, 8, 3, True, 128),
         )),
         (128, (
-            (128, 128, 8, 2), (128, 64, 8, 3, True), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 3),
-            (64, 64, 4, 2), (128, 32, 8, 2), (64, 32, 4, 2), (128, 128, 8, 2, True),
+            (128, 128, 8, 2), (128, 64, 8, 3, True, 128), (128, 64, 8, 3, True), (128, 64, 8, 3),
+            (128, 64, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (128, 32, 8, 2), (64, 32, 4, 2),
+            (128, 128, 8, 2, True),
         )),
         (256, (
             (128, 64, 8, 2), (128, 32, 8, 3), (128, 32, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2), (64, 32, 4, 1),
-            (128, 32, 8, 3, True),
+            (128, 32, 8, 3, True), (128, 32, 8, 2, True, 64),
         )),
     ),
     "column_sums": (

@@ -6,7 +6,7 @@ alignment.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
@@ -27,9 +27,10 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill. fp32 goes without tensor cores, and a product holds whole rows in
 # registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
 # precision these may, where a larger tile saves far more work than a few bytes cost: 128 rows of queries
-# under a mask, and steps of 32 rows at head dimension 256.
+# under a mask, steps of 32 rows at head dimension 256, and in packed batches steps of 128 keys, which leave
+# no room for a few numbers that nothing needs before the last keys are read.
 MAY_SPILL_FP32 = 320
-MAY_SPILL_HALF = {"backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
+MAY_SPILL_HALF = {"attention": 24, "backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
 # Shared memory and registers of one SM, and threads that may wait on it at once.
 SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}
 REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
@@ -117,8 +118,9 @@ def compiling_for(table: str) -> Iterator[list[Compiled]]:
         del self.device_caches[0]
         if before is not None:
             self.device_caches[0] = before
-        scores = options.get("OWN", options.get("KEYS", 0)) * options.get("STEP", 0)
-        found.append(_inspect(self.__name__, kernel, scores))
+        own = options.get("OWN", options.get("KEYS", 0))
+        steps = {options[name] for name in ("STEP", "WHOLE") if name in options}
+        found.append(_inspect(self.__name__, kernel, sorted(own * step for step in steps)))
 
     driver = triton.runtime.driver
     before = driver._active
@@ -149,10 +151,10 @@ class _Chip:
         return 0
 
 
-def _inspect(name: str, kernel: Any, scores: int) -> Compiled:
+def _inspect(name: str, kernel: Any, scores: Sequence[int]) -> Compiled:
     """What the binary says of itself: Triton keeps no such account, and asks the chip, when it is there.
 
-    Each step of an inner loop computes `scores`.
+    Each step of an inner loop computes so many scores as one of `scores` says.
     """
     report = dumped(kernel.asm["cubin"])
     registers, stack = (re.search(rf"{key}:(\d+)", report) for key in ("REG", "STACK"))

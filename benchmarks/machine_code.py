@@ -35,7 +35,8 @@ class Loop(NamedTuple):
     `instructions`, `exponentials`: issued by single threads. `multiplications`: of the tensor cores.
     `serialised`: a product of `wgmma` waits for the one before, though both add to the same registers: what
     ptxas warns of as C7515. `barriers`: a step, of the whole program. `during_products`: the share of the
-    exponentials that are issued while a product of `wgmma` is under way.
+    exponentials that are issued while a product of `wgmma` is under way. `spills`: instructions that put
+    registers away or fetch them.
     """
 
     instructions: float
@@ -45,6 +46,7 @@ class Loop(NamedTuple):
     serialised: bool
     barriers: int
     during_products: float
+    spills: int
 
     @property
     def overlapped(self) -> float:
@@ -82,11 +84,15 @@ def parsed(text: str) -> list[Instruction]:
     ]
 
 
-def inner_loops(code: Sequence[Instruction], scores: int, warps: int) -> list[Loop]:
-    """The innermost loops that compute exponentials, in order; each step makes `scores` of them."""
-    return [
-        _loop(body, scores, warps) for body in _innermost(code) if any(one.name == "MUFU.EX2" for one in body)
-    ]
+def inner_loops(code: Sequence[Instruction], scores: Sequence[int], warps: int) -> list[Loop]:
+    """The innermost loops that compute exponentials, in order. A step makes one of the numbers `scores` of
+    them: the one that its exponentials come nearest to."""
+    found = []
+    for body in _innermost(code):
+        exponentials = WARP * warps * sum(one.name == "MUFU.EX2" for one in body)
+        if exponentials:
+            found.append(_loop(body, min(scores, key=lambda each: abs(exponentials - each)), warps))
+    return found
 
 
 def _innermost(code: Sequence[Instruction]) -> Iterator[Sequence[Instruction]]:
@@ -114,6 +120,7 @@ def _loop(body: Sequence[Instruction], scores: int, warps: int) -> Loop:
         serialised=any(_waits(*pair) for pair in pairwise(products)),
         barriers=sum(one.name.startswith(("BAR.SYNC", "WARPSYNC.COLLECTIVE")) for one in body),
         during_products=_during_products(body),
+        spills=sum(one.name.startswith(("LDL", "STL")) for one in body),
     )
 
 

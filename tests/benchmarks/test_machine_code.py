@@ -23,7 +23,7 @@ SASS = """
 @pytest.mark.parametrize(("end", "serialised"), [("", False), (", gsb0 ", True)])
 def test_the_innermost_loop_is_found_and_counted(end, serialised):
     """Of three loops the one that holds no other and computes exponentials; 8 warps, 2,048 scores a step."""
-    (loop,) = inner_loops(parsed(SASS.replace("{first}", end)), scores=2048, warps=8)
+    (loop,) = inner_loops(parsed(SASS.replace("{first}", end)), scores=[1024, 2048, 4096], warps=8)
     assert loop.instructions == 6 * 256 / 2048
     assert loop.exponentials == 256 / 2048
     # Two products of 64 × 64 × 16 in each of two warpgroups.
@@ -46,7 +46,7 @@ def test_a_product_may_be_under_way_from_one_step_to_the_next(place, share):
     ]
     code.insert(place, "WARPGROUP.DEPBAR.LE gsb0, 0x0")
     text = "\n".join(f"/*{16 * line:04x}*/ {instruction} ;" for line, instruction in enumerate(code))
-    (loop,) = inner_loops(parsed(text), scores=2048, warps=8)
+    (loop,) = inner_loops(parsed(text), scores=[2048], warps=8)
     assert loop.during_products == share
 
 
@@ -59,7 +59,7 @@ def test_products_of_the_older_kind():
             "/*0020*/ @P0 BRA 0x0 ;",
         ]
     )
-    (loop,) = inner_loops(parsed(code), scores=16 * 8 * 4, warps=4)
+    (loop,) = inner_loops(parsed(code), scores=[16 * 8 * 4], warps=4)
     assert loop.multiplications == 16
     assert not loop.wgmma
     assert not loop.serialised

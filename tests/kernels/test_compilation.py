@@ -64,8 +64,12 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
     if size == 2:
         spilling = {one["entry"]: one["spills"] for one in found if one["spills"]}
         few = {f"backward_dq_columns {d}" for d in (32, 64, 96, 128)}
-        assert set(spilling) <= few | {"backward_dkv 256", "backward_dkv_columns 256"}
-        assert max(spilling.values(), default=0) <= 16
+        few |= {"backward_dkv 256", "backward_dkv_columns 256"}
+        packed = {"attention 96", "attention 128"} if table == "sm_90" else set()
+        assert set(spilling) <= few | packed
+        assert max((spilling[entry] for entry in set(spilling) & few), default=0) <= 16
+        several = [one for one in found if one["entry"] in packed and one["spills"]]
+        assert all(one["variant"].startswith("packed") and one["spills"] <= 24 for one in several)
         expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
         others = {one["entry"] for one in found if one["tensor_cores"] != expected}
         # The one exception, by name: the fused kernel's rows, if wide.
@@ -93,11 +97,19 @@ def test_a_score_costs_what_the_budget_allows(reports):
         f"attention {d}" for d in tiles.HEAD_DIMS if tiles.tile("attention", "sm_90", d, torch.bfloat16).ahead
     }
     assert ahead == {"attention 96", "attention 128", "attention 256"}
+    # What little the kernels spill there, they spill outside their loops.
     whole = [one for one in reports["sm_90", 2] if one["entry"] in ahead]
+    assert {one["entry"] for one in whole if any(loop["spills"] for loop in one["loops"])} == set()
     whole = [one for one in whole if one["variant"] in ("packed", "packed causal", "padded", "padded causal")]
     assert len(whole) == 4 * len(ahead)
     alone = [one for one in whole if one["interior"]["during_products"] < 0.9]
     assert [f"{one['entry']} {one['variant']}" for one in alone] == []
+    costly = {
+        (one["entry"], one["variant"]): one["interior"]["instructions"]
+        for one in whole
+        if one["entry"] == "attention 128" and one["interior"]["instructions"] > 8.5
+    }
+    assert costly == {}
     # The threads of `fused` meet once behind all tiles to add up the columns, where registers suffice for it.
     packed = {one["entry"]: one["interior"] for one in found if one["variant"] == "packed"}
     for entry, barriers, instructions in (

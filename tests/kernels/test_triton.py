@@ -63,19 +63,20 @@ windows = st.none() | st.integers(0, 20) | st.tuples(st.integers(0, 20), st.inte
     | st.lists(st.integers(0, 3), min_size=4, max_size=6),
     tile=st.sampled_from([(16, 16), (32, 16), (16, 32)]),
     ahead=st.booleans(),
+    whole=st.sampled_from([0, 32]),
     causal=st.booleans(),
     window=windows,
     group=st.sampled_from([1, 1, 2]),
     longest_is_known=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_random_packed_layouts(lengths, tile, ahead, causal, window, group, longest_is_known, seed):
+def test_random_packed_layouts(lengths, tile, ahead, whole, causal, window, group, longest_is_known, seed):
     """With empty rows. A known longest length leads to the fused kernel, an unknown one to two passes."""
     inputs, cu_seqlens = packed_tensors(lengths, 1, group, 32, seed)
     longest = max(lengths) if longest_is_known else None
     options = {"causal": causal, "window": window, "cu_seqlens": cu_seqlens, "max_seqlen": longest}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead))
+        patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead, whole))
         assert_equal_to_reference(inputs, **options)
 
 
@@ -85,6 +86,69 @@ def test_working_ahead_over_several_steps(monkeypatch, causal):
     monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True))
     inputs, cu_seqlens = packed_tensors([64, 49, 16], 1, 2, 32)
     assert_equal_to_reference(inputs, causal=causal, cu_seqlens=cu_seqlens)
+
+
+@pytest.mark.parametrize("d", [32, 24], ids=["as wide as a tile", "narrower"])
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("layout", ["packed", "padded", "as a transformer has it"])
+def test_whole_steps_are_read_by_descriptors(monkeypatch, layout, causal, ahead, d):
+    """Of another length than masked ones. With the same steps the results are those of plain loads, to the
+    bit."""
+    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
+    made = []
+    describe = launch.describe
+    monkeypatch.setattr(launch, "describe", lambda *given: made.append(given[2]) or describe(*given))
+    if layout == "packed":
+        inputs, cu_seqlens = packed_tensors([64, 49, 16, 33], 1, 2, d)
+        options = {"cu_seqlens": cu_seqlens, "causal": causal}
+    else:
+        inputs, options = tensors(2, 2, 2, 81, d), {"causal": causal}
+    if layout == "as a transformer has it":
+        inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) if x.ndim == 4 else x for x in inputs]
+    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead, 32))
+    assert_equal_to_reference(inputs, **options)
+    assert made == [32, 32], "of keys and values"
+    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead, 16))
+    by_descriptors = triton(*on_device(*inputs), **options)
+    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead))
+    for found, expected in zip(by_descriptors, triton(*on_device(*inputs), **options), strict=True):
+        assert torch.equal(found, expected)
+    assert made == [32, 32, 16, 16]
+
+
+def test_a_sequence_sees_nothing_of_what_lies_behind_it_in_whole_steps(monkeypatch):
+    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
+    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True, 32))
+    inputs, cu_seqlens = packed_tensors([64, 49, 20], 1, 1, 32)
+    q, k, v, *_ = on_device(*inputs)
+    whole = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
+    for x in (q, k, v):
+        x[113:] = float("nan")  # the last of three
+    dirty = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
+    assert torch.equal(dirty.out[:113], whole.out[:113])
+    assert torch.equal(dirty.column_sums[:113], whole.column_sums[:113])
+    assert dirty.out[113:].isnan().all()
+
+
+@pytest.mark.parametrize("fault", ["stride", "address", "expanded", "empty"])
+def test_what_a_descriptor_cannot_name_is_read_without(monkeypatch, fault):
+    """TMA wants multiples of 16 bytes."""
+    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
+    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True, 32))
+    monkeypatch.setattr(launch, "describe", lambda *_: pytest.fail("described"))
+    inputs, cu_seqlens = packed_tensors([0] if fault == "empty" else [49, 16], 2, 1, 32)
+    q, k, v, *_ = on_device(*inputs)
+    if fault == "stride":
+        k = torch.cat([k, k[..., :1]], 2)[..., :32]
+    if fault == "expanded":
+        v = v[:, :1].expand_as(v)
+    if fault == "address":
+        v = torch.cat([v.flatten().new_zeros(1), v.flatten()])[1:].view(v.shape)
+    found = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
+    expected = ata_attention(q.double(), k.double(), v.double(), cu_seqlens=cu_seqlens, backend="reference")
+    torch.testing.assert_close(found.out.double(), expected.out, **TOLERANCE)
+    torch.testing.assert_close(found.column_sums.double(), expected.column_sums, **TOLERANCE)
 
 
 @settings(deadline=None, max_examples=40)

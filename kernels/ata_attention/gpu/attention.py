@@ -19,9 +19,11 @@ import triton.language as tl
 from ata_attention.gpu.layout import (
     HIDDEN,
     LOG2_E,
+    described_rows,
     hide,
     is_token,
     load_tile,
+    load_whole,
     own_rows,
     reach,
     rows_of,
@@ -50,8 +52,14 @@ def attention_kernel(
     OWN: tl.constexpr,
     STEP: tl.constexpr,
     AHEAD: tl.constexpr,
+    WHOLE: tl.constexpr,
+    described_keys,
+    described_values,
 ):
-    """Program (tile, query head) writes `out` and `lse` of the tile's queries."""
+    """Program (tile, query head) writes `out` and `lse` of the tile's queries.
+
+    Steps without a mask have WHOLE keys, read by descriptors where there are any, and the others STEP.
+    """
     head = tl.program_id(1)
     # The last tiles first: causal, they have the most keys, and light ones fill the gaps at the end.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -60,7 +68,6 @@ def attention_kernel(
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
-    keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
     rows = first + tl.arange(0, OWN)
     present = is_token(tokens, rows, length)
     queries = load_tile(rows_of(q, batch, head, start), first, present, D, OWN, BLOCK_D)
@@ -69,16 +76,28 @@ def attention_kernel(
         tl.full([OWN], float("-inf"), tl.float32),
         tl.zeros([OWN], tl.float32),
     )
-    begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, STEP)
+    begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, WHOLE)
     if tokens is not None or left is not None:
+        keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
         state = _walk(
             state, queries, rows, keys, values, tokens, length, scale, begin, end, left, right,
             D, BLOCK_D, STEP, STAGES=None,
         )  # fmt: skip
     else:
-        state = _walk_whole(
-            state, queries, keys, values, scale, whole_begin, whole_end, D, BLOCK_D, STEP, AHEAD,
-        )  # fmt: skip
+        if described_keys is None:
+            keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
+            state = _walk_whole(
+                state, queries, keys, values, scale, whole_begin, whole_end,
+                D, BLOCK_D, WHOLE, AHEAD, DESCRIBED=False,
+            )  # fmt: skip
+        else:
+            whole_keys = described_rows(described_keys, batch, head // group, start)
+            whole_values = described_rows(described_values, batch, head // group, start)
+            state = _walk_whole(
+                state, queries, whole_keys, whole_values, scale, whole_begin, whole_end,
+                D, BLOCK_D, WHOLE, AHEAD, DESCRIBED=True,
+            )  # fmt: skip
+            keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
         # Few steps: to load ahead would cost the registers that the loop before needs.
         state = _walk(
             state, queries, rows, keys, values, tokens, length, scale, whole_end, end, left, right,
@@ -115,7 +134,8 @@ def _walk(
     for step in tl.range(begin, end, STEP, num_stages=STAGES):
         columns = step + tl.arange(0, STEP)
         present = is_token(tokens, columns, length)
-        scores = _scores(queries, keys, step, present, D, BLOCK_D, STEP)
+        key = load_tile(keys, step, present, D, STEP, BLOCK_D)
+        scores = _scores(queries, key)
         scores = tl.where(present[None, :], scores, HIDDEN)
         scores = hide(scores, rows[:, None], columns[None, :], left, right)
         value = load_tile(values, step, present, D, STEP, BLOCK_D)
@@ -136,8 +156,10 @@ def _walk_whole(
     BLOCK_D: tl.constexpr,
     STEP: tl.constexpr,
     AHEAD: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):
-    """The same where all keys are there and seen, in whole steps.
+    """The same where all keys are there and seen, in whole steps. DESCRIBED, two of them are in flight: more
+    would not fit the chip's memory.
 
     With AHEAD a step's values are multiplied during the next step's exponentials: tensor cores and the
     units for exponentials work at once (Shah et al., "FlashAttention-3", 2024, section 3.2). The order of
@@ -145,24 +167,39 @@ def _walk_whole(
     product, which nothing waits for until the scores after those. `_add` rounds the weights behind that
     wait: the product under way reads the registers that they are rounded to.
     """
+    STAGES: tl.constexpr = 2 if DESCRIBED else None
     if AHEAD:
         if begin < end:
-            scores = _scores(queries, keys, begin, None, D, BLOCK_D, STEP)
-            for step in tl.range(begin, end - STEP, STEP):
+            scores = _whole_scores(queries, keys, begin, D, BLOCK_D, STEP, DESCRIBED)
+            for step in tl.range(begin, end - STEP, STEP, num_stages=STAGES):
                 weights, shrink, state = _weigh(state, scores, scale)
-                scores = _scores(queries, keys, step + STEP, None, D, BLOCK_D, STEP)
-                state = _add(state, weights, shrink, load_tile(values, step, None, D, STEP, BLOCK_D))
-            state = _take(state, scores, load_tile(values, end - STEP, None, D, STEP, BLOCK_D), scale)
+                scores = _whole_scores(queries, keys, step + STEP, D, BLOCK_D, STEP, DESCRIBED)
+                value = load_whole(values, step, D, STEP, BLOCK_D, DESCRIBED)
+                state = _add(state, weights, shrink, value)
+            value = load_whole(values, end - STEP, D, STEP, BLOCK_D, DESCRIBED)
+            state = _take(state, scores, value, scale)
     else:
-        for step in tl.range(begin, end, STEP):
-            scores = _scores(queries, keys, step, None, D, BLOCK_D, STEP)
-            state = _take(state, scores, load_tile(values, step, None, D, STEP, BLOCK_D), scale)
+        for step in tl.range(begin, end, STEP, num_stages=STAGES):
+            scores = _whole_scores(queries, keys, step, D, BLOCK_D, STEP, DESCRIBED)
+            state = _take(state, scores, load_whole(values, step, D, STEP, BLOCK_D, DESCRIBED), scale)
     return state
 
 
 @triton.jit
-def _scores(queries, keys, step, present, D: tl.constexpr, BLOCK_D: tl.constexpr, STEP: tl.constexpr):
-    key = load_tile(keys, step, present, D, STEP, BLOCK_D)
+def _whole_scores(
+    queries,
+    keys,
+    step,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STEP: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+):
+    return _scores(queries, load_whole(keys, step, D, STEP, BLOCK_D, DESCRIBED))
+
+
+@triton.jit
+def _scores(queries, key):
     return tl.dot(queries, tl.trans(key), input_precision="ieee")
 
 

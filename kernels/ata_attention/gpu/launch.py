@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ata_attention.gpu import tiles
 from ata_attention.gpu.attention import attention_kernel
@@ -82,8 +83,38 @@ def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Te
     """Plain attention: `out` and `lse`, in base 2."""
     out, lse = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (out, lse, q, k, v)]
-    _start(attention_kernel, "attention", views, q, k, batch, heads=q.shape[1])
+    tile = tiles.tile("attention", tiles.table_of(q.device), q.shape[-1], q.dtype)
+    is_unmasked = batch.tokens is None and batch.left is None
+    described = tile.whole > 0 and is_unmasked and describable(k) and describable(v)
+    _start(
+        attention_kernel,
+        "attention",
+        views,
+        q,
+        k,
+        batch,
+        heads=q.shape[1],
+        AHEAD=tile.ahead,
+        WHOLE=tile.whole if described else tile.step,
+        described_keys=describe(k, batch, tile.whole) if described else None,
+        described_values=describe(v, batch, tile.whole) if described else None,
+    )
     return out, lse
+
+
+def describable(x: Tensor) -> bool:
+    """Whether a tensor descriptor can name the rows of `x`: TMA wants strides of 16 bytes or a multiple."""
+    strides = [stride * x.element_size() for stride in x.stride()[:-1]]
+    aligned = x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 16 == 0 for stride in strides)
+    return aligned and x.numel() > 0
+
+
+def describe(x: Tensor, batch: Batch, rows: int) -> TensorDescriptor:
+    """Blocks of so many rows of one head; `x` as `[B, H, N, D]`, of which a packed batch has the B of 1."""
+    if batch.packed:
+        x = x.transpose(0, 1).unsqueeze(0)
+    block = [1, 1, rows, tiles.padded_head_dim(x.shape[-1])]
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), block)
 
 
 def column_sums(q: Tensor, k: Tensor, lse: Tensor, batch: Batch) -> Tensor:
@@ -198,7 +229,14 @@ def backward_dkv(
 
 
 def _start(
-    kernel: Any, name: str, views: Sequence[View | None], q: Tensor, k: Tensor, batch: Batch, heads: int
+    kernel: Any,
+    name: str,
+    views: Sequence[View | None],
+    q: Tensor,
+    k: Tensor,
+    batch: Batch,
+    heads: int,
+    **extra: Any,
 ) -> None:
     """One program for each tile of rows and each of `heads`."""
     tile = tiles.tile(name, tiles.table_of(q.device), q.shape[-1], q.dtype)
@@ -221,7 +259,7 @@ def _start(
             BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
             OWN=tile.own,
             STEP=tile.step,
-            **({"AHEAD": tile.ahead} if name == "attention" else {}),
+            **extra,
             **_options(tile),
         )
 

@@ -175,6 +175,24 @@ def load_tile(x, first, present, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: 
 
 
 @triton.jit
+def described_rows(x, batch, head, start):
+    """`rows_of` by a tensor descriptor over `[B, H, N, D]`: what `load_whole` takes with DESCRIBED."""
+    return x, batch.to(tl.int32), tl.cast(head, tl.int32), start.to(tl.int32)
+
+
+@triton.jit
+def load_whole(
+    x, first, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, DESCRIBED: tl.constexpr
+):
+    """`load_tile` where all rows are there. DESCRIBED, hardware fetches the block (TMA, from Hopper on): no
+    thread computes an address."""
+    if DESCRIBED:
+        return x[0].load([x[1], x[2], x[3] + first, 0]).reshape([BLOCK, BLOCK_D])
+    else:
+        return load_tile(x, first, None, D, BLOCK, BLOCK_D)
+
+
+@triton.jit
 def store_tile(x, first, within, values, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
     """Stores `values [BLOCK, BLOCK_D]` as the rows of `x` from `first` on, where `within [BLOCK]`."""
     columns = tl.arange(0, BLOCK_D)[None, :]

@@ -3,7 +3,7 @@
 `tables/sm_90.json` serves chips of compute capability 9.x; `tables/sm_80.json` serves all others from 8.0 on,
 and keeps to the smallest shared memory among them. `benchmarks/tune.py` writes them. Each says under "source"
 how it came about, and maps kernel → bytes per element → head dimension → [own, step, warps, stages], or
-[own, step, warps, stages, true] for a tile that works ahead.
+[own, step, warps, stages, true] for a tile that works ahead; behind that may stand `whole`.
 """
 
 import functools
@@ -27,7 +27,8 @@ FUSED_SHARED_MEMORY = {"sm_80": 64 * 1024, "sm_90": 128 * 1024, "interpreter": 2
 class Tile(NamedTuple):
     """Rows that a program owns, rows that it reads in one step, and how the compiler is to arrange it.
 
-    `ahead`, of `attention` alone: whether a step's values are multiplied during the next step's softmax.
+    Of `attention` alone, `ahead`: whether a step's values are multiplied during the next step's softmax; and
+    `whole`, where it is not 0: rows that it reads in a step without a mask, by tensor descriptors.
     """
 
     own: int
@@ -35,11 +36,12 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     ahead: bool = False
+    whole: int = 0
 
     @property
     def listed(self) -> list[int]:
         """As a table has it."""
-        return list(self) if self.ahead else list(self[:-1])
+        return list(self[: 4 + self.ahead + (self.whole > 0)])
 
 
 # Small, so that even the short sequences of tests are cut into several.
