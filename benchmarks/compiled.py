@@ -27,10 +27,12 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill. fp32 goes without tensor cores, and a product holds whole rows in
 # registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
 # precision these may, where a larger tile saves far more work than a few bytes cost: 128 rows of queries
-# under a mask, steps of 32 rows at head dimension 256, and in packed batches steps of 128 keys, which leave
-# no room for a few numbers that nothing needs before the last keys are read.
+# under a mask, and steps of 32 rows at head dimension 256.
 MAY_SPILL_FP32 = 320
-MAY_SPILL_HALF = {"attention": 24, "backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
+MAY_SPILL_HALF = {"backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
+# Steps by descriptors leave no room for a few numbers of a packed batch that nothing needs before the last
+# keys are read: they may be put away, outside all loops.
+MAY_SPILL_DESCRIBED = 24
 # Shared memory and registers of one SM, and threads that may wait on it at once.
 SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}
 REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
@@ -55,7 +57,8 @@ class Compiled(NamedTuple):
     """One kernel as the compiler left it.
 
     `shared` is its shared memory and `spills` its stack frame, where registers that do not fit are kept, in
-    bytes; `tensor_cores` is the best of TENSOR_CORES that it uses; `loops` are its inner ones.
+    bytes; `tensor_cores` is the best of TENSOR_CORES that it uses; `loops` are its inner ones; `described`:
+    whether it reads by tensor descriptors.
     """
 
     kernel: str
@@ -65,6 +68,7 @@ class Compiled(NamedTuple):
     tensor_cores: str | None
     warps: int = 4
     loops: tuple[Loop, ...] = ()
+    described: bool = False
 
     @property
     def interior(self) -> Loop:
@@ -85,6 +89,8 @@ class Compiled(NamedTuple):
     def fault(self, table: str, entry: str, dtype: torch.dtype, head_dim: int) -> str | None:
         """What is wrong with it as `entry`, one of KERNELS, of a table; None if nothing is."""
         may_spill = MAY_SPILL_FP32 if dtype.itemsize == 4 else MAY_SPILL_HALF.get(entry, 0)
+        if self.described and not any(loop.spills for loop in self.loops):
+            may_spill = max(may_spill, MAY_SPILL_DESCRIBED)
         if self.spills > may_spill:
             return f"{self.kernel} spills {self.spills} bytes of registers"
         if self.shared > SHARED[table]:
@@ -169,6 +175,7 @@ def _inspect(name: str, kernel: Any, scores: Sequence[int]) -> Compiled:
         tensor_cores=next((name for name in TENSOR_CORES if name in kernel.asm["ptx"]), None),
         warps=warps,
         loops=tuple(inner_loops(parsed(report), scores, warps)) if scores else (),
+        described="cp.async.bulk.tensor" in kernel.asm["ptx"],
     )
 
 

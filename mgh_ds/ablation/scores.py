@@ -96,8 +96,9 @@ class Scores:
         training = recipe["training"]
         if training.get("guide") is None:  # as in cells of before there were any
             recipe["training"] = {key: value for key, value in training.items() if key != "guide"}
-        share = self.recipe["evaluation"].get("interpolate")
-        known = {} if share is None else {"interpolate": share}  # of the weights that were scored
+        # Cells of before recipes could say it: trained ones were scored as trained, the others do not tell.
+        share = self.recipe["evaluation"].get("interpolate", None if "@" in self.row else 1.0)
+        known = {} if share is None else {"interpolate": share}
         return recipe | known | {"data": {"train": self.data} | _mixture(recipe["data"]["train"])} | backbone
 
 

@@ -11,11 +11,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `seeds`; the 95 % interval is `mean ± half_width`, None for a single seed."""
+    """A mean over `seeds`, of `values`; the 95 % interval is `mean ± half_width`, None for a single seed."""
 
     mean: float
     half_width: float | None
     seeds: int
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     """The mean of at least one value, with Student's t interval: half width `t(n − 1) · s / √n`."""
     count = len(values)
     if count < 2:
-        return Estimate(float(values[0]), None, count)
+        return Estimate(float(values[0]), None, count, tuple(values))
     spread = float(np.std(values, ddof=1)) / count**0.5
     half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread
-    return Estimate(float(np.mean(values)), half_width, count)
+    return Estimate(float(np.mean(values)), half_width, count, tuple(values))
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:

@@ -62,9 +62,14 @@ def open_inputs(
     store = open_records(
         folder, records, None if corpus is None else [checksum(file) for file in corpus.files]
     )
-    _write(folder / POSITIVES, _Positives(store))
     if corpus is not None:
-        _write(folder / DOCUMENTS, corpus)
+        try:
+            _write(folder / DOCUMENTS, corpus)
+        except MghError:
+            if not (folder / POSITIVES).exists():  # nothing was made yet: what is mended may come again
+                (folder / INPUTS).unlink(missing_ok=True)
+            raise
+    _write(folder / POSITIVES, _Positives(store))
     positives = Documents(folder / POSITIVES, document_instruction)
     documents = positives if corpus is None else Documents(folder / DOCUMENTS, document_instruction)
     return Inputs(store, positives, documents, instructions, replace)

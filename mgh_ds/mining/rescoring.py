@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mgh_ds.common import files
+from mgh_ds.common.errors import MghError
 from mgh_ds.common.labels import label
 from mgh_ds.common.protocols import ScorePairs
 from mgh_ds.mining import candidates
@@ -59,7 +60,7 @@ class RescoredFiles:
         return self.folder / f"part-{part:05d}.npy"
 
     def make(self, part: int) -> None:
-        """Scores the candidates of a part's records."""
+        """Scores the candidates of a part's records. Raises MghError for a score that is not finite."""
         first = part * PART_ROWS
         rows = np.arange(first, min(first + PART_ROWS, len(self._inputs.store)))
         searched, inside = divmod(first, candidates.PART_ROWS)
@@ -72,6 +73,13 @@ class RescoredFiles:
             pairs += [(record.query, next(texts)) for _ in range(count)]
         scores = np.full(valid.shape, -np.inf, np.float32)
         scores[valid] = self._score_pairs(pairs)
+        bad = np.flatnonzero(~np.isfinite(scores[valid]))
+        if len(bad):
+            query, text = pairs[bad[0]]
+            raise MghError(
+                f"the cross-encoder gave NaN or infinity to {len(bad):,} of {len(pairs):,} pairs, one of "
+                f"them {query[:50]!r} and {text[:50]!r}: choose another one"
+            )
         with files.new_file(self.path(part)) as file:
             np.save(file, scores, allow_pickle=False)
 

@@ -53,6 +53,11 @@ class Selection:
     drop_unmined: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not np.isfinite(number):
+                    raise MghError(f"--{field.name.replace('_', '-')} must be finite, found {number}")
         if self.bands and self.level_ranks:
             raise MghError("--bands and --level-ranks both say what a level is: give one of them")
         for name, borders in (("--bands", self.bands), ("--level-ranks", self.level_ranks)):
@@ -69,10 +74,14 @@ class Selection:
             )
         if self.rank_min < 1:
             raise MghError(f"--rank-min is {self.rank_min}; ranks count from 1")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not np.isfinite(value):
-                raise MghError(f"--{field.name.replace('_', '-')} must be a finite number, found {value}")
+        if self.relative_max is not None:
+            if self.relative_max <= 0:
+                raise MghError(f"--relative-max is {self.relative_max}; it must be above 0")
+            if self.bands and self.bands[-1] >= self.relative_max:
+                raise MghError(
+                    f"--bands ends at {self.bands[-1]}, and --relative-max {self.relative_max} leaves out "
+                    f"what is above it: none would be of level {HARDEST}. Lower the one or raise the other"
+                )
 
     @property
     def graded(self) -> bool:

@@ -42,7 +42,8 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
 
     def check(plan: TrainingPlan) -> None:
         if isinstance(run.training.objective, ContrastiveSettings):
-            check_needs(plan, run.stage_losses())
+            for remark in check_needs(plan, run.stage_losses()):
+                print(remark)
 
     arguments = run.plan_arguments() | {"sources": Sources(run.data.train, records.sizes)}
     commands.plan_command(records, run.curriculum, arguments, world_size, export, check)

@@ -102,8 +102,7 @@ def export_run(
             "--query-instruction out: export it without"
         )
     model.cut_to(dimensions)
-    share = _share(config, interpolate)
-    card = model_card(config, choice, run, share, dim=model.dim, reason=why_ours(model, tokenizer))
+    card = model_card(config, choice, run, interpolate, dim=model.dim, reason=why_ours(model, tokenizer))
     prompts = {name: tokenizer.prefix(text) for name, text in instructions(config).items()}
     if query_instruction:
         prompts["query"] = tokenizer.prefix(query_instruction)
@@ -137,16 +136,17 @@ def model_card(
     config: RunConfig,
     choice: Choice,
     run: Path,
-    interpolate: float,
+    interpolate: float | None = None,
     *,
     dim: int,
     reason: str | None,
 ) -> str:
     """The exported folder's README.md: what the model is, how it was trained and what it scored, which is
-    known of the weights that the run scored alone. `interpolate` is the share of what was learnt, `dim` the
-    length of an embedding, `reason` what `why_ours` says."""
+    known of the weights that the run scored alone. `interpolate` is as for `load_run`, `dim` the length of an
+    embedding, `reason` what `why_ours` says."""
     training, pooling = config.training, config.model.pooling
-    are_scored = interpolate == config.evaluation.interpolate
+    share = _share(config, interpolate)
+    are_scored = share == config.evaluation.interpolate
     lines = [
         *metadata(config.model.name_or_path),
         f"# {config.name}",
@@ -156,10 +156,11 @@ def model_card(
         f"trained by mgh-ds for {choice.step} of {training.steps} steps ({choice.words})",
         f"with global batches of {training.global_batch} records,",
         f"{_objective(config)}.",
+        *([] if share == 1 else [f"The weights lie between its own ({share:g}) and the backbone's."]),
         *(
             []
-            if interpolate == 1
-            else [f"The weights lie between its own ({interpolate:g}) and the backbone's."]
+            if are_scored
+            else [f"No scores stand here: the run took them at {config.evaluation.interpolate:g}."]
         ),
         "",
         f"Embeddings have {dim} dimensions and unit length, to be compared by their cosine;",

@@ -6,18 +6,23 @@ import numpy as np
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
-from mgh_ds.losses.settings import NEEDS, LossSettings, MatryoshkaSettings, Needs
+from mgh_ds.losses.settings import NEEDS, InfoNCESettings, LossSettings, MatryoshkaSettings, Needs
 from mgh_ds.records.store import StoreIndex
 
 
-def check_needs(plan: TrainingPlan, losses: Sequence[LossSettings]) -> None:
-    """Raises MghError for a stage whose loss can learn nothing from the records that the stage trains on, or
+def check_needs(plan: TrainingPlan, losses: Sequence[LossSettings]) -> list[str]:
+    """What to say of records that a part of a sum learns nothing from, a line each.
+
+    Raises MghError for a stage whose loss can learn nothing from the records that the stage trains on, or
     from the negatives that it brings; and, unless the loss is a sum of several, where it can learn nothing
-    from some of the records. `losses` are those of each stage."""
+    from some of the records; and for weights by level where no record has a level. `losses` are those of each
+    stage."""
+    remarks = []
     for stage, loss in zip(plan.stages, losses, strict=True):
         records, alone = plan.trained_on(stage), len(loss.parts()) == 1
         for part in loss.parts():
             if part.needs is None:
+                _check_level_weights(part, records & _fitting(plan.index, "levels"), stage.name)
                 continue
             if stage.negatives == 0 and part.needs != "pair_scores":
                 raise MghError(
@@ -32,6 +37,20 @@ def check_needs(plan: TrainingPlan, losses: Sequence[LossSettings]) -> None:
                     f"{wanted:,} records of the stage `{stage.name}` do not have: leave them out, or take "
                     "another loss" + (", or a sum with one that needs nothing of the kind" if found else "")
                 )
+            if found < wanted:
+                remarks.append(
+                    f"{stage.name}: {wanted - found:,} of {wanted:,} records do not have "
+                    f"{NEEDS[part.needs]}: the part {part.name} of the loss learns nothing from them"
+                )
+    return remarks
+
+
+def _check_level_weights(loss: LossSettings, graded: np.ndarray, stage: str) -> None:
+    if isinstance(loss, InfoNCESettings) and loss.level_weights is not None and not graded.any():
+        raise MghError(
+            f"the loss {loss.name} has level_weights, and no record of the stage `{stage}` has a negative "
+            "with a level: leave them out, or grade the records (mgh-ds data mine --relabel)"
+        )
 
 
 def check_dims(losses: Sequence[LossSettings], dim: int) -> None:

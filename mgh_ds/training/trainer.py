@@ -82,8 +82,9 @@ class Trainer:
             self.store.index(), config.curriculum, **config.plan_arguments(), sources=sources
         )
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
+        self.remarks: list[str] = []
         if isinstance(config.training.objective, ContrastiveSettings):
-            check_needs(self.plan, config.stage_losses())
+            self.remarks = check_needs(self.plan, config.stage_losses())
         self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)
@@ -286,7 +287,7 @@ class Trainer:
 
     def describe_plan(self) -> list[str]:
         """A line a stage and source: its steps, its records, and what becomes of those that lack its levels.
-        Then a line for each source of a mixture."""
+        Then a line for each source of a mixture, and for records that a part of the loss is blind to."""
         lines = []
         for part in self.plan.coverage():
             fallback = self.config.curriculum.missing_level
@@ -294,7 +295,7 @@ class Trainer:
             if part.lacking and part.stage.negatives:
                 line += f"; {part.lacking} records lack it (missing_level: {fallback})"
             lines.append(line)
-        return lines + [use.words for use in self.plan.source_uses()]
+        return lines + [use.words for use in self.plan.source_uses()] + self.remarks
 
     def _newest_checkpoint(self) -> tuple[Path, checkpoint.Manifest] | None:
         checkpoint.remove_leftovers(self.folder.checkpoints)

@@ -59,6 +59,7 @@ def test_means_and_paired_differences() -> None:
         "mean": pytest.approx(20),
         "half_width": None,
         "seeds": 1,
+        "values": pytest.approx((20,)),
     }
     assert table["poolings"]["ata"]["untrained"] == {
         "untrained": pytest.approx({"STS17": 20, "SICK-R": 40, "mean": 30})

@@ -23,7 +23,7 @@ SASS = """
 @pytest.mark.parametrize(("end", "serialised"), [("", False), (", gsb0 ", True)])
 def test_the_innermost_loop_is_found_and_counted(end, serialised):
     """Of three loops the one that holds no other and computes exponentials; 8 warps, 2,048 scores a step."""
-    (loop,) = inner_loops(parsed(SASS.replace("{first}", end)), scores=[1024, 2048, 4096], warps=8)
+    (loop,) = inner_loops(parsed(SASS.replace("{first}", end)), scores=[2048], warps=8)
     assert loop.instructions == 6 * 256 / 2048
     assert loop.exponentials == 256 / 2048
     # Two products of 64 × 64 × 16 in each of two warpgroups.
@@ -33,6 +33,16 @@ def test_the_innermost_loop_is_found_and_counted(end, serialised):
     assert loop.barriers == 0  # that one is outside
     assert loop.overlapped == 1000 * loop.multiplications / WGMMA
     assert loop.serial == loop.overlapped + 1000 * max(loop.instructions / 128, loop.exponentials / 16)
+
+
+@pytest.mark.parametrize(("exponentials", "scores"), [(9, 2048), (17, 4096)])
+def test_a_loop_of_longer_steps_is_told_by_its_exponentials(exponentials, scores):
+    """One a score, and one more a row, which rescales it. What is put away within a loop is counted."""
+    code = ["STL [R1], R8", *["MUFU.EX2 R1, R1"] * exponentials, "LDL.LU R8, [R1]", "@P0 BRA 0x0"]
+    text = "\n".join(f"/*{16 * line:04x}*/ {instruction} ;" for line, instruction in enumerate(code))
+    (loop,) = inner_loops(parsed(text), scores=[2048, 4096], warps=8)
+    assert loop.exponentials == exponentials * 256 / scores
+    assert loop.spills == 2
 
 
 @pytest.mark.parametrize(("place", "share"), [(0, 0), (1, 0.5), (2, 1)])

@@ -168,6 +168,11 @@ def test_a_tile_of_five_is_written_and_read(tmp_path):
     assert (tune.shown(ahead), tune.shown(LARGE)) == ("(128, 128, 8, 2, True)", "(128, 128, 8, 2)")
 
 
+def test_every_candidate_is_written_and_read_as_it_is():
+    assert all(Tile(*tile.listed) == tile for entry in entries("sm_90") for tile in candidates(entry))
+    assert Tile(128, 64, 8, 3, False, 128).listed == [128, 64, 8, 3, False, 128]
+
+
 def test_a_run_that_ends_early_keeps_what_it_found(tmp_path):
     def found():
         yield Choice(ATTENTION, LARGE, [])

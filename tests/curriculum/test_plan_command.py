@@ -16,7 +16,16 @@ from mgh_ds.training.config import RunConfig
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
-    return ["--config", "configs/demo.yaml", "--folder", str(tmp_path), "--training.micro_batch", "4"]
+    stages = "[{levels: [1], share: 0.15}, {levels: [2, 3], share: 0.4}, {levels: [4], share: 0.45}]"
+    changes = {
+        "folder": str(tmp_path),
+        "training.micro_batch": "4",
+        "data.train": "[sample:train]",
+        "curriculum.stages": stages,
+        "curriculum.negatives": "2",
+    }
+    words = [word for key, value in changes.items() for word in (f"--{key}", value)]
+    return ["--config", "configs/demo.yaml", *words]
 
 
 def command(arguments: list[str], *more: str) -> None:

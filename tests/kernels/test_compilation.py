@@ -13,6 +13,7 @@ import torch
 from ata_attention.gpu import tiles
 
 from benchmarks import compiled
+from benchmarks.machine_code import Loop
 from tests.kernels.compile_worker import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,11 @@ def test_faults_are_found():
     assert "spills 8 bytes" in sound._replace(spills=8).fault("sm_90", "attention", torch.bfloat16, 64)
     assert sound._replace(spills=16).fault("sm_90", "backward_dq_columns", torch.bfloat16, 128) is None
     assert sound._replace(spills=40).fault("sm_90", "backward_dq_columns", torch.bfloat16, 128) is not None
+    described = sound._replace(spills=24, described=True)
+    assert described.fault("sm_90", "attention", torch.bfloat16, 128) is None
+    within = Loop(7.8, 1.0, 256.0, True, False, 3, 1.0, spills=1)
+    assert described._replace(loops=(within,)).fault("sm_90", "attention", torch.bfloat16, 128) is not None
+    assert described._replace(spills=28).fault("sm_90", "attention", torch.bfloat16, 128) is not None
     assert "shared memory" in sound._replace(shared=100 * 1024).fault("sm_80", "attention", torch.float32, 64)
     assert "uses mma.sync" in sound._replace(tensor_cores="mma.sync").fault(
         "sm_90", "attention", torch.bfloat16, 64

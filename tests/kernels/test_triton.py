@@ -593,6 +593,22 @@ def test_shipped_tiles_in_half_precision(d, layout, seen, monkeypatch):
         assert error <= (1e-5 if name == "sums" else 2**-7), (name, error)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("d", [96, 128])
+def test_shipped_tiles_over_many_whole_steps(d, causal, monkeypatch):
+    """On the chip, memory for two steps is used over and over."""
+    if tiles.interpreted():
+        monkeypatch.setattr(tiles, "table_of", lambda _: "sm_90")
+    inputs, cu_seqlens = packed_tensors([700, 33], 1, 1, d)
+    q, k, v = on_device(*inputs[:3], dtype=torch.bfloat16)
+    found = ata_attention(q, k, v, cu_seqlens=cu_seqlens, causal=causal, backend="triton")
+    exact = ata_attention(
+        q.double(), k.double(), v.double(), cu_seqlens=cu_seqlens, causal=causal, backend="reference"
+    )
+    assert (found.out.double() - exact.out).norm() <= 2**-7 * exact.out.norm()
+    assert (found.column_sums.double() - exact.column_sums).norm() <= 1e-5 * exact.column_sums.norm()
+
+
 @pytest.mark.gpu
 def test_offsets_beyond_two_to_the_31():
     """The last sequence of a batch of more than 2³¹ elements, alone and in its place."""

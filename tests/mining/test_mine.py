@@ -310,6 +310,17 @@ def test_a_cross_encoder_scores_anew_and_decides(run, tmp_path):
     assert len(asked) == 20 * (1 + 15)  # each positive, and each candidate
 
 
+def test_a_cross_encoder_that_gives_nan_is_refused_before_anything_is_written(run, tmp_path):
+    def broken(pairs):
+        return np.where(np.arange(len(pairs)) == 3, np.nan, 0.5)
+
+    with pytest.raises(
+        MghError, match=r"the cross-encoder gave NaN or infinity to 1 of 64 pairs, one of them '"
+    ):
+        run(tmp_path / "out", judge=Judge("broken", {"weights": "1"}, lambda: broken))
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
 def test_rescored_candidates_keep_their_ranks_and_say_both_scores(run, corpus, tmp_path):
     def by_length(pairs):
         return np.array([len(text) / 200 for _, text in pairs])
@@ -351,6 +362,10 @@ def test_a_bad_row_of_the_corpus_is_refused_with_its_place(run, corpus, tmp_path
     with pytest.raises(MghError, match=said):
         run(tmp_path / "out", corpus)
     assert not (tmp_path / "out" / "documents.arrow").exists()
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(lines[:-1]))  # mended, it is taken in the same folder
+    run(tmp_path / "out", corpus)
+    assert any(mined(record) for record in result(tmp_path / "out"))
 
 
 def test_more_negatives_than_the_corpus_has_texts_are_refused(run, tmp_path):

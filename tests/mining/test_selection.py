@@ -84,7 +84,13 @@ def test_ranks_grade_by_the_last_rank_of_a_level_and_each_level_has_its_number()
         ({"negatives": 17, "bands": (0.5, 0.7, 0.9)}, "--negatives is 17 of each level"),
         ({"negatives": 0}, "--negatives is 0"),
         ({"rank_min": 0}, "ranks count from 1"),
-        ({"max_score": float("nan")}, "--max-score must be a finite number"),
+        ({"max_score": float("nan")}, "--max-score must be finite, found nan"),
+        ({"bands": (0.5, 0.7, float("inf"))}, "--bands must be finite, found inf"),
+        ({"relative_max": 0.0}, "--relative-max is 0.0; it must be above 0"),
+        (
+            {"bands": (0.5, 0.7, 0.96)},
+            "--bands ends at 0.96, and --relative-max 0.95 leaves out what is above it: none .* of level 4",
+        ),
     ],
 )
 def test_contradictions_are_refused(options, said):

@@ -100,6 +100,8 @@ def test_a_card_and_a_report_tell_the_weights_that_were_scored(tiny_run: Make, t
     other = (tmp_path / "other" / "README.md").read_text()
     assert says.replace("0.25", "0.75") in other
     assert "| Made" not in other, "nobody scored these"
+    assert "No scores stand here: the run took them at 0.25." in other
+    assert "No scores stand here" not in own
 
 
 def test_another_share_than_an_earlier_evaluation_is_refused() -> None:

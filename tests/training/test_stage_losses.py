@@ -118,10 +118,21 @@ def test_records_without_what_a_loss_needs_are_counted(
     loss: AnyLossSettings, graded: list[int], scored: list[int], complaint: str | None
 ) -> None:
     if complaint is None:
-        check_needs(plan_of(graded, scored), [loss])
+        remarks = check_needs(plan_of(graded, scored), [loss])
+        assert bool(remarks) is (loss is SUM), "one of two records has no level"
+        assert all(
+            "1 of 2 records do not have a negative with a level: the part" in words for words in remarks
+        )
         return
     with pytest.raises(MghError, match=complaint):
         check_needs(plan_of(graded, scored), [loss])
+
+
+def test_weights_by_level_want_a_level_somewhere() -> None:
+    loss = InfoNCESettings(level_weights=[1, 1, 0.5, 0])
+    assert check_needs(plan_of([0, 1], [0, 0]), [loss]) == []
+    with pytest.raises(MghError, match="has level_weights, and no record of the stage"):
+        check_needs(plan_of([0, 0], [0, 0]), [loss])
 
 
 def test_records_that_no_stage_draws_need_nothing() -> None:

@@ -103,10 +103,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Te
 
 
 def describable(x: Tensor) -> bool:
-    """Whether a tensor descriptor can name the rows of `x`: TMA wants strides of 16 bytes or a multiple."""
+    """Whether a tensor descriptor can name the rows of `x`: TMA wants strides of 16 bytes or a multiple,
+    below 2⁴⁰ (CUDA's `cuTensorMapEncodeTiled`)."""
     strides = [stride * x.element_size() for stride in x.stride()[:-1]]
-    aligned = x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 16 == 0 for stride in strides)
-    return aligned and x.numel() > 0
+    named = all(0 < stride < 2**40 and stride % 16 == 0 for stride in strides)
+    return named and x.data_ptr() % 16 == 0 and x.numel() > 0
 
 
 def describe(x: Tensor, batch: Batch, rows: int) -> TensorDescriptor:

@@ -3,7 +3,7 @@
 `tables/sm_90.json` serves chips of compute capability 9.x; `tables/sm_80.json` serves all others from 8.0 on,
 and keeps to the smallest shared memory among them. `benchmarks/tune.py` writes them. Each says under "source"
 how it came about, and maps kernel → bytes per element → head dimension → [own, step, warps, stages], or
-[own, step, warps, stages, true] for a tile that works ahead; behind that may stand `whole`.
+[own, step, warps, stages, true] for a tile that works ahead; behind `true` or `false` may stand `whole`.
 """
 
 import functools
@@ -41,7 +41,7 @@ class Tile(NamedTuple):
     @property
     def listed(self) -> list[int]:
         """As a table has it."""
-        return list(self[: 4 + self.ahead + (self.whole > 0)])
+        return list(self[: 6 if self.whole else 4 + self.ahead])
 
 
 # Small, so that even the short sequences of tests are cut into several.
