@@ -20,6 +20,7 @@ def arguments(tmp_path: Path) -> list[str]:
     changes = {
         "folder": str(tmp_path),
         "training.micro_batch": "4",
+        "training.steps": "54",
         "data.train": "[sample:train]",
         "curriculum.stages": stages,
         "curriculum.negatives": "2",
