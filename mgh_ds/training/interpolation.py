@@ -37,7 +37,9 @@ class Interpolation:
         self._start: dict[str, Tensor] = {}
         if share < 1:
             self._start = {
-                name: parameter.detach().to("cpu", copy=True) for name, parameter in trainable(model).items()
+                name: parameter.detach().to("cpu", copy=True)
+                for name, parameter in trainable(model).items()
+                if not name.endswith(DOWN)
             }
 
     @contextmanager
@@ -55,7 +57,9 @@ class Interpolation:
         """From the engine's float32 weights, a tensor at a time."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        for name, parameter in trainable(engine.module).items():
-            learnt = safe_get_full_fp32_param(parameter)
-            start = self._start[name].to(learnt.device)
-            parameter.data.copy_(between(start, learnt, share, name))
+        parameters = trainable(engine.module)
+        for name, start in self._start.items():  # of the others every share is the whole
+            weight = safe_get_full_fp32_param(parameters[name])
+            if share < 1:
+                weight = between(start.to(weight.device), weight, share, name)
+            parameters[name].data.copy_(weight)

@@ -68,6 +68,7 @@ def attention_kernel(
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
+    keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
     rows = first + tl.arange(0, OWN)
     present = is_token(tokens, rows, length)
     queries = load_tile(rows_of(q, batch, head, start), first, present, D, OWN, BLOCK_D)
@@ -78,26 +79,21 @@ def attention_kernel(
     )
     begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, WHOLE)
     if tokens is not None or left is not None:
-        keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
         state = _walk(
             state, queries, rows, keys, values, tokens, length, scale, begin, end, left, right,
             D, BLOCK_D, STEP, STAGES=None,
         )  # fmt: skip
     else:
-        if described_keys is None:
-            keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
-            state = _walk_whole(
-                state, queries, keys, values, scale, whole_begin, whole_end,
-                D, BLOCK_D, WHOLE, AHEAD, DESCRIBED=False,
-            )  # fmt: skip
-        else:
+        DESCRIBED: tl.constexpr = described_keys is not None
+        if DESCRIBED:
             whole_keys = described_rows(described_keys, batch, head // group, start)
             whole_values = described_rows(described_values, batch, head // group, start)
-            state = _walk_whole(
-                state, queries, whole_keys, whole_values, scale, whole_begin, whole_end,
-                D, BLOCK_D, WHOLE, AHEAD, DESCRIBED=True,
-            )  # fmt: skip
-            keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
+        else:
+            whole_keys, whole_values = keys, values
+        state = _walk_whole(
+            state, queries, whole_keys, whole_values, scale, whole_begin, whole_end,
+            D, BLOCK_D, WHOLE, AHEAD, DESCRIBED,
+        )  # fmt: skip
         # Few steps: to load ahead would cost the registers that the loop before needs.
         state = _walk(
             state, queries, rows, keys, values, tokens, length, scale, whole_end, end, left, right,

@@ -83,12 +83,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Te
     """Plain attention: `out` and `lse`, in base 2."""
     out, lse = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (out, lse, q, k, v)]
-    tile = tiles.tile("attention", tiles.table_of(q.device), q.shape[-1], q.dtype)
+    tile = _tile("attention", q)
     is_unmasked = batch.tokens is None and batch.left is None
     described = tile.whole > 0 and is_unmasked and describable(k) and describable(v)
     _start(
         attention_kernel,
-        "attention",
+        tile,
         views,
         q,
         k,
@@ -122,7 +122,7 @@ def column_sums(q: Tensor, k: Tensor, lse: Tensor, batch: Batch) -> Tensor:
     """`column_sums`, from the `lse` of `attention`, in base 2."""
     sums = new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (sums, lse, q, k)]
-    _start(column_sums_kernel, "column_sums", views, q, k, batch, heads=q.shape[1])
+    _start(column_sums_kernel, _tile("column_sums", q), views, q, k, batch, heads=q.shape[1])
     return sums
 
 
@@ -134,7 +134,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, batch: Batch, keys: int) -> tuple[Ten
         return out, lse, sums
     sequences = batch.sequences(q)
     behind = -(-batch.rows(q) // keys) if batch.packed else 0
-    tile = tiles.tile(f"fused_{keys}", tiles.table_of(q.device), q.shape[-1], q.dtype)
+    tile = _tile(f"fused_{keys}", q)
     with torch.cuda.device_of(q):
         fused_kernel[(sequences + behind, q.shape[1])](
             *(batch.view(x) for x in (out, lse, sums, q, k, v)),
@@ -207,7 +207,7 @@ def backward_dq(
     d_q, delta = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [None if x is None else batch.view(x) for x in (d_q, delta, d_out, d_sums, q, k, v, out, lse)]
     name = "backward_dq" if d_sums is None else "backward_dq_columns"
-    _start(backward_dq_kernel, name, views, q, k, batch, heads=q.shape[1])
+    _start(backward_dq_kernel, _tile(name, q), views, q, k, batch, heads=q.shape[1])
     return d_q, delta
 
 
@@ -225,13 +225,13 @@ def backward_dkv(
     d_k, d_v = torch.empty_like(k), torch.empty_like(v)
     views = [None if x is None else batch.view(x) for x in (d_k, d_v, d_out, d_sums, q, k, v, lse, delta)]
     name = "backward_dkv" if d_sums is None else "backward_dkv_columns"
-    _start(backward_dkv_kernel, name, views, q, k, batch, heads=k.shape[1])
+    _start(backward_dkv_kernel, _tile(name, q), views, q, k, batch, heads=k.shape[1])
     return d_k, d_v
 
 
 def _start(
     kernel: Any,
-    name: str,
+    tile: tiles.Tile,
     views: Sequence[View | None],
     q: Tensor,
     k: Tensor,
@@ -240,7 +240,6 @@ def _start(
     **extra: Any,
 ) -> None:
     """One program for each tile of rows and each of `heads`."""
-    tile = tiles.tile(name, tiles.table_of(q.device), q.shape[-1], q.dtype)
     if q.numel() == 0:
         return
     grid = (batch.tile_count(q, tile.own), heads)
@@ -263,6 +262,10 @@ def _start(
             **extra,
             **_options(tile),
         )
+
+
+def _tile(kernel: str, q: Tensor) -> tiles.Tile:
+    return tiles.tile(kernel, tiles.table_of(q.device), q.shape[-1], q.dtype)
 
 
 def _options(tile: tiles.Tile) -> dict[str, Any]:
