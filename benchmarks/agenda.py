@@ -149,9 +149,12 @@ def _checked(d: int, dtype: torch.dtype) -> Iterator[Case]:
     masks = [(False, None), (True, None), (False, (70, 30))]
     for (causal, window), (layout, heads, of) in itertools.product(masks, layouts):
         yield Case(layout, of(300), *heads, d, dtype, causal, window)
+    for causal, window in masks:
+        yield Case("padded", (300, 0, 100), 4, 1, d, dtype, causal, window, holes=True)
     # Long enough for a loop over whole steps to come round to the memory that it began with.
-    for causal, (layout, heads, of) in itertools.product((False, True), layouts[:2]):
-        yield Case(layout, of(900), *heads, d, dtype, causal)
+    wide = [(False, None), (True, None), (False, (500, 400))]
+    for (causal, window), (layout, heads, of) in itertools.product(wide, layouts):
+        yield Case(layout, of(900), *heads, d, dtype, causal, window)
     for keys, causal in itertools.product((64, 128, 256), (False, True)):
         for layout, heads, of in layouts:
             yield Case(layout, of(keys - 5), *heads, d, dtype, causal)

@@ -24,7 +24,8 @@ MEDIAN, SPREAD, SHORTEST, LONGEST = 180, 0.9, 8, 8192
 class Case:
     """One batch. Padded ones that are timed hold sequences of one length: nothing is spent on padding.
 
-    With `window = (left, right)` query `i` sees the keys `i - left … i + right` alone.
+    With `window = (left, right)` query `i` sees the keys `i - left … i + right` alone. With `holes` a padded
+    batch has a mask that hides some rows between tokens as well.
     """
 
     layout: Layout
@@ -35,6 +36,7 @@ class Case:
     dtype: torch.dtype
     causal: bool
     window: tuple[int, int] | None = None
+    holes: bool = False
 
     @cached_property
     def n(self) -> int:
@@ -53,7 +55,8 @@ class Case:
     @property
     def mask(self) -> str:
         mask = "causal" if self.causal else "full"
-        return mask if self.window is None else f"{mask}, window {self.window[0]}/{self.window[1]}"
+        mask += "" if self.window is None else f", window {self.window[0]}/{self.window[1]}"
+        return mask + (", holes" if self.holes else "")
 
     @property
     def scale(self) -> float:

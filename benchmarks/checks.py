@@ -106,7 +106,9 @@ def _tokens(case: Case, device: torch.device) -> Tensor:
     """Bool `[B, N]`, or `[1, T]` packed: where there is a token."""
     if case.layout == "packed":
         return torch.ones(1, case.tokens, dtype=torch.bool, device=device)
-    return torch.arange(case.n, device=device) < torch.tensor(case.lengths, device=device)[:, None]
+    rows = torch.arange(case.n, device=device)
+    tokens = rows < torch.tensor(case.lengths, device=device)[:, None]
+    return tokens & (rows % 7 != 3) if case.holes else tokens
 
 
 def _visible(case: Case, tokens: Tensor, device: torch.device) -> Tensor:

@@ -36,8 +36,9 @@ MAY_SPILL_DESCRIBED = 24
 # Shared memory and registers of one SM, and threads that may wait on it at once.
 SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}
 REGISTERS_AN_SM, THREADS_AN_SM = 65536, {"sm_80": 1536, "sm_90": 2048}
-# How sequences lie, padded ones with or without a mask of tokens, and how far a query sees to either side.
-LAYOUTS = ("packed", "padded", "masked")
+# How sequences lie, padded ones with or without a mask of tokens, which may have holes; and how far a query
+# sees to either side.
+LAYOUTS = ("packed", "padded", "masked", "holed")
 Sides = tuple[int | None, int | None]
 SIGHT: dict[str, Sides] = {"": (None, None), " causal": (None, 0), " window": (128, 128)}
 VARIANTS = tuple(layout + sight for layout in LAYOUTS for sight in SIGHT)
@@ -180,7 +181,10 @@ def _inspect(name: str, kernel: Any, scores: Sequence[int]) -> Compiled:
 
 
 def start(kernel: str, variant: str, head_dim: int, dtype: torch.dtype) -> None:
-    """Starts one of KERNELS on a small batch of one of VARIANTS."""
+    """Starts one of KERNELS on a small batch of one of VARIANTS.
+
+    A mask with holes starts two, of which the last is meant: the first is for sequences that have none.
+    """
     q, k, batch = _inputs(variant, head_dim, dtype)
     numbers = launch.new_numbers(q, batch.packed)
     d_sums = numbers if kernel.endswith("columns") else None
@@ -216,5 +220,7 @@ def _inputs(variant: str, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tens
         return q, k, Batch(None, bounds, 64, 1.0, left, right)
     # As a transformer has them: [B, N, H, D] in memory.
     q, k = (torch.zeros(2, 67, 8, head_dim, dtype=dtype).transpose(1, 2) for _ in range(2))
-    tokens = torch.ones(2, 67, dtype=torch.uint8) if layout == "masked" else None
-    return q, k, Batch(tokens, None, 67, 1.0, left, right)
+    if layout == "padded":
+        return q, k, Batch(None, None, 67, 1.0, left, right)
+    tokens = torch.ones(2, 67, dtype=torch.uint8) if layout == "holed" else None
+    return q, k, Batch(tokens, None, 67, 1.0, left, right, torch.zeros(2, 3, dtype=torch.int32))

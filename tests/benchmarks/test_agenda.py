@@ -17,14 +17,17 @@ def test_every_kernel_of_the_tables_is_checked_and_the_main_ones_first():
     assert found == {(d, dtype) for d in tiles.HEAD_DIMS for dtype in (torch.bfloat16, torch.float16)}
     for d, dtype in found:
         these = [case for case in checks if (case.d, case.dtype) == (d, dtype)]
-        long = {(c.layout, len(set(c.lengths)) > 1, c.causal, c.window) for c in these if c.n == 300}
-        assert len(long) == 9, "packed, padded, masked, each of them full, causal and windowed"
+        for n, layouts in ((300, 4), (900, 3)):
+            kinds = {
+                (c.layout, len(set(c.lengths)) > 1, c.holes, c.causal, c.window) for c in these if c.n == n
+            }
+            assert len(kinds) == 3 * layouts, "packed, padded, masked (with holes), full, causal and windowed"
         assert {(case.n, case.causal) for case in these if case.n < 300} == {
             (n, causal) for n in (59, 123, 251) for causal in (False, True)
         }
         assert {case.heads // case.kv_heads for case in these} == {1, 2, 4}
     assert all(n % 16 for case in checks for n in case.lengths if n > 1)
-    first = EVERYTHING.checks[:54]
+    first = EVERYTHING.checks[:78]
     assert {(task.kind, task.case.d, task.case.dtype) for task in first} == {
         ("check", d, torch.bfloat16) for d in (64, 128)
     }

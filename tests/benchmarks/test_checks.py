@@ -1,5 +1,6 @@
 """What the checks on the device find, in the interpreter."""
 
+import dataclasses
 import math
 
 import pytest
@@ -17,16 +18,26 @@ pytestmark = [
     pytest.mark.skipif(not tiles.interpreted(), reason="needs TRITON_INTERPRET=1"),
 ]
 PADDED = Case("padded", (20, 0, 9), 2, 1, 32, torch.float16, causal=True)
+HOLED = Case("padded", (20, 0, 9), 2, 1, 32, torch.float16, causal=True, holes=True)
 PACKED = Case("packed", (19, 0, 1, 7), 2, 1, 32, torch.bfloat16, causal=False, window=(5, 2))
 
 
-@pytest.mark.parametrize("case", [PADDED, PACKED], ids=["masked", "packed"])
+@pytest.mark.parametrize("case", [PADDED, HOLED, PACKED], ids=["masked", "holed", "packed"])
 def test_sound_kernels_are_found_sound(case):
     row = checks.check(case, CPU)
     assert 0 < row.ratio <= 1
     assert row.note.startswith("fused; the largest: ")
     assert row.direction == "check"
-    assert row.mask == {"padded": "causal", "packed": "full, window 5/2"}[case.layout]
+    assert row.mask == {PADDED: "causal", HOLED: "causal, holes", PACKED: "full, window 5/2"}[case]
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_masks_of_tokens_start_a_kernel_for_each_kind(holes, monkeypatch):
+    """Each writes the sequences that are its own, and leaves the others alone."""
+    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
+    row = checks.check(dataclasses.replace(HOLED, holes=holes), CPU)
+    assert 0 < row.ratio <= 1
+    assert row.note.startswith("two passes; the largest: ")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from benchmarks import compiled
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # Every variant for the chip that the budget is drawn up for; elsewhere the hardest and the most common.
-HALF = ("packed", "packed causal", "packed window", "padded", "masked causal")
-FULL = ("packed", "packed window", "masked causal")
+HALF = ("packed", "packed causal", "packed window", "padded", "masked causal", "holed causal")
+FULL = ("packed", "packed window", "holed causal")
 VARIANTS = {
     ("sm_80", 2): HALF,
     ("sm_90", 2): compiled.VARIANTS,
@@ -34,7 +34,7 @@ def main(table: str, size: int) -> None:
             for variant in VARIANTS[table, size]:
                 with compiled.compiling_for(table) as found:
                     compiled.start(kernel, variant, head_dim, dtype)
-                for one in found:
+                for one in found[-1:]:
                     report = {
                         "entry": f"{kernel} {head_dim}",
                         "variant": variant,

@@ -66,11 +66,11 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
         spilling = {one["entry"]: one["spills"] for one in found if one["spills"]}
         few = {f"backward_dq_columns {d}" for d in (32, 64, 96, 128)}
         few |= {"backward_dkv 256", "backward_dkv_columns 256"}
-        packed = {"attention 96", "attention 128"} if table == "sm_90" else set()
-        assert set(spilling) <= few | packed
+        described = {"attention 96", "attention 128"} if table == "sm_90" else set()
+        assert set(spilling) <= few | described
         assert max((spilling[entry] for entry in set(spilling) & few), default=0) <= 16
-        several = [one for one in found if one["entry"] in packed and one["spills"]]
-        assert all(one["variant"].startswith("packed") and one["spills"] <= 24 for one in several)
+        several = [one for one in found if one["entry"] in described and one["spills"]]
+        assert all(one["variant"].startswith(("packed", "masked")) and one["spills"] <= 24 for one in several)
         expected = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async"}[table]
         others = {one["entry"] for one in found if one["tensor_cores"] != expected}
         # The one exception, by name: the fused kernel's rows, if wide.
@@ -83,7 +83,7 @@ def test_everything_shipped_compiles_cleanly(reports, table, size):
 def test_a_score_costs_what_the_budget_allows(reports):
     """Static speed on sm_90, in bf16: see the table in docs/kernels.md. No clock ran."""
     found = [one for one in reports["sm_90", 2] if one["entry"].endswith((" 64", " 96", " 128"))]
-    waiting = [one for one in found if one["entry"].startswith("attention") and one["serialised"]]
+    waiting = [one for one in reports["sm_90", 2] if one["serialised"]]
     assert [f"{one['entry']} {one['variant']}" for one in waiting] == []
     said = re.findall(
         r"\| `(\w+)`, ([\w ]+) \| [^|]+ \| ([\d.]+) /", (ROOT / "docs" / "kernels.md").read_text()
@@ -101,8 +101,8 @@ def test_a_score_costs_what_the_budget_allows(reports):
     # What little the kernels spill there, they spill outside their loops.
     whole = [one for one in reports["sm_90", 2] if one["entry"] in ahead]
     assert {one["entry"] for one in whole if any(loop["spills"] for loop in one["loops"])} == set()
-    whole = [one for one in whole if one["variant"] in ("packed", "packed causal", "padded", "padded causal")]
-    assert len(whole) == 4 * len(ahead)
+    whole = [one for one in whole if not one["variant"].startswith("holed")]
+    assert len(whole) == 9 * len(ahead)
     alone = [one for one in whole if one["interior"]["during_products"] < 0.9]
     assert [f"{one['entry']} {one['variant']}" for one in alone] == []
     costly = {
@@ -129,7 +129,7 @@ def test_a_score_costs_what_the_budget_allows(reports):
                 + cycles[f"backward_dkv{kind} {head_dim}", variant]
                 for kind in ("", "_columns")
             )
-            allowed = 1.35 if head_dim == 64 and variant.startswith("masked") else 1.2
+            allowed = 1.28 if head_dim == 64 and variant.startswith("holed") else 1.2
             assert with_sums <= allowed * plain, (head_dim, variant, with_sums / plain)
     # No score is computed twice, and no exponential but those that rescale a row.
     found += [one for one in reports["sm_80", 2] if re.fullmatch(r"backward_\w+ (64|96|128)", one["entry"])]
@@ -146,6 +146,9 @@ def test_a_table_has_a_tile_for_everything_and_says_how_it_came_about(table):
                 if compiled.is_shipped(kernel, table, head_dim, dtype):
                     tile = tiles.tile(kernel, table, head_dim, dtype)
                     assert min(tile.own, tile.step) >= 16
+                    # With fewer rows than its warps' share of a product all warps would compute all of it.
+                    if table == "sm_90" and dtype.itemsize == 2 and kernel not in compiled.FUSED_KERNELS:
+                        assert tile.own >= 16 * tile.warps
 
 
 def test_faults_are_found():

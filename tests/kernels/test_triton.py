@@ -88,22 +88,28 @@ def test_working_ahead_over_several_steps(monkeypatch, causal):
     assert_equal_to_reference(inputs, causal=causal, cu_seqlens=cu_seqlens)
 
 
-@pytest.mark.parametrize("d", [32, 24], ids=["as wide as a tile", "narrower"])
+@pytest.mark.parametrize(
+    ("d", "seen"),
+    [(32, {}), (32, {"causal": True}), (32, {"window": (50, 40)}), (24, {}), (24, {"causal": True})],
+)
 @pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("layout", ["packed", "padded", "as a transformer has it"])
-def test_whole_steps_are_read_by_descriptors(monkeypatch, layout, causal, ahead, d):
+@pytest.mark.parametrize("layout", ["packed", "padded", "as a transformer has it", "masked"])
+def test_whole_steps_are_read_by_descriptors(monkeypatch, layout, seen, ahead, d):
     """Of another length than masked ones. With the same steps the results are those of plain loads, to the
-    bit."""
+    bit. A head of 24 is narrower than its tile."""
     monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
     made = []
     describe = launch.describe
     monkeypatch.setattr(launch, "describe", lambda *given: made.append(given[2]) or describe(*given))
     if layout == "packed":
         inputs, cu_seqlens = packed_tensors([64, 49, 16, 33], 1, 2, d)
-        options = {"cu_seqlens": cu_seqlens, "causal": causal}
+        options = {"cu_seqlens": cu_seqlens, **seen}
     else:
-        inputs, options = tensors(2, 2, 2, 81, d), {"causal": causal}
+        inputs, options = tensors(2, 2, 1, 81, d), {**seen}
+    if layout == "masked":
+        tokens = torch.arange(81) >= torch.tensor([[0], [13]])
+        inputs = [x.masked_fill(~tokens.view(2, 1, 81, *[1] * (x.ndim - 3)), 0.0) for x in inputs]
+        options["key_padding_mask"] = tokens.to(DEVICE)
     if layout == "as a transformer has it":
         inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) if x.ndim == 4 else x for x in inputs]
     monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead, 32))
@@ -151,25 +157,32 @@ def test_what_a_descriptor_cannot_name_is_read_without(monkeypatch, fault):
     torch.testing.assert_close(found.column_sums.double(), expected.column_sums, **TOLERANCE)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=200)
 @given(
-    n=st.integers(1, 33),
+    n=st.integers(1, 33) | st.integers(60, 70),
+    tile=st.sampled_from([(16, 16), (32, 16), (16, 32)]),
+    ahead=st.booleans(),
+    whole=st.sampled_from([0, 32]),
     causal=st.booleans(),
-    window=windows,
-    side=st.sampled_from(["left", "right", "anywhere", "none"]),
+    window=windows | st.just((40, 40)),
+    side=st.sampled_from(["left", "right", "both", "anywhere", "none", "one and all"]),
     may_fuse=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_padded_batches(n, causal, window, side, may_fuse, seed):
+def test_padded_batches(n, tile, ahead, whole, causal, window, side, may_fuse, seed):
     """With padding on either side or in between, against the oracle. NaN at padding harms nobody."""
     inputs = tensors(2, 1, 1, n, 32, seed)
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(0, n + 1, (2, 1), generator=generator)
+    rows, begins = torch.arange(n), (n - lengths) // 2
+    holed = torch.rand(2, n, generator=generator) < 0.6
     tokens = {
-        "right": torch.arange(n) < lengths,
-        "left": torch.arange(n) >= n - lengths,
-        "anywhere": torch.rand(2, n, generator=generator) < 0.6,
+        "right": rows < lengths,
+        "left": rows >= n - lengths,
+        "both": (rows >= begins) & (rows < begins + lengths),
+        "anywhere": holed,
         "none": torch.ones(2, n, dtype=torch.bool),
+        "one and all": torch.stack([holed[0], torch.ones(n, dtype=torch.bool)]),
     }[side]
     q, k, v, d_out, d_sums = inputs
     clean = [x.masked_fill(~tokens[:, None, :, None], 0.0) for x in (q, k, v, d_out)]
@@ -179,11 +192,25 @@ def test_padded_batches(n, causal, window, side, may_fuse, seed):
     dirty = [x.masked_fill(~tokens[:, None, :, None], float("nan")) for x in (q, k, v, d_out)]
     dirty.append(d_sums.masked_fill(~tokens[:, None], float("nan")))
     with pytest.MonkeyPatch.context() as patch:
+        if tiles.interpreted():
+            patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead, whole))
         if not may_fuse:
             patch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
         found = triton(*on_device(*dirty), causal=causal, window=window, key_padding_mask=tokens.to(DEVICE))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.double().cpu(), theirs, **TOLERANCE)
+
+
+def test_spans_of_tokens():
+    """The first token, the row behind the last, and how many there are, over several blocks of rows."""
+    n = 2 * launch.ROWS_AT_ONCE + 7
+    tokens = torch.zeros(5, n, dtype=torch.uint8, device=DEVICE)
+    tokens[1, 3:2000] = tokens[2, 5] = tokens[2, n - 1] = tokens[3] = tokens[4, -2:] = 1
+    spans = launch.with_spans(launch.Batch(tokens, None, n, 1.0, None, None)).spans
+    expected = [[0, 0, 0], [3, 2000, 1997], [5, n, 2], [0, n, n], [n - 2, n, 2]]
+    assert spans.tolist() == expected
+    plain = launch.Batch(None, None, n, 1.0, None, None)
+    assert launch.with_spans(plain) is plain
 
 
 @pytest.mark.parametrize("d", [8, 32, 64, 80, 96, 128, 256])
@@ -565,8 +592,10 @@ def test_autocast_takes_fp32_to_the_tensor_cores():
     assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
 
 
-@pytest.mark.parametrize("seen", [{}, {"causal": True}, {"window": (100, 30)}], ids=str)
-@pytest.mark.parametrize("layout", ["packed", "masked"])
+@pytest.mark.parametrize(
+    "seen", [{}, {"causal": True}, {"window": (100, 30)}, {"window": (200, 150)}], ids=str
+)
+@pytest.mark.parametrize("layout", ["packed", "masked", "holed"])
 @pytest.mark.parametrize("d", [64, 96, 128, 256])
 def test_shipped_tiles_in_half_precision(d, layout, seen, monkeypatch):
     """Several tiles of sm_90's table, whole and cut off, edges and interiors, against fp64, by norms.
@@ -582,6 +611,8 @@ def test_shipped_tiles_in_half_precision(d, layout, seen, monkeypatch):
     else:
         inputs = tensors(2, 1, 2, 300, d)
         tokens = torch.arange(300) >= torch.tensor([[0], [170]])
+        if layout == "holed":
+            tokens &= torch.arange(300) % 7 != 3
         options = {"key_padding_mask": tokens.to(DEVICE), **seen}
         padding = [~(tokens[:, None, :, None] if x.dim() == 4 else tokens[:, None]) for x in inputs]
         inputs = [x.masked_fill(p, 0.0) for x, p in zip(inputs, padding, strict=True)]

@@ -5,9 +5,9 @@ keys, what was added up so far is scaled down to the new maximum. `lse` is what 
 `P = exp2(S·log2 e − lse)` from: it is in base 2, so that a row's largest score and its maximum in there are
 rounded alike, however large they are.
 
-Keys that all queries of a tile see are walked first, without masks, and those at its edge after them. Where a
-mask of tokens or a window's left end may hide any, one loop masks all: a third would leave the compiler
-too few registers to keep the tensor cores' products in flight.
+Keys that all queries of a tile see are walked first, without masks, and those at the edges after them, in one
+loop that jumps over the former: a third would leave the compiler too few registers to keep the tensor cores'
+products in flight. Where a mask of tokens has holes, one loop masks all.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -21,6 +21,7 @@ from ata_attention.gpu.layout import (
     LOG2_E,
     described_rows,
     hide,
+    is_own_token,
     is_token,
     load_tile,
     load_whole,
@@ -40,6 +41,7 @@ def attention_kernel(
     k,
     v,
     tokens,
+    spans,
     cu_seqlens,
     sequences,
     n,
@@ -63,14 +65,14 @@ def attention_kernel(
     head = tl.program_id(1)
     # The last tiles first: causal, they have the most keys, and light ones fill the gaps at the end.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    batch, start, length, extent, first = own_rows(tile, cu_seqlens, sequences, n, OWN)
+    batch, start, length, extent, first = own_rows(tile, tokens, spans, cu_seqlens, sequences, n, OWN)
     if first >= extent:
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
     keys, values = rows_of(k, batch, head // group, start), rows_of(v, batch, head // group, start)
     rows = first + tl.arange(0, OWN)
-    present = is_token(tokens, rows, length)
+    present = is_own_token(tokens, rows, length)
     queries = load_tile(rows_of(q, batch, head, start), first, present, D, OWN, BLOCK_D)
     state = (
         tl.zeros([OWN, BLOCK_D], tl.float32),
@@ -78,9 +80,9 @@ def attention_kernel(
         tl.zeros([OWN], tl.float32),
     )
     begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, WHOLE)
-    if tokens is not None or left is not None:
+    if tokens is not None:
         state = _walk(
-            state, queries, rows, keys, values, tokens, length, scale, begin, end, left, right,
+            state, queries, rows, keys, values, tokens, length, scale, begin, end, None, 0, left, right,
             D, BLOCK_D, STEP, STAGES=None,
         )  # fmt: skip
     else:
@@ -94,10 +96,14 @@ def attention_kernel(
             state, queries, whole_keys, whole_values, scale, whole_begin, whole_end,
             D, BLOCK_D, WHOLE, AHEAD, DESCRIBED,
         )  # fmt: skip
+        if left is None:
+            begin, skip = whole_end, None  # there is nothing before them
+        else:
+            skip = whole_begin
         # Few steps: to load ahead would cost the registers that the loop before needs.
         state = _walk(
-            state, queries, rows, keys, values, tokens, length, scale, whole_end, end, left, right,
-            D, BLOCK_D, STEP, STAGES=1,
+            state, queries, rows, keys, values, None, length, scale, begin, end, skip,
+            whole_end - whole_begin, left, right, D, BLOCK_D, STEP, STAGES=1,
         )  # fmt: skip
     weighted, maximum, total = state
     # A row of padding saw nothing, or the wrong things: it is 0, and its lse makes its P vanish elsewhere.
@@ -119,6 +125,8 @@ def _walk(
     scale,
     begin,
     end,
+    skip,
+    skipped,
     left,
     right,
     D: tl.constexpr,
@@ -126,8 +134,10 @@ def _walk(
     STEP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Takes the keys from `begin` to `end` into the running softmax."""
-    for step in tl.range(begin, end, STEP, num_stages=STAGES):
+    """Takes the keys from `begin` to `end` into the running softmax, but for the `skipped` ones from `skip`
+    on, if that is not None."""
+    for place in tl.range(begin, end if skip is None else end - skipped, STEP, num_stages=STAGES):
+        step = place if skip is None else tl.where(place < skip, place, place + skipped)
         columns = step + tl.arange(0, STEP)
         present = is_token(tokens, columns, length)
         key = load_tile(keys, step, present, D, STEP, BLOCK_D)

@@ -3,7 +3,7 @@
 A row's normaliser is known only when the row has been read to its end, so a forward pass that walks along
 rows cannot add up columns. This one walks down columns: for its keys it computes the scores of every query
 again, `P = exp2(S·log2 e − lse)`, and adds. One matmul and one exponential a pair, no memory beyond
-the result. Queries that see only some of the keys are walked apart, with a mask; those in between without.
+the result. Queries that see all of the keys are walked without a mask, and those at the edges apart.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -15,6 +15,7 @@ import triton.language as tl
 from ata_attention.gpu.layout import (
     LOG2_E,
     hide,
+    is_own_token,
     is_token,
     load_numbers,
     load_tile,
@@ -32,6 +33,7 @@ def column_sums_kernel(
     q,
     k,
     tokens,
+    spans,
     cu_seqlens,
     sequences,
     n,
@@ -46,30 +48,27 @@ def column_sums_kernel(
 ):
     """Program (tile, query head) writes the column sums of the tile's keys, 0 at padding."""
     head = tl.program_id(1)
-    batch, start, length, extent, first = own_rows(tl.program_id(0), cu_seqlens, sequences, n, OWN)
+    batch, start, length, extent, first = own_rows(
+        tl.program_id(0), tokens, spans, cu_seqlens, sequences, n, OWN
+    )
     if first >= extent:
         return
     if tokens is not None:
         tokens += batch.to(tl.int64) * n  # those of this sequence
     queries, logarithms = rows_of(q, batch, head, start), rows_of(lse, batch, head, start)
     columns = first + tl.arange(0, OWN)
-    present = is_token(tokens, columns, length)
+    present = is_own_token(tokens, columns, length)
     keys = load_tile(rows_of(k, batch, head // group, start), first, present, D, OWN, BLOCK_D)
     total = tl.zeros([OWN], tl.float32)
     # Seen from a key, left and right change places.
     begin, whole_begin, whole_end, end = reach(first, length, right, left, OWN, STEP)
-    if right is not None:
-        total = _walk(
-            total, keys, columns, queries, logarithms, tokens, length, scale, begin, whole_begin, left, right,
-            D, BLOCK_D, STEP, HIDE=True,
-        )  # fmt: skip
     total = _walk(
-        total, keys, columns, queries, logarithms, tokens, length, scale, whole_begin, whole_end, left, right,
-        D, BLOCK_D, STEP, HIDE=False,
+        total, keys, columns, queries, logarithms, tokens, length, scale, whole_begin, whole_end, whole_end,
+        0, left, right, D, BLOCK_D, STEP, HIDE=False,
     )  # fmt: skip
     total = _walk(
-        total, keys, columns, queries, logarithms, tokens, length, scale, whole_end, end, left, right,
-        D, BLOCK_D, STEP, HIDE=True,
+        total, keys, columns, queries, logarithms, tokens, length, scale, begin, end, whole_begin,
+        whole_end - whole_begin, left, right, D, BLOCK_D, STEP, HIDE=True,
     )  # fmt: skip
     total = tl.where(present, total, 0.0)
     store_numbers(rows_of(sums, batch, head, start), columns, columns < extent, total)
@@ -87,6 +86,8 @@ def _walk(
     scale,
     begin,
     end,
+    skip,
+    skipped,
     left,
     right,
     D: tl.constexpr,
@@ -94,8 +95,10 @@ def _walk(
     STEP: tl.constexpr,
     HIDE: tl.constexpr,
 ):
-    """Adds what the queries from `begin` to `end` give; without HIDE they are rows that see all the keys."""
-    for step in tl.range(begin, end, STEP, num_stages=1 if HIDE else None):
+    """Adds what the queries from `begin` to `end` give, but for the `skipped` ones from `skip` on; without
+    HIDE they are rows that see all the keys, none skipped."""
+    for place in tl.range(begin, end - skipped, STEP, num_stages=1 if HIDE else None):
+        step = tl.where(place < skip, place, place + skipped) if HIDE else place
         rows = step + tl.arange(0, STEP)
         is_query = is_token(tokens, rows, length) if HIDE or tokens is not None else None
         query = load_tile(queries, step, is_query, D, STEP, BLOCK_D)

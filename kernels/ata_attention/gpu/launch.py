@@ -4,7 +4,7 @@ The arguments are those of the operators in `ops`; `Batch` is what all of them h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from ata_attention.gpu.backward import backward_dkv_kernel, backward_dq_kernel, 
 from ata_attention.gpu.column_sums import column_sums_kernel
 from ata_attention.gpu.fused import fused_kernel
 from ata_attention.gpu.layout import View, view
+from ata_attention.gpu.spans import spans_kernel
 
-# Rows that `centre_kernel` reads at once.
-CENTRE_BLOCK = 1024
+# Rows that `centre_kernel` and `spans_kernel` read at once.
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Batch:
         longest: no sequence is longer, as far as the caller knows.
         scale: factor of the scores.
         left, right: see `Visibility`.
+        spans: where `tokens` has them, for all kernels but `fused`; see `with_spans`.
     """
 
     tokens: Tensor | None
@@ -40,6 +42,7 @@ class Batch:
     scale: float
     left: int | None
     right: int | None
+    spans: Tensor | None = None
 
     @property
     def packed(self) -> bool:
@@ -75,8 +78,21 @@ def forward(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tens
     keys = tiles.fused_keys(batch.longest, table, q.shape[-1], q.dtype)
     if keys is not None:
         return fused(q, k, v, batch, keys)
+    batch = with_spans(batch)
     out, lse = attention(q, k, v, batch)
     return out, lse, column_sums(q, k, lse, batch)
+
+
+def with_spans(batch: Batch) -> Batch:
+    """`batch` with the spans of its tokens, int32 `[B, 3]`; as it is where every row is a token."""
+    if batch.tokens is None:
+        return batch
+    sequences, n = batch.tokens.shape
+    spans = torch.empty(sequences, 3, dtype=torch.int32, device=batch.tokens.device)
+    if sequences:
+        with torch.cuda.device_of(spans):
+            spans_kernel[(sequences,)](spans, batch.tokens, n, BLOCK=ROWS_AT_ONCE, num_warps=4)
+    return replace(batch, spans=spans)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -84,8 +100,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Te
     out, lse = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [batch.view(x) for x in (out, lse, q, k, v)]
     tile = _tile("attention", q)
-    is_unmasked = batch.tokens is None and batch.left is None
-    described = tile.whole > 0 and is_unmasked and describable(k) and describable(v)
+    described = tile.whole > 0 and describable(k) and describable(v)
     _start(
         attention_kernel,
         tile,
@@ -167,6 +182,7 @@ def backward(
     batch: Batch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v. With `d_sums` None no work is done for it."""
+    batch = with_spans(batch)
     if d_sums is not None:
         d_sums = centre(d_sums, sums, q, batch)
     d_q, delta = backward_dq(d_out, d_sums, q, k, v, out, lse, batch)
@@ -186,7 +202,7 @@ def centre(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
                 batch.cu_seqlens,
                 grid[0],
                 batch.rows(q),
-                BLOCK=CENTRE_BLOCK,
+                BLOCK=ROWS_AT_ONCE,
                 num_warps=4,
                 enable_fp_fusion=True,
             )
@@ -239,29 +255,37 @@ def _start(
     heads: int,
     **extra: Any,
 ) -> None:
-    """One program for each tile of rows and each of `heads`."""
+    """One program for each tile of rows and each of `heads`.
+
+    With the spans of a mask of tokens twice: sequences without holes between their tokens need nothing else,
+    and a kernel that could read flags as well would have fewer registers for them.
+    """
     if q.numel() == 0:
         return
     grid = (batch.tile_count(q, tile.own), heads)
+    is_split = batch.tokens is not None and batch.spans is not None
+    flags = (None, batch.tokens) if is_split else (batch.tokens,)
     # Triton starts kernels on the current device.
     with torch.cuda.device_of(q):
-        kernel[grid](
-            *views,
-            batch.tokens,
-            batch.cu_seqlens,
-            batch.sequences(q),
-            batch.rows(q),
-            q.shape[1] // k.shape[1],
-            batch.scale,
-            batch.left,
-            batch.right,
-            D=q.shape[-1],
-            BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
-            OWN=tile.own,
-            STEP=tile.step,
-            **extra,
-            **_options(tile),
-        )
+        for tokens in flags:
+            kernel[grid](
+                *views,
+                tokens,
+                batch.spans,
+                batch.cu_seqlens,
+                batch.sequences(q),
+                batch.rows(q),
+                q.shape[1] // k.shape[1],
+                batch.scale,
+                batch.left,
+                batch.right,
+                D=q.shape[-1],
+                BLOCK_D=tiles.padded_head_dim(q.shape[-1]),
+                OWN=tile.own,
+                STEP=tile.step,
+                **extra,
+                **_options(tile),
+            )
 
 
 def _tile(kernel: str, q: Tensor) -> tiles.Tile:

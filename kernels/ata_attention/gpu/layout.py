@@ -37,7 +37,7 @@ def view(x: Tensor, packed: bool) -> View:
 
 
 @triton.jit
-def own_rows(tile, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
+def own_rows(tile, tokens, spans, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
     """What tile number `tile` stands for: `(batch, start, length, extent, first)`.
 
     `start` is the row at which the sequence begins in its batch entry, `length` its number of rows that may
@@ -47,6 +47,10 @@ def own_rows(tile, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
     Packed, sequence `s` begins with tile `cu_seqlens[s] // BLOCK + s`: that leaves room for all its tiles
     wherever it starts, and the search needs neither the longest length nor a table made beforehand. Rows
     behind the last sequence are one more, of length 0: what is written there is what padding gets.
+
+    Under a mask of tokens there are `spans` (see `spans_kernel`), and a sequence goes from its first token
+    to its last: rows to write before it have negative numbers. A kernel without the flags, `tokens`, leaves
+    alone the sequences with holes between their tokens, one with them all others: there `extent` is `first`.
     """
     if cu_seqlens is None:
         tiles = tl.cdiv(n, BLOCK)
@@ -55,6 +59,16 @@ def own_rows(tile, cu_seqlens, sequences, n, BLOCK: tl.constexpr):
         length = n
         extent = n
         first = (tile % tiles) * BLOCK
+        if spans is not None:
+            low, high = tl.load(spans + batch * 3), tl.load(spans + batch * 3 + 1)
+            is_holed = tl.load(spans + batch * 3 + 2) < high - low
+            if tokens is None:
+                start = low
+                length = tl.where(first < high, tl.where(first + BLOCK > low, high - low, 0), 0)
+                first -= low
+                extent = tl.where(is_holed, first, n - low)
+            else:
+                extent = tl.where(is_holed, n, first)
     else:
         low = tile * 0
         high = sequences + 1
@@ -134,6 +148,12 @@ def is_token(tokens, rows, length):
     if tokens is not None:
         present = present & (tl.load(tokens + rows, mask=present, other=0) != 0)
     return present
+
+
+@triton.jit
+def is_own_token(tokens, rows, length):
+    """The same for rows that a program owns: see `own_rows`."""
+    return is_token(tokens, rows, length) & (rows >= 0)
 
 
 @triton.jit
