@@ -38,6 +38,10 @@ class Case:
     window: tuple[int, int] | None = None
     holes: bool = False
 
+    def __post_init__(self) -> None:
+        if self.holes and self.layout == "packed":
+            raise ValueError("a packed batch has no mask of tokens, and so no holes")
+
     @cached_property
     def n(self) -> int:
         """The longest length."""

@@ -28,7 +28,7 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
 # precision these may, where a larger tile saves far more work than a few bytes cost: 128 rows of queries
 # under a mask, and steps of 32 rows at head dimension 256.
-MAY_SPILL_FP32 = 320
+MAY_SPILL_FP32 = 240
 MAY_SPILL_HALF = {"backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
 # Steps by descriptors leave no room for a few numbers of a packed batch that nothing needs before the last
 # keys are read: they may be put away, outside all loops.

@@ -75,3 +75,8 @@ def test_inputs_have_the_kernels_shapes(layout):
     assert q.dtype == torch.float16
     assert d_sums.dtype == torch.float32
     assert not torch.equal(k, v)
+
+
+def test_a_packed_batch_has_no_holes():
+    with pytest.raises(ValueError, match="no mask of tokens"):
+        Case("packed", (5, 5), 2, 1, 8, torch.float16, causal=False, holes=True)

@@ -32,8 +32,7 @@ def test_sound_kernels_are_found_sound(case):
 
 
 @pytest.mark.parametrize("holes", [False, True])
-def test_masks_of_tokens_start_a_kernel_for_each_kind(holes, monkeypatch):
-    """Each writes the sequences that are its own, and leaves the others alone."""
+def test_masks_of_tokens_are_checked_in_two_passes_too(holes, monkeypatch):
     monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
     row = checks.check(dataclasses.replace(HOLED, holes=holes), CPU)
     assert 0 < row.ratio <= 1

@@ -213,6 +213,72 @@ def test_spans_of_tokens():
     assert launch.with_spans(plain) is plain
 
 
+class Only:
+    """A kernel of whose starts those with the flags of a mask happen, or those without."""
+
+    def __init__(self, kernel, has_flags):
+        self.kernel, self.has_flags = kernel, has_flags
+
+    def __getitem__(self, grid):
+        def start(*arguments, **options):
+            tokens = arguments[-9]
+            if (tokens is not None) is self.has_flags:
+                self.kernel[grid](*arguments, **options)
+
+        return start
+
+
+@pytest.mark.parametrize("has_flags", [False, True])
+def test_a_mask_of_tokens_starts_two_kernels(has_flags, monkeypatch):
+    """Either writes the sequences that are its own, with holes or without, and leaves the others alone."""
+    q, k, v, d_out, d_sums = on_device(*tensors(3, 1, 1, 40, 32))
+    tokens = torch.ones(3, 40, dtype=torch.uint8, device=DEVICE)
+    tokens[0, :9] = tokens[1, 7] = tokens[2, 30:] = 0
+    batch = launch.with_spans(launch.Batch(tokens, None, 40, 1.0, None, None))
+
+    def results():
+        numbers = torch.zeros_like(d_sums)
+        sums = launch.column_sums(q, k, numbers, batch)
+        from_queries = launch.backward_dq(d_out, d_sums, q, k, v, q, numbers, batch)
+        from_keys = launch.backward_dkv(d_out, d_sums, q, k, v, numbers, numbers, batch)
+        return *launch.attention(q, k, v, batch), sums, *from_queries, *from_keys
+
+    both = results()
+    for name in ("attention", "column_sums", "backward_dq", "backward_dkv"):
+        monkeypatch.setattr(launch, f"{name}_kernel", Only(getattr(launch, f"{name}_kernel"), has_flags))
+    own, others = ([1], [0, 2]) if has_flags else ([0, 2], [1])
+    for alone, whole in zip(results(), both, strict=True):
+        assert not whole.isnan().any()
+        assert torch.equal(alone[own], whole[own])
+        assert alone[others].isnan().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": (20, 9)}], ids=str)
+@pytest.mark.parametrize("layout", ["packed", "masked"])
+def test_walking_twice(layout, options, monkeypatch):
+    """As the backward pass of heads beyond 128 does in half precision."""
+    asked = []
+    monkeypatch.setattr(launch, "walks_twice", lambda q: asked.append(q.shape[-1]) or True)
+    if layout == "packed":
+        inputs, cu_seqlens = packed_tensors([33, 0, 5, 16], 1, 2, 32)
+        options = {"cu_seqlens": cu_seqlens, **options}
+    else:
+        tokens = torch.arange(40) >= torch.tensor([[0], [13]])
+        inputs = tensors(2, 1, 2, 40, 32)
+        inputs = [x.masked_fill(~tokens.view(2, 1, 40, *[1] * (x.ndim - 3)), 0.0) for x in inputs]
+        options = {"key_padding_mask": tokens.to(DEVICE), **options}
+    assert_equal_to_reference(inputs, **options)
+    assert asked == [32, 32]
+
+
+def test_who_walks_twice():
+    q = torch.zeros(1, 1, 1, 256)
+    assert launch.walks_twice(q.bfloat16())
+    assert launch.walks_twice(q[..., :136].half())
+    assert not launch.walks_twice(q[..., :128].half())
+    assert not launch.walks_twice(q)
+
+
 @pytest.mark.parametrize("d", [8, 32, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize("max_seqlen", [19, None], ids=["fused", "two passes"])
 def test_head_dimensions(d, max_seqlen):

@@ -60,7 +60,8 @@ def attention_kernel(
 ):
     """Program (tile, query head) writes `out` and `lse` of the tile's queries.
 
-    Steps without a mask have WHOLE keys, read by descriptors where there are any, and the others STEP.
+    Steps without a mask have WHOLE keys, a multiple of STEP, read by descriptors where there are any, and the
+    others STEP.
     """
     head = tl.program_id(1)
     # The last tiles first: causal, they have the most keys, and light ones fill the gaps at the end.
@@ -79,6 +80,7 @@ def attention_kernel(
         tl.full([OWN], float("-inf"), tl.float32),
         tl.zeros([OWN], tl.float32),
     )
+    tl.static_assert(WHOLE % STEP == 0, "steps at the edges must meet the whole ones")
     begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, WHOLE)
     if tokens is not None:
         state = _walk(

@@ -14,9 +14,9 @@ Three kernels, in this order:
 
 Without `d_column_sums` there is no centring, no `B` and no `r`.
 
-Heads wider than 128 leave a program registers for one accumulator, not two, of as many rows as its warps can
-share. There `backward_dq_kernel` finds `r` in a walk of its own before the one for dq, without `B`, and
-`backward_dkv_kernel` dv before dk: four matmuls and five, where half as many rows, which all warps would
+TWICE is for heads so wide that a program has registers for one accumulator, not two, of as many rows as its
+warps can share. Then `backward_dq_kernel` finds `r` in a walk of its own before the one for dq, without `B`,
+and `backward_dkv_kernel` dv before dk: four matmuls and five, where half as many rows, which all warps would
 compute the scores of, take six.
 """
 
@@ -92,6 +92,7 @@ def backward_dq_kernel(
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
     STEP: tl.constexpr,
+    TWICE: tl.constexpr,
 ):
     """Program (tile, query head) writes `d_q` and `delta` (D above) of the tile's queries.
 
@@ -115,11 +116,10 @@ def backward_dq_kernel(
     logarithm = load_numbers(rows_of(lse, batch, head, start), rows, present, float("inf"))
     row_delta = tl.sum(d_row.to(tl.float32) * result.to(tl.float32), 1)
     begin, whole_begin, whole_end, end = reach(first, length, left, right, OWN, STEP)
-    WIDE: tl.constexpr = BLOCK_D > 128
-    AT_ONCE: tl.constexpr = column_gradients is not None and not WIDE
+    AT_ONCE: tl.constexpr = column_gradients is not None and not TWICE
     row_term = tl.zeros([OWN], tl.float32)  # r
-    if column_gradients is not None and WIDE:
-        for step in tl.range(begin, end, STEP, disable_licm=True):
+    if column_gradients is not None and TWICE:
+        for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
             columns = step + tl.arange(0, STEP)
             is_key = is_token(tokens, columns, length)
             key = load_tile(keys, step, is_key, D, STEP, BLOCK_D)
@@ -130,7 +130,7 @@ def backward_dq_kernel(
         row_delta += row_term
     gradient = tl.zeros([OWN, BLOCK_D], tl.float32)  # A, or the whole where r is known
     mean_key = tl.zeros([OWN, BLOCK_D if AT_ONCE else 1], tl.float32)  # B
-    for step in tl.range(begin, end, STEP, disable_licm=WIDE):
+    for step in tl.range(begin, end, STEP, disable_licm=BLOCK_D > 128):
         columns = step + tl.arange(0, STEP)
         is_key = is_token(tokens, columns, length)
         key = load_tile(keys, step, is_key, D, STEP, BLOCK_D)
@@ -186,6 +186,7 @@ def backward_dkv_kernel(
     BLOCK_D: tl.constexpr,
     OWN: tl.constexpr,
     STEP: tl.constexpr,
+    TWICE: tl.constexpr,
 ):
     """Program (tile, key head) writes `d_k` and `d_v` of the tile's keys, from all query heads of theirs.
 
@@ -205,8 +206,7 @@ def backward_dkv_kernel(
     key = load_tile(rows_of(k, batch, key_head, start), first, present, D, OWN, BLOCK_D)
     # Seen from a key, left and right change places.
     limits = reach(first, length, right, left, OWN, STEP)
-    WIDE: tl.constexpr = BLOCK_D > 128
-    if WIDE:
+    if TWICE:
         _, d_value = _walk_queries(
             q, d_out, d_sums, lse, delta, batch, start, key_head, group, key, None, columns, present, tokens,
             length, scale, limits, left, right, D, BLOCK_D, OWN, STEP, KEYS=False, VALUES=True,
@@ -216,11 +216,11 @@ def backward_dkv_kernel(
     value = load_tile(rows_of(v, batch, key_head, start), first, present, D, OWN, BLOCK_D)
     d_key, d_value = _walk_queries(
         q, d_out, d_sums, lse, delta, batch, start, key_head, group, key, value, columns, present, tokens,
-        length, scale, limits, left, right, D, BLOCK_D, OWN, STEP, KEYS=True, VALUES=not WIDE,
+        length, scale, limits, left, right, D, BLOCK_D, OWN, STEP, KEYS=True, VALUES=not TWICE,
     )  # fmt: skip
     d_key = tl.where(present[:, None], d_key * scale, 0.0)
     store_tile(rows_of(d_k, batch, key_head, start), first, within, d_key, D, OWN, BLOCK_D)
-    if not WIDE:
+    if not TWICE:
         d_value = tl.where(present[:, None], d_value, 0.0)
         store_tile(rows_of(d_v, batch, key_head, start), first, within, d_value, D, OWN, BLOCK_D)
 

@@ -3,7 +3,8 @@
 A row's normaliser is known only when the row has been read to its end, so a forward pass that walks along
 rows cannot add up columns. This one walks down columns: for its keys it computes the scores of every query
 again, `P = exp2(S·log2 e − lse)`, and adds. One matmul and one exponential a pair, no memory beyond
-the result. Queries that see all of the keys are walked without a mask, and those at the edges apart.
+the result. Queries that see all of the keys are walked without a mask, unless theirs has holes, and those at
+the edges apart.
 """
 
 # mypy: disallow-untyped-defs=False

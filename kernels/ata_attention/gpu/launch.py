@@ -33,7 +33,7 @@ class Batch:
         longest: no sequence is longer, as far as the caller knows.
         scale: factor of the scores.
         left, right: see `Visibility`.
-        spans: where `tokens` has them, for all kernels but `fused`; see `with_spans`.
+        spans: where `tokens` has them, for the kernels that `_start` starts; see `with_spans`.
     """
 
     tokens: Tensor | None
@@ -190,6 +190,11 @@ def backward(
     return d_q, d_k, d_v
 
 
+def walks_twice(q: Tensor) -> bool:
+    """Whether the backward kernels do: see `backward`. fp32, without tensor cores, is bound by the work."""
+    return tiles.padded_head_dim(q.shape[-1]) > 128 and q.element_size() == 2
+
+
 def centre(d_sums: Tensor, sums: Tensor, q: Tensor, batch: Batch) -> Tensor:
     """`d_sums` less its mean, per head and sequence; see `centre_kernel`."""
     result = new_numbers(q, batch.packed)
@@ -223,7 +228,8 @@ def backward_dq(
     d_q, delta = torch.empty_like(q), new_numbers(q, batch.packed)
     views = [None if x is None else batch.view(x) for x in (d_q, delta, d_out, d_sums, q, k, v, out, lse)]
     name = "backward_dq" if d_sums is None else "backward_dq_columns"
-    _start(backward_dq_kernel, _tile(name, q), views, q, k, batch, heads=q.shape[1])
+    twice = walks_twice(q)
+    _start(backward_dq_kernel, _tile(name, q), views, q, k, batch, heads=q.shape[1], TWICE=twice)
     return d_q, delta
 
 
@@ -241,7 +247,8 @@ def backward_dkv(
     d_k, d_v = torch.empty_like(k), torch.empty_like(v)
     views = [None if x is None else batch.view(x) for x in (d_k, d_v, d_out, d_sums, q, k, v, lse, delta)]
     name = "backward_dkv" if d_sums is None else "backward_dkv_columns"
-    _start(backward_dkv_kernel, _tile(name, q), views, q, k, batch, heads=k.shape[1])
+    twice = walks_twice(q)
+    _start(backward_dkv_kernel, _tile(name, q), views, q, k, batch, heads=k.shape[1], TWICE=twice)
     return d_k, d_v
 
 

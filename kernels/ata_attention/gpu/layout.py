@@ -48,9 +48,10 @@ def own_rows(tile, tokens, spans, cu_seqlens, sequences, n, BLOCK: tl.constexpr)
     wherever it starts, and the search needs neither the longest length nor a table made beforehand. Rows
     behind the last sequence are one more, of length 0: what is written there is what padding gets.
 
-    Under a mask of tokens there are `spans` (see `spans_kernel`), and a sequence goes from its first token
-    to its last: rows to write before it have negative numbers. A kernel without the flags, `tokens`, leaves
-    alone the sequences with holes between their tokens, one with them all others: there `extent` is `first`.
+    Under a mask of tokens there are `spans` (see `spans_kernel`). A kernel without the flags, `tokens`,
+    counts rows from a sequence's first token to its last: those to write before have negative numbers, and
+    `length` is 0 for a tile without a token. It leaves alone the sequences with holes between their tokens,
+    and a kernel with flags, which counts from row 0, all others: there `extent` is `first`.
     """
     if cu_seqlens is None:
         tiles = tl.cdiv(n, BLOCK)
@@ -125,7 +126,8 @@ def sequence_or_rest(number, cu_seqlens, sequences, n, ROWS: tl.constexpr):
 def reach(first, length, before, after, OWN: tl.constexpr, STEP: tl.constexpr):
     """`(begin, whole_begin, whole_end, end)` for OWN rows from `first`, if row `i` sees `i − before …
     i + after`, None meaning no limit: some of them see the rows `begin … end`, and all of them those of
-    `whole_begin … whole_end`, which need no mask. All but `end` are multiples of STEP.
+    `whole_begin … whole_end`, which need no mask. All but `end` are multiples of STEP. `first` may be
+    negative; what there is nothing of then begins behind its end.
     """
     begin = length * 0
     end = length
