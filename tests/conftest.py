@@ -30,6 +30,8 @@ LONGEST = (
     "synthesis/test_exactly_once.py",
     "test_launch.py",
     "kernels/test_triton.py",
+    "kernels/test_whole_steps.py",
+    "kernels/test_masks.py",
     "test_readme.py",
     "training/test_step.py",
     "training/test_resume.py",

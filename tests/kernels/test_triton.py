@@ -1,8 +1,6 @@
 """The Triton kernels, against the definition in fp64: on the GPU if there is one, else interpreted."""
 
-import itertools
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -13,47 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.oracle import eager_attention, oracle, run, tensors, visible_pairs
+from tests.kernels.comparison import (
+    DEVICE,
+    TOLERANCE,
+    assert_equal_to_reference,
+    on_device,
+    packed_tensors,
+    reference,
+    triton,
+    windows,
+)
+from tests.kernels.oracle import eager_attention, run, tensors
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# fp32 against fp64. Sums of some hundred products of about 1, each rounded to 6e-8.
-TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
-
-triton = partial(run, "triton")
-reference = partial(run, "reference")
-
-
-@pytest.fixture(autouse=True)
-def uninitialised_memory_is_nan():
-    """What a kernel forgets to write is seen."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-def on_device(*inputs, dtype=torch.float32):
-    return [x.to(DEVICE, dtype) for x in inputs]
-
-
-def assert_equal_to_reference(inputs, **options):
-    """All results and gradients of fp32 inputs, against fp64."""
-    found = triton(*on_device(*inputs), **options)
-    expected = reference(*on_device(*inputs, dtype=torch.float64), **options)
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours.double(), theirs, **TOLERANCE)
-
-
-def packed_tensors(lengths, heads, group, d, seed=0):
-    """`q, k, v, d_out, d_sums` and `cu_seqlens` of a packed batch."""
-    *inputs, d_sums = (x[0].transpose(0, 1) for x in tensors(1, heads, group, sum(lengths), d, seed))
-    cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=DEVICE)
-    return [*inputs, d_sums], cu_seqlens
-
-
-windows = st.none() | st.integers(0, 20) | st.tuples(st.integers(0, 20), st.integers(0, 20))
+pytestmark = pytest.mark.usefixtures("uninitialised_memory_is_nan")
 
 
 @pytest.mark.timeout(1200)  # the interpreter takes some tenths of a second for each
@@ -78,179 +48,6 @@ def test_random_packed_layouts(lengths, tile, ahead, whole, causal, window, grou
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead, whole))
         assert_equal_to_reference(inputs, **options)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_working_ahead_over_several_steps(monkeypatch, causal):
-    """Whole steps alone, one more than a multiple of them, and a single one."""
-    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True))
-    inputs, cu_seqlens = packed_tensors([64, 49, 16], 1, 2, 32)
-    assert_equal_to_reference(inputs, causal=causal, cu_seqlens=cu_seqlens)
-
-
-@pytest.mark.parametrize(
-    ("d", "seen"),
-    [(32, {}), (32, {"causal": True}), (32, {"window": (50, 40)}), (24, {}), (24, {"causal": True})],
-)
-@pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("layout", ["packed", "padded", "as a transformer has it", "masked"])
-def test_whole_steps_are_read_by_descriptors(monkeypatch, layout, seen, ahead, d):
-    """Of another length than masked ones. With the same steps the results are those of plain loads, to the
-    bit. A head of 24 is narrower than its tile."""
-    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
-    made = []
-    describe = launch.describe
-    monkeypatch.setattr(launch, "describe", lambda *given: made.append(given[2]) or describe(*given))
-    if layout == "packed":
-        inputs, cu_seqlens = packed_tensors([64, 49, 16, 33], 1, 2, d)
-        options = {"cu_seqlens": cu_seqlens, **seen}
-    else:
-        inputs, options = tensors(2, 2, 1, 81, d), {**seen}
-    if layout == "masked":
-        tokens = torch.arange(81) >= torch.tensor([[0], [13]])
-        inputs = [x.masked_fill(~tokens.view(2, 1, 81, *[1] * (x.ndim - 3)), 0.0) for x in inputs]
-        options["key_padding_mask"] = tokens.to(DEVICE)
-    if layout == "as a transformer has it":
-        inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) if x.ndim == 4 else x for x in inputs]
-    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead, 32))
-    assert_equal_to_reference(inputs, **options)
-    assert made == [32, 32], "of keys and values"
-    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead, 16))
-    by_descriptors = triton(*on_device(*inputs), **options)
-    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, ahead))
-    for found, expected in zip(by_descriptors, triton(*on_device(*inputs), **options), strict=True):
-        assert torch.equal(found, expected)
-    assert made == [32, 32, 16, 16]
-
-
-def test_a_sequence_sees_nothing_of_what_lies_behind_it_in_whole_steps(monkeypatch):
-    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
-    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True, 32))
-    inputs, cu_seqlens = packed_tensors([64, 49, 20], 1, 1, 32)
-    q, k, v, *_ = on_device(*inputs)
-    whole = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
-    for x in (q, k, v):
-        x[113:] = float("nan")  # the last of three
-    dirty = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
-    assert torch.equal(dirty.out[:113], whole.out[:113])
-    assert torch.equal(dirty.column_sums[:113], whole.column_sums[:113])
-    assert dirty.out[113:].isnan().all()
-
-
-@pytest.mark.parametrize("fault", ["stride", "address", "expanded", "empty"])
-def test_what_a_descriptor_cannot_name_is_read_without(monkeypatch, fault):
-    """TMA wants multiples of 16 bytes."""
-    monkeypatch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
-    monkeypatch.setattr(tiles, "INTERPRETED", tiles.Tile(16, 16, 1, 1, True, 32))
-    monkeypatch.setattr(launch, "describe", lambda *_: pytest.fail("described"))
-    inputs, cu_seqlens = packed_tensors([0] if fault == "empty" else [49, 16], 2, 1, 32)
-    q, k, v, *_ = on_device(*inputs)
-    if fault == "stride":
-        k = torch.cat([k, k[..., :1]], 2)[..., :32]
-    if fault == "expanded":
-        v = v[:, :1].expand_as(v)
-    if fault == "address":
-        v = torch.cat([v.flatten().new_zeros(1), v.flatten()])[1:].view(v.shape)
-    found = ata_attention(q, k, v, cu_seqlens=cu_seqlens, backend="triton")
-    expected = ata_attention(q.double(), k.double(), v.double(), cu_seqlens=cu_seqlens, backend="reference")
-    torch.testing.assert_close(found.out.double(), expected.out, **TOLERANCE)
-    torch.testing.assert_close(found.column_sums.double(), expected.column_sums, **TOLERANCE)
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    n=st.integers(1, 33) | st.integers(60, 70),
-    tile=st.sampled_from([(16, 16), (32, 16), (16, 32)]),
-    ahead=st.booleans(),
-    whole=st.sampled_from([0, 32]),
-    causal=st.booleans(),
-    window=windows | st.just((40, 40)),
-    side=st.sampled_from(["left", "right", "both", "anywhere", "none", "one and all"]),
-    may_fuse=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_padded_batches(n, tile, ahead, whole, causal, window, side, may_fuse, seed):
-    """With padding on either side or in between, against the oracle. NaN at padding harms nobody."""
-    inputs = tensors(2, 1, 1, n, 32, seed)
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, n + 1, (2, 1), generator=generator)
-    rows, begins = torch.arange(n), (n - lengths) // 2
-    holed = torch.rand(2, n, generator=generator) < 0.6
-    tokens = {
-        "right": rows < lengths,
-        "left": rows >= n - lengths,
-        "both": (rows >= begins) & (rows < begins + lengths),
-        "anywhere": holed,
-        "none": torch.ones(2, n, dtype=torch.bool),
-        "one and all": torch.stack([holed[0], torch.ones(n, dtype=torch.bool)]),
-    }[side]
-    q, k, v, d_out, d_sums = inputs
-    clean = [x.masked_fill(~tokens[:, None, :, None], 0.0) for x in (q, k, v, d_out)]
-    expected = oracle(
-        *clean, d_sums.masked_fill(~tokens[:, None], 0.0), visible_pairs(n, causal, window, tokens)
-    )
-    dirty = [x.masked_fill(~tokens[:, None, :, None], float("nan")) for x in (q, k, v, d_out)]
-    dirty.append(d_sums.masked_fill(~tokens[:, None], float("nan")))
-    with pytest.MonkeyPatch.context() as patch:
-        if tiles.interpreted():
-            patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead, whole))
-        if not may_fuse:
-            patch.setattr(tiles, "FUSED_MAX_SEQLEN", 0)
-        found = triton(*on_device(*dirty), causal=causal, window=window, key_padding_mask=tokens.to(DEVICE))
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours.double().cpu(), theirs, **TOLERANCE)
-
-
-def test_spans_of_tokens():
-    """The first token, the row behind the last, and how many there are, over several blocks of rows."""
-    n = 2 * launch.ROWS_AT_ONCE + 7
-    tokens = torch.zeros(5, n, dtype=torch.uint8, device=DEVICE)
-    tokens[1, 3:2000] = tokens[2, 5] = tokens[2, n - 1] = tokens[3] = tokens[4, -2:] = 1
-    spans = launch.with_spans(launch.Batch(tokens, None, n, 1.0, None, None)).spans
-    expected = [[0, 0, 0], [3, 2000, 1997], [5, n, 2], [0, n, n], [n - 2, n, 2]]
-    assert spans.tolist() == expected
-    plain = launch.Batch(None, None, n, 1.0, None, None)
-    assert launch.with_spans(plain) is plain
-
-
-class Only:
-    """A kernel of whose starts those with the flags of a mask happen, or those without."""
-
-    def __init__(self, kernel, has_flags):
-        self.kernel, self.has_flags = kernel, has_flags
-
-    def __getitem__(self, grid):
-        def start(*arguments, **options):
-            tokens = arguments[-9]
-            if (tokens is not None) is self.has_flags:
-                self.kernel[grid](*arguments, **options)
-
-        return start
-
-
-@pytest.mark.parametrize("has_flags", [False, True])
-def test_a_mask_of_tokens_starts_two_kernels(has_flags, monkeypatch):
-    """Either writes the sequences that are its own, with holes or without, and leaves the others alone."""
-    q, k, v, d_out, d_sums = on_device(*tensors(3, 1, 1, 40, 32))
-    tokens = torch.ones(3, 40, dtype=torch.uint8, device=DEVICE)
-    tokens[0, :9] = tokens[1, 7] = tokens[2, 30:] = 0
-    batch = launch.with_spans(launch.Batch(tokens, None, 40, 1.0, None, None))
-
-    def results():
-        numbers = torch.zeros_like(d_sums)
-        sums = launch.column_sums(q, k, numbers, batch)
-        from_queries = launch.backward_dq(d_out, d_sums, q, k, v, q, numbers, batch)
-        from_keys = launch.backward_dkv(d_out, d_sums, q, k, v, numbers, numbers, batch)
-        return *launch.attention(q, k, v, batch), sums, *from_queries, *from_keys
-
-    both = results()
-    for name in ("attention", "column_sums", "backward_dq", "backward_dkv"):
-        monkeypatch.setattr(launch, f"{name}_kernel", Only(getattr(launch, f"{name}_kernel"), has_flags))
-    own, others = ([1], [0, 2]) if has_flags else ([0, 2], [1])
-    for alone, whole in zip(results(), both, strict=True):
-        assert not whole.isnan().any()
-        assert torch.equal(alone[own], whole[own])
-        assert alone[others].isnan().all()
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": (20, 9)}], ids=str)
@@ -335,18 +132,6 @@ def test_a_constant_added_to_the_column_gradient_changes_no_gradient():
     for a, b in zip(plain, shifted, strict=True):
         # d_sums + 1e4 is itself rounded to 1e-3; without centring the error would be about 1e4 · 1e-6 · √n.
         torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-3)
-
-
-def test_lse_and_rows_of_padding():
-    q, k, v, *_ = on_device(*tensors(2, 1, 2, 18, 32))
-    tokens = torch.tensor([[True] * 15 + [False] * 3, [False] * 18], device=DEVICE)
-    result = ata_attention(q, k, v, key_padding_mask=tokens, backend="triton")
-    expected = torch.logsumexp(q[0] @ k[0, :, :15].mT * 32**-0.5, -1)
-    torch.testing.assert_close(result.lse[0, :, :15], expected[:, :15], **TOLERANCE)
-    gone = ~tokens[:, None].expand_as(result.lse)
-    assert (result.lse[gone] == float("inf")).all()
-    assert (result.out[gone] == 0).all()
-    assert (result.column_sums[gone] == 0).all()
 
 
 def test_short_sequences_take_one_pass_and_long_ones_two(monkeypatch):
@@ -688,22 +473,6 @@ def test_shipped_tiles_in_half_precision(d, layout, seen, monkeypatch):
     for name, ours, true in zip(("out", "sums", "dq", "dk", "dv"), found, exact, strict=True):
         error = ((ours.double() - true).norm() / true.norm()).item()
         assert error <= (1e-5 if name == "sums" else 2**-7), (name, error)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("d", [96, 128])
-def test_shipped_tiles_over_many_whole_steps(d, causal, monkeypatch):
-    """On the chip, memory for two steps is used over and over."""
-    if tiles.interpreted():
-        monkeypatch.setattr(tiles, "table_of", lambda _: "sm_90")
-    inputs, cu_seqlens = packed_tensors([700, 33], 1, 1, d)
-    q, k, v = on_device(*inputs[:3], dtype=torch.bfloat16)
-    found = ata_attention(q, k, v, cu_seqlens=cu_seqlens, causal=causal, backend="triton")
-    exact = ata_attention(
-        q.double(), k.double(), v.double(), cu_seqlens=cu_seqlens, causal=causal, backend="reference"
-    )
-    assert (found.out.double() - exact.out).norm() <= 2**-7 * exact.out.norm()
-    assert (found.column_sums.double() - exact.column_sums).norm() <= 1e-5 * exact.column_sums.norm()
 
 
 @pytest.mark.gpu
