@@ -51,7 +51,7 @@ def own_rows(tile, tokens, spans, cu_seqlens, sequences, n, BLOCK: tl.constexpr)
     Under a mask of tokens there are `spans` (see `spans_kernel`). A kernel without the flags, `tokens`,
     counts rows from a sequence's first token to its last: those to write before have negative numbers, and
     `length` is 0 for a tile without a token. It leaves alone the sequences with holes between their tokens,
-    and a kernel with flags, which counts from row 0, all others: there `extent` is `first`.
+    and a kernel with flags, which counts from row 0, all others: there `first` is `extent`.
     """
     if cu_seqlens is None:
         tiles = tl.cdiv(n, BLOCK)
@@ -66,10 +66,10 @@ def own_rows(tile, tokens, spans, cu_seqlens, sequences, n, BLOCK: tl.constexpr)
             if tokens is None:
                 start = low
                 length = tl.where(first < high, tl.where(first + BLOCK > low, high - low, 0), 0)
-                first -= low
-                extent = tl.where(is_holed, first, n - low)
+                first = tl.where(is_holed, n, first) - low
+                extent = n - low
             else:
-                extent = tl.where(is_holed, n, first)
+                first = tl.where(is_holed, first, n)
     else:
         low = tile * 0
         high = sequences + 1
@@ -154,8 +154,11 @@ def is_token(tokens, rows, length):
 
 @triton.jit
 def is_own_token(tokens, rows, length):
-    """The same for rows that a program owns: see `own_rows`."""
-    return is_token(tokens, rows, length) & (rows >= 0)
+    """The same for rows that a program owns, which without flags may be negative: see `own_rows`."""
+    present = is_token(tokens, rows, length)
+    if tokens is None:
+        present = present & (rows >= 0)
+    return present
 
 
 @triton.jit
