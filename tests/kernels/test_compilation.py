@@ -129,7 +129,7 @@ def test_a_score_costs_what_the_budget_allows(reports):
                 + cycles[f"backward_dkv{kind} {head_dim}", variant]
                 for kind in ("", "_columns")
             )
-            allowed = 1.28 if head_dim == 64 and variant.startswith("holed") else 1.2
+            allowed = 1.35 if head_dim == 64 and variant.startswith("holed") else 1.2
             assert with_sums <= allowed * plain, (head_dim, variant, with_sums / plain)
     # No score is computed twice, and no exponential but those that rescale a row.
     backward = re.compile(r"backward_\w+ (64|96|128|256)")
