@@ -27,11 +27,11 @@ TENSOR_CORES = ("wgmma.mma_async", "mma.sync")
 # Bytes of registers that may spill. fp32 goes without tensor cores, and a product holds whole rows in
 # registers: those of 256 do not fit, and elsewhere the assembler likes to spill a few bytes. In half
 # precision these may, where a larger tile saves far more work than a few bytes cost: 128 rows of queries
-# under a mask, and steps of 32 rows at head dimension 256.
+# under a mask with holes, and keys of head dimension 256.
 MAY_SPILL_FP32 = 240
 MAY_SPILL_HALF = {"backward_dq_columns": 32, "backward_dkv": 16, "backward_dkv_columns": 16}
-# Steps by descriptors leave no room for a few numbers of a packed batch that nothing needs before the last
-# keys are read: they may be put away, outside all loops.
+# Steps by descriptors leave no room for a few numbers of a packed or masked batch that nothing needs before
+# the last keys are read: they may be put away, outside all loops.
 MAY_SPILL_DESCRIBED = 24
 # Shared memory and registers of one SM, and threads that may wait on it at once.
 SHARED_AN_SM = {"sm_80": 100 * 1024, "sm_90": 228 * 1024}

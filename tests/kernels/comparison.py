@@ -35,3 +35,9 @@ def packed_tensors(lengths, heads, group, d, seed=0):
     *inputs, d_sums = (x[0].transpose(0, 1) for x in tensors(1, heads, group, sum(lengths), d, seed))
     cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=DEVICE)
     return [*inputs, d_sums], cu_seqlens
+
+
+def fill_padding(inputs, tokens, value):
+    """`inputs`, `[B, H, N]` or `[B, H, N, D]`, with `value` where there is no token."""
+    outside = ~tokens[:, None]
+    return [x.masked_fill(outside[..., None] if x.dim() == 4 else outside, value) for x in inputs]

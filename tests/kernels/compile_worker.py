@@ -34,20 +34,20 @@ def main(table: str, size: int) -> None:
             for variant in VARIANTS[table, size]:
                 with compiled.compiling_for(table) as found:
                     compiled.start(kernel, variant, head_dim, dtype)
-                for one in found[-1:]:
-                    report = {
-                        "entry": f"{kernel} {head_dim}",
-                        "variant": variant,
-                        **one._asdict(),
-                        "loops": [loop._asdict() for loop in one.loops],
-                        "serialised": one.serialised,
-                        "serial": one.interior.serial,
-                        "overlapped": one.interior.overlapped,
-                        "interior": one.interior._asdict(),
-                        "programs": one.programs_an_sm(table),
-                        "fault": one.fault(table, kernel, dtype, head_dim),
-                    }
-                    print(json.dumps(report))
+                one = found[-1]
+                report = {
+                    "entry": f"{kernel} {head_dim}",
+                    "variant": variant,
+                    **one._asdict(),
+                    "loops": [loop._asdict() for loop in one.loops],
+                    "serialised": one.serialised,
+                    "serial": one.interior.serial,
+                    "overlapped": one.interior.overlapped,
+                    "interior": one.interior._asdict(),
+                    "programs": one.programs_an_sm(table),
+                    "fault": one.fault(table, kernel, dtype, head_dim),
+                }
+                print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from ata_attention.gpu import launch, tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.comparison import DEVICE, TOLERANCE, on_device, triton, windows
+from tests.kernels.comparison import DEVICE, TOLERANCE, fill_padding, on_device, triton, windows
 from tests.kernels.oracle import oracle, tensors, visible_pairs
 
 pytestmark = pytest.mark.usefixtures("uninitialised_memory_is_nan")
@@ -40,13 +40,8 @@ def test_padded_batches(n, tile, ahead, whole, causal, window, side, may_fuse, s
         "none": torch.ones(2, n, dtype=torch.bool),
         "one and all": torch.stack([holed[0], torch.ones(n, dtype=torch.bool)]),
     }[side]
-    q, k, v, d_out, d_sums = inputs
-    clean = [x.masked_fill(~tokens[:, None, :, None], 0.0) for x in (q, k, v, d_out)]
-    expected = oracle(
-        *clean, d_sums.masked_fill(~tokens[:, None], 0.0), visible_pairs(n, causal, window, tokens)
-    )
-    dirty = [x.masked_fill(~tokens[:, None, :, None], float("nan")) for x in (q, k, v, d_out)]
-    dirty.append(d_sums.masked_fill(~tokens[:, None], float("nan")))
+    expected = oracle(*fill_padding(inputs, tokens, 0.0), visible_pairs(n, causal, window, tokens))
+    dirty = fill_padding(inputs, tokens, float("nan"))
     with pytest.MonkeyPatch.context() as patch:
         if tiles.interpreted():
             patch.setattr(tiles, "INTERPRETED", tiles.Tile(*tile, 1, 1, ahead, whole))

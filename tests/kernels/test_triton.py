@@ -15,6 +15,7 @@ from tests.kernels.comparison import (
     DEVICE,
     TOLERANCE,
     assert_equal_to_reference,
+    fill_padding,
     on_device,
     packed_tensors,
     reference,
@@ -61,8 +62,7 @@ def test_walking_twice(layout, options, monkeypatch):
         options = {"cu_seqlens": cu_seqlens, **options}
     else:
         tokens = torch.arange(40) >= torch.tensor([[0], [13]])
-        inputs = tensors(2, 1, 2, 40, 32)
-        inputs = [x.masked_fill(~tokens.view(2, 1, 40, *[1] * (x.ndim - 3)), 0.0) for x in inputs]
+        inputs = fill_padding(tensors(2, 1, 2, 40, 32), tokens, 0.0)
         options = {"key_padding_mask": tokens.to(DEVICE), **options}
     assert_equal_to_reference(inputs, **options)
     assert asked == [32, 32]
@@ -465,8 +465,7 @@ def test_shipped_tiles_in_half_precision(d, layout, seen, monkeypatch):
         if layout == "holed":
             tokens &= torch.arange(300) % 7 != 3
         options = {"key_padding_mask": tokens.to(DEVICE), **seen}
-        padding = [~(tokens[:, None, :, None] if x.dim() == 4 else tokens[:, None]) for x in inputs]
-        inputs = [x.masked_fill(p, 0.0) for x, p in zip(inputs, padding, strict=True)]
+        inputs = fill_padding(inputs, tokens, 0.0)
     *inputs, d_sums = on_device(*inputs, dtype=torch.bfloat16)
     found = triton(*inputs, d_sums.float(), **options)
     exact = reference(*(x.double() for x in (*inputs, d_sums)), **options)

@@ -9,6 +9,7 @@ from tests.kernels.comparison import (
     DEVICE,
     TOLERANCE,
     assert_equal_to_reference,
+    fill_padding,
     on_device,
     packed_tensors,
     triton,
@@ -46,7 +47,7 @@ def test_whole_steps_are_read_by_descriptors(monkeypatch, layout, seen, ahead, d
         inputs, options = tensors(2, 2, 1, 81, d), {**seen}
     if layout == "masked":
         tokens = torch.arange(81) >= torch.tensor([[0], [13]])
-        inputs = [x.masked_fill(~tokens.view(2, 1, 81, *[1] * (x.ndim - 3)), 0.0) for x in inputs]
+        inputs = fill_padding(inputs, tokens, 0.0)
         options["key_padding_mask"] = tokens.to(DEVICE)
     if layout == "as a transformer has it":
         inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) if x.ndim == 4 else x for x in inputs]
