@@ -97,7 +97,7 @@ def make_grid(
     """All cells in the order of work: the untrained models, then seed 0 of every recipe and pooling, then
     seed 1: so an interrupted grid has whole rounds. `poolings` are labels of `PoolingChoice`, `settings`
     overrides for every recipe. Each trained cell is followed by those that lie between it and the untrained
-    model, one for each number of `interpolate`.
+    model, one for each number of `interpolate` but the recipe's own.
 
     Raises MghError for a wrong recipe, two of one name, no seed, a wrong pooling, an override of what the
     grid decides, and a number that is not between 0 and 1.
@@ -138,6 +138,8 @@ def make_grid(
 def _with_those_between(cell: Cell, interpolate: Sequence[float]) -> list[Cell]:
     between = []
     for share in dict.fromkeys(interpolate):
+        if share == cell.config.evaluation.interpolate:
+            continue  # the cell itself
         row = f"{cell.row}@{share:g}"
         evaluation = cell.config.evaluation.replace(interpolate=share)
         config = cell.config.replace(name=cell.name.replace(cell.row, row, 1), evaluation=evaluation)

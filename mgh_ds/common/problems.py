@@ -105,7 +105,9 @@ def _describe(place: _Place, error: Any, values: Any, prefix: str) -> Problem:
         return Problem(keys, f"{path} is missing: it must be one of {', '.join(choices(field))}")
     if kind == "literal_error":
         return Problem(keys, f"{path} {_one_of(literals(field.annotation), error['input'])}")
-    must = bounds(field.annotation, field.metadata) or "be finite" if kind in OUT_OF_BOUNDS else None
+    must = bounds(field.annotation, field.metadata) if kind in OUT_OF_BOUNDS else None
+    if kind == "finite_number":
+        must = "be finite"
     must = must or f"be {expected(field.annotation, field.metadata)}"
     return Problem(keys, f"{path} must {must}, found {_value(values, keys)!r}")
 

@@ -30,7 +30,7 @@ class Corpus:
     """The texts of a file or folder, from its beginning at each iteration, one row in memory.
 
     Raises MghError if there is no file to read, and, while it is read, at the first bad row: one without an
-    id or a text, with an empty text, or with half a character in it.
+    id or a text, with an empty text, or with half a character or NUL in it.
     """
 
     def __init__(self, path: Path, side: Side = "document", instruction: str | None = None) -> None:
@@ -96,4 +96,6 @@ def _text(values: dict[str, Any]) -> str:
 def _whole(text: str, name: str) -> str:
     if has_lone_surrogate(text):
         raise RowRefused(name, "not_utf8", f"field '{name}' holds half of a character")
+    if "\x00" in text:
+        raise RowRefused(name, "nul_character", f"field '{name}' holds a NUL character")
     return text

@@ -168,6 +168,14 @@ def test_weights_at_another_share_of_what_was_learnt_make_another_cell(
     scores.check(half, "data", {"config.json": "1"}, {})
 
 
+def test_a_recipe_that_says_its_own_share_has_no_second_row_for_it(
+    recipes: list[str], tmp_path: Path
+) -> None:
+    said = ["--evaluation.interpolate", "0.5"]
+    grid = make_grid([Path(recipes[0])], ["ata"], 1, tmp_path, said, interpolate=[0.5, 0.25])
+    assert [cell.config.evaluation.interpolate for cell in grid[1:]] == [0.5, 0.25]
+
+
 def test_the_same_data_in_other_shares_make_another_cell(recipes: list[str], tmp_path: Path) -> None:
     cell = make_grid([Path(recipes[0])], ["ata"], 1, tmp_path)[-1]
     scores = Scores.of(cell, "data", {"config.json": "1"})

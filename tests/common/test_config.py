@@ -338,7 +338,7 @@ def test_an_unknown_recipe_gets_the_nearest_name(recipe: str, message: str, tmp_
     ("override", "message"),
     [
         (["--training.learning_rate", "-1"], "training.learning_rate must be above 0, found -1"),
-        (["--training.learning_rate", ".inf"], "training.learning_rate must be above 0, found inf"),
+        (["--training.learning_rate", ".inf"], "training.learning_rate must be finite, found inf"),
         (["--training.learning_rate", "true"], "training.learning_rate must be a number, found True"),
         (["--training.steps", "1.5"], "training.steps must be a whole number, found 1.5"),
         (["--training.steps", "true"], "training.steps must be a whole number, found True"),

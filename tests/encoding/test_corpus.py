@@ -71,6 +71,8 @@ def test_a_saved_data_set_is_read_in_its_order_and_several_splits_are_refused(tm
         ({"_id": "d", "text": 3}, "field 'text' must be a text"),
         ({"text": "no id"}, "field '_id' or 'id' must be"),
         ({"_id": "d", "text": "half \ud800"}, "half of a character"),
+        ({"_id": "d", "text": "a\0b"}, "field 'text' holds a NUL character"),
+        ({"_id": "d\0", "text": "a"}, "field '_id' holds a NUL character"),
     ],
 )
 def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path, row, reason):
