@@ -1,5 +1,7 @@
-"""What the audit reads: records with one negative of each level, from a list or straight from a store."""
+"""What the audit reads: records with one negative of each level, from a list or straight from a store; of
+records of any kind, those that can be read so."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -8,7 +10,7 @@ import numpy.typing as npt
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.levels import LEVELS
-from mgh_ds.records.schema import Record
+from mgh_ds.records.schema import Negative, Record
 from mgh_ds.records.store import Store
 
 EXCERPT_CHARS = 300
@@ -42,6 +44,40 @@ class StoredRecords(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         positions = range(len(self))[index]
         return self._store.rows([positions])[0] if isinstance(positions, int) else self._store.rows(positions)
+
+
+class GradedRecords(Sequence[Record]):
+    """Of any store, the records that have a negative of every level, each with the first of every level and
+    no other negative. `left_out` counts the rest."""
+
+    def __init__(self, store: Store):
+        self._stored = StoredRecords(store)
+        whole = (store.index().level_counts[:, 1:] > 0).all(axis=1)
+        self._rows = np.flatnonzero(whole)
+        self.left_out = len(store) - len(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Record]:
+        wanted = np.isin(np.arange(len(self._stored)), self._rows)
+        return (_one_of_each_level(record) for record in itertools.compress(self._stored, wanted))
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, int):
+            return _one_of_each_level(self._stored[int(self._rows[index])])
+        return [self[place] for place in range(len(self))[index]]
+
+
+def _one_of_each_level(record: Record) -> Record:
+    first: dict[int | None, Negative] = {}
+    for negative in record.negatives:
+        first.setdefault(negative.level, negative)
+    return record.model_copy(update={"negatives": [first[level] for level in LEVELS]})
 
 
 def graded_negatives(record: Record) -> list[str]:

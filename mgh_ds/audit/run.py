@@ -23,12 +23,13 @@ from mgh_ds.audit.similarity import measure
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.files import new_folder, write_json, write_text
 from mgh_ds.common.protocols import Embed
+from mgh_ds.records.relabelled import Relabelling
 from mgh_ds.records.schema import Record
 
 
 def audit(
     records: Sequence[Record],
-    cost: Cost,
+    cost: Cost | None,
     embed: Embed,
     embedder_name: str,
     output: Path,
@@ -36,13 +37,17 @@ def audit(
     judge: Judge | None = None,
     sample: int | None = None,
     seed: int = 0,
+    left_out: int = 0,
+    relabelling: Relabelling | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measures `records` and replaces the folder `output`; returns what `audit.json` holds.
 
     `embed` gives unit vectors, float32 [n, dim]; it measures similarities and margins. Which negatives are
     false only `judge` says, where there is one. `sample` bounds the records that are embedded and judged; the
-    checks of texts read all of them.
+    checks of texts read all of them. `cost` is None where no language model was paid for the records.
+    `left_out`, how many records had not a negative of each level, and `relabelling`, what a relabel pass did
+    to all of them, are only shown.
     Raises MghError if there is no record, a record has anything but one negative of each level, an id occurs
     twice, or a model's answer breaks its contract; `output` then stays as it was.
     """
@@ -56,11 +61,13 @@ def audit(
     found_languages = identify(records, progress)
     figures = {
         "records": len(records),
+        "left_out": left_out,
         "embedded": len(rows),
         "embedder": embedder_name,
         "seed": seed,
         "composition": composition(records),
-        "cost": cost_figures(cost),
+        "relabelled": relabelling.as_json() if relabelling and relabelling.by else None,
+        "cost": cost_figures(cost) if cost else None,
         "hardness": hardness(similar, np.random.default_rng([seed, 1])),
         "margins": margins(records, similar),
         "false_negatives": false_negatives(records, verdicts),

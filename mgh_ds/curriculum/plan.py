@@ -225,6 +225,13 @@ class TrainingPlan:
         """Which records a stage trains on, bool [n]."""
         return np.logical_or.reduce([self._eligible(stage, source) for source in self._source_steps(stage)])
 
+    def brings(self, stage: Stage, *, graded: bool) -> np.ndarray:
+        """Which records may come to a stage with a negative of their own, or with one that has a level, bool
+        [n]: as `choose_negatives` draws them."""
+        fitting, at_levels = self._has_levels(stage), self._find_levels(stage, ungraded=False)
+        nearest = _any_of(self.index.level_counts, LEVELS) & (self.config.missing_level == "nearest")
+        return (at_levels if graded else fitting) | (nearest & ~fitting)
+
     def source_uses(self) -> list[SourceUse]:
         """What the run takes from each of `data.train`; empty where they are mixed as they occur."""
         drawn = Counter(turn.stream for turn in self._turns or [])
@@ -324,10 +331,11 @@ class TrainingPlan:
         eligible = self._in_source(source)
         return eligible & self._has_levels(stage) if self.config.missing_level == "skip" else eligible
 
-    def _find_levels(self, stage: Stage) -> np.ndarray:
-        """Which records have a negative that fits the stage, bool [n]."""
+    def _find_levels(self, stage: Stage, *, ungraded: bool = True) -> np.ndarray:
+        """Which records have a negative at the stage's levels, or an `ungraded` one, which fits every stage,
+        bool [n]."""
         found = [
-            _any_of(self.index.level_counts[rows], (0, *self.sources.levels(number, stage)))
+            _any_of(self.index.level_counts[rows], [0] * ungraded + list(self.sources.levels(number, stage)))
             for number, rows in enumerate(self.sources.rows)
         ]
         return np.concatenate(found)

@@ -57,7 +57,7 @@ class Listwise(Loss):
             lists = lists.sorted()
             gains = lists.gains(self.settings.gain_base)
         scores = torch.where(lists.present, _log_softmax(lists, self.settings.temperature).exp(), 0)
-        targets = gains / gains.sum(dim=1, keepdim=True).clamp_min(1)
+        targets = gains / _total(gains)[:, None]
         group = torch.where(lists.present.any(dim=1), labels.group, NO_GROUP)
         all_scores, all_targets, all_groups = map(self.exchange.gather, (scores, targets, group))
         losses = torch.zeros_like(scores[:, 0])
@@ -70,7 +70,7 @@ class Listwise(Loss):
 def list_net(lists: GradedLists, gains: torch.Tensor, temperature: float) -> torch.Tensor:
     """The formula above, [n]."""
     logarithms = torch.where(lists.present, _log_softmax(lists, temperature), 0)
-    return -(gains * logarithms).sum(dim=1) / gains.sum(dim=1).clamp_min(1)
+    return -(gains * logarithms).sum(dim=1) / _total(gains)
 
 
 def lambda_loss(lists: GradedLists, gains: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -83,13 +83,13 @@ def lambda_loss(lists: GradedLists, gains: torch.Tensor, temperature: float) -> 
     weights = (gain - gains[:, None]).clamp_min(0) * (discount - discounts[:, None]).abs()
     pairs = torch.nn.functional.softplus(scores[:, None] - above) / math.log(2)
     pairs = torch.where(lists.present[:, None] & (weights > 0), weights * pairs, 0)
-    return pairs.sum(dim=(1, 2)) / _ideal(gains).clamp_min(1)
+    return pairs.sum(dim=(1, 2)) / _ideal(gains)
 
 
 def ndcg(lists: GradedLists, gains: torch.Tensor) -> torch.Tensor:
     """Normalised discounted cumulative gain of each list, [n]; 0 of one that is not there."""
     gained = (gains * _discounts(_ranks(lists), gains.dtype)).sum(dim=1)
-    return gained / _ideal(gains).clamp_min(1)
+    return gained / _ideal(gains)
 
 
 def _log_softmax(lists: GradedLists, temperature: float) -> torch.Tensor:
@@ -112,9 +112,15 @@ def _discounts(ranks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _ideal(gains: torch.Tensor) -> torch.Tensor:
-    """The DCG of lists in the best order, [n]."""
+    """The DCG of lists in the best order, [n]; 1 of a list that is not there."""
     ranks = torch.arange(1, 1 + gains.shape[1], device=gains.device)
-    return (gains.sort(dim=1, descending=True).values * _discounts(ranks, gains.dtype)).sum(dim=1)
+    return _total(gains.sort(dim=1, descending=True).values * _discounts(ranks, gains.dtype))
+
+
+def _total(gains: torch.Tensor) -> torch.Tensor:
+    """What lists have together, [n]; 1 of a list that is not there, so that it may be divided by."""
+    total = gains.sum(dim=1)
+    return total.masked_fill(total == 0, 1)
 
 
 def _distance(scores: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

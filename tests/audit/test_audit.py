@@ -20,7 +20,7 @@ from mgh_ds.audit.composition import Cost, cost_figures
 from mgh_ds.audit.cross_encoder import cross_encoder_judge
 from mgh_ds.audit.false_negatives import JUDGE, KAPPA, Verdicts, no_verdicts
 from mgh_ds.audit.hardness import hardness
-from mgh_ds.audit.inputs import StoredRecords, graded_negatives
+from mgh_ds.audit.inputs import GradedRecords, StoredRecords, graded_negatives
 from mgh_ds.audit.lengths import lengths
 from mgh_ds.audit.margins import above_positive, margins
 from mgh_ds.audit.run import audit
@@ -29,6 +29,7 @@ from mgh_ds.audit.similarity import Similarities, measure
 from mgh_ds.audit.statistics import wilson
 from mgh_ds.common.errors import MghError
 from mgh_ds.records.reader import read_records
+from mgh_ds.records.relabelled import DROPPED, Change, Relabelled, Relabelling, notes
 from mgh_ds.records.schema import Negative, Record, Task
 from mgh_ds.records.store import Store, StoreWriter
 
@@ -331,6 +332,54 @@ def test_a_second_audit_writes_the_same_bytes(
     audit(stored, COST, embed, "bag of words", tmp_path / "audit")
     for path in audited[0].iterdir():
         assert (tmp_path / "audit" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_of_any_records_those_with_every_level_are_audited(planted: list[Record], tmp_path: Path) -> None:
+    whole = planted[:12]
+    twice = whole[3]
+    extra = [Negative(text="a second one of level 2", level=2), Negative(text="of no level", level=None)]
+    others = [
+        record.model_copy(update={"negatives": record.negatives[:kept]})
+        for record, kept in zip(planted[12:15], (3, 1, 0), strict=True)
+    ]
+    with StoreWriter(tmp_path / "store") as writer:
+        for record in [others[0], *whole[:3], others[1], *whole[4:], others[2]]:
+            writer.add(record)
+        writer.add(twice.model_copy(update={"negatives": [*twice.negatives, *extra]}))
+    graded = GradedRecords(Store.open(tmp_path / "store"))
+    expected = [
+        record.model_copy(update={"negatives": sorted(record.negatives, key=lambda n: n.level or 0)})
+        for record in [*whole[:3], *whole[4:], twice]
+    ]
+    assert (list(graded), graded.left_out, len(graded)) == (expected, 3, 12)
+    assert (graded[-1], graded[1:3]) == (expected[-1], expected[1:3])
+    figures = audit(graded, None, embed, "bag of words", tmp_path / "audit", left_out=graded.left_out)
+    assert (figures["records"], figures["left_out"], figures["cost"]) == (12, 3, None)
+    page = (tmp_path / "audit" / "audit.md").read_text()
+    assert "3 records more have not a negative of each level" in page
+    assert "## Cost" not in page
+    assert "## Relabelling" not in page
+
+
+def test_what_a_relabel_pass_did_is_shown(planted: list[Record], tmp_path: Path) -> None:
+    changes = [Change("3", "4", 0.7), Change("4", DROPPED, 0.9)]
+    relabelling = Relabelling()
+    relabelling.add(notes(Relabelled("a<b>", changes, 0.8), "sha"))
+    figures = audit(planted[:12], None, embed, "words", tmp_path / "audit", relabelling=relabelling)
+    assert figures["relabelled"] == relabelling.as_json()
+    page = (tmp_path / "audit" / "audit.md").read_text()
+    assert "their positives score 0.800 on average" in page
+    rows = [line for line in page.split("## Relabelling")[1].splitlines() if line.startswith("|")]
+    assert rows == [
+        r"| before \\ after | 4 | dropped | mean score |",
+        "|---|---|---|---|",
+        "| 3 | 1 | 0 | 0.700 |",
+        "| 4 | 0 | 1 | 0.900 |",
+        "| mean score | 0.700 | 0.900 | |",
+    ]
+    shown = (tmp_path / "audit" / "audit.html").read_text()
+    assert "<h2>Relabelling</h2>" in shown
+    assert "a&lt;b&gt;" in shown
 
 
 def test_what_a_judge_says_stands_under_its_name(planted: list[Record], tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """The loader brings the negatives that the stage asks for, and lays records out so that nothing is mistaken
 for something."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mgh_ds.curriculum import CurriculumConfig, Stage, make_stages
+from mgh_ds.curriculum import CurriculumConfig, Stage, TrainingPlan, make_stages
 from mgh_ds.curriculum.loader import choose_negatives, make_micro_batch, text_hashes
+from mgh_ds.records.levels import LEVELS
 from mgh_ds.records.schema import Negative, Record, Task
+from mgh_ds.records.store import Store, StoreWriter
 
 
 def make_record(*levels: int | None, kind: str = "asymmetric", name: str = "r") -> Record:
@@ -39,6 +44,27 @@ def test_stages_bring_their_own_levels() -> None:
     assert chosen_levels(record, stage_of("coarse_to_fine", 1, negatives=2)) == [2, 3]
     assert chosen_levels(record, stage_of("coarse_to_fine", 2)) == [4]
     assert chosen_levels(record, stage_of("all")) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("missing", ["nearest", "in_batch", "skip"])
+@pytest.mark.parametrize("order", ["coarse_to_fine", "level-3", "all", "random"])
+def test_the_plan_knows_what_records_bring(order: str, missing: str, tmp_path: Path) -> None:
+    kinds = (None, *LEVELS)
+    subsets = [levels for size in range(len(kinds) + 1) for levels in itertools.combinations(kinds, size)]
+    records = [make_record(*levels, name=f"r{number}") for number, levels in enumerate(subsets)]
+    with StoreWriter(tmp_path / "store") as writer:
+        for record in records:
+            writer.add(record)
+    config = CurriculumConfig(stages=order, missing_level=missing)
+    index = Store.open(tmp_path / "store").index()
+    plan = TrainingPlan(index, config, steps=30, global_batch=4, micro_batch=2, seed=0)
+    for stage in plan.stages:
+        drawn = [
+            {level for key in range(40) for level in chosen_levels(record, stage, missing, key)}
+            for record in records
+        ]
+        assert plan.brings(stage, graded=False).tolist() == [bool(levels) for levels in drawn]
+        assert plan.brings(stage, graded=True).tolist() == [bool(levels - {None}) for levels in drawn]
 
 
 def test_where_there_are_more_than_asked_for_all_get_their_turn() -> None:

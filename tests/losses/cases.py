@@ -22,10 +22,13 @@ SUM = WeightedSumSettings(
 CASES: dict[str, AnyLossSettings] = {
     "listnet": ListwiseSettings(),
     "listnet, others": ListwiseSettings(others=True, gain_base=3.0),
+    "listnet, gains far below 1": ListwiseSettings(gain_base=1.02),
     "lambda": ListwiseSettings(kind="lambda"),
+    "lambda, gains far below 1": ListwiseSettings(kind="lambda", gain_base=1.02, others=True),
     "lambda, others": ListwiseSettings(kind="lambda", others=True),
     "wasserstein": ListwiseSettings(kind="wasserstein", temperature=0.5),
     "wasserstein, others": ListwiseSettings(kind="wasserstein", temperature=0.5, others=True),
+    "wasserstein, gains far below 1": ListwiseSettings(kind="wasserstein", temperature=0.5, gain_base=1.02),
     "hinge": LevelMarginSettings(),
     "softplus": LevelMarginSettings(kind="softplus", order_weight=0.5),
     "kl": DistillSettings(),

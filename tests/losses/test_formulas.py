@@ -75,9 +75,10 @@ def graded(cosines: list[float], levels: list[int]) -> tuple[torch.Tensor, Label
     return torch.tensor([vectors], dtype=torch.float64), labels
 
 
+@pytest.mark.parametrize("base", [2.0, 1.02])
 @pytest.mark.parametrize("kind", ["listnet", "lambda", "wasserstein"])
-def test_a_list_in_order_costs_less_than_one_out_of_order(kind: str) -> None:
-    loss = make_loss(ListwiseSettings(kind=kind), Exchange())
+def test_a_list_in_order_costs_less_than_one_out_of_order(kind: str, base: float) -> None:
+    loss = make_loss(ListwiseSettings(kind=kind, gain_base=base), Exchange())
     right, labels = graded([0.9, 0.7, 0.6, 0.3, 0.1], [4, 3, 2, 1])
     wrong, _ = graded([0.9, 0.1, 0.3, 0.6, 0.7], [4, 3, 2, 1])
     assert loss(right, labels).total < loss(wrong, labels).total

@@ -14,6 +14,7 @@ from mgh_ds.losses.settings import (
     CosentSettings,
     DistillSettings,
     InfoNCESettings,
+    LevelMarginSettings,
     ListwiseSettings,
     MatryoshkaSettings,
     TermSettings,
@@ -76,11 +77,15 @@ def test_each_stage_trains_by_its_own_loss(tiny_run: Callable[..., RunConfig]) -
 def plan_of(graded: list[int], scored: list[int], **curriculum: object) -> TrainingPlan:
     """For records with a negative of each level, or an ungraded one, and with scores as `StoreIndex.scored`
     says."""
-    n = len(graded)
-    counts = np.zeros((n, 5), dtype=np.uint8)
-    counts[:, 0] = 1 - np.array(graded)
-    counts[:, 1:] = np.array(graded)[:, None]
-    numbers = np.arange(n)
+    return plan_of_counts(
+        [[0, 1, 1, 1, 1] if each else [1, 0, 0, 0, 0] for each in graded], scored, **curriculum
+    )
+
+
+def plan_of_counts(level_counts: list[list[int]], scored: list[int], **curriculum: object) -> TrainingPlan:
+    """For records with so many negatives without a level, and of each level."""
+    counts = np.array(level_counts, dtype=np.uint8)
+    numbers = np.arange(len(counts))
     index = StoreIndex(
         id_hash=numbers.astype(np.uint64),
         task_hash=numbers.astype(np.uint64),
@@ -91,7 +96,12 @@ def plan_of(graded: list[int], scored: list[int], **curriculum: object) -> Train
         scored=np.array(scored, dtype=np.uint8),
     )
     return TrainingPlan(
-        index, CurriculumConfig(stages="random", **curriculum), steps=4, global_batch=2, micro_batch=1, seed=0
+        index,
+        CurriculumConfig(**{"stages": "random", **curriculum}),
+        steps=4,
+        global_batch=2,
+        micro_batch=1,
+        seed=0,
     )
 
 
@@ -121,7 +131,7 @@ def test_records_without_what_a_loss_needs_are_counted(
         remarks = check_needs(plan_of(graded, scored), [loss])
         assert bool(remarks) is (loss is SUM), "one of two records has no level"
         assert all(
-            "1 of 2 records do not have a negative with a level: the part" in words for words in remarks
+            "1 of 2 records do not bring a negative with a level: the part" in words for words in remarks
         )
         return
     with pytest.raises(MghError, match=complaint):
@@ -133,6 +143,25 @@ def test_weights_by_level_want_a_level_somewhere() -> None:
     assert check_needs(plan_of([0, 1], [0, 0]), [loss]) == []
     with pytest.raises(MghError, match="has level_weights, and no record of the stage"):
         check_needs(plan_of([0, 0], [0, 0]), [loss])
+
+
+def test_levels_that_a_stage_does_not_bring_count_for_nothing() -> None:
+    # All have level 4, one an ungraded negative beside it, which fits every stage and keeps level 4 away.
+    counts = [[0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [1, 0, 0, 0, 1]]
+    plan = plan_of_counts(counts, [2, 2, 2], stages="level-4")
+    for loss in (ListwiseSettings(), LevelMarginSettings(), DistillSettings()):
+        check_needs(plan, [loss])
+    one_of_level_1 = [*counts, [0, 1, 0, 0, 0]]
+    plan = plan_of_counts(one_of_level_1, [2] * 4, stages="level-1", missing_level="in_batch")
+    for loss, lacking in ((ListwiseSettings(), 3), (LevelMarginSettings(), 3), (DistillSettings(), 2)):
+        with pytest.raises(
+            MghError, match=f"which {lacking} of 4 records of the stage `level 1` do not bring"
+        ):
+            check_needs(plan, [loss])
+    nearest = plan_of_counts(one_of_level_1, [2] * 4, stages="level-1")
+    check_needs(nearest, [DistillSettings()])
+    with pytest.raises(MghError, match="which 1 of 4 records of the stage `level 1` do not bring"):
+        check_needs(nearest, [ListwiseSettings()])
 
 
 def test_records_that_no_stage_draws_need_nothing() -> None:
