@@ -153,6 +153,7 @@ def _work(
     """Runs all cells; returns the names of those that failed."""
     from tqdm import tqdm
 
+    from mgh_ds.ablation.inputs import backbones_of, check_recipes, open_data
     from mgh_ds.ablation.scores import Scores
     from mgh_ds.ablation.scoring import CellScoring
     from mgh_ds.ablation.table import check_alike, read_cells, write_table
@@ -161,53 +162,27 @@ def _work(
     from mgh_ds.records.store import open_or_convert
 
     folder = grid[0].path.parent
-    data, backbones = _data_hashes(grid), _backbones(grid)
+    data, backbones = open_data(grid), backbones_of(grid)
+    hashes = {name: records.manifest_hash for name, records in data.items()}
     records = None if held_out is None else open_or_convert(held_out, folder / "data")
     with contained_mteb():
-        # Said before hours of work, not after: data that are not there, recipes that have changed.
+        # Said before hours of work, not after: data that are not there, recipes that have changed, losses
+        # that learn nothing from their data.
         scoring = CellScoring(tasks, data_dir, records)
         for cell in grid:
             if (scores := Scores.read(cell.path)) is not None:
-                scores.check(cell, data[cell.name], backbones[cell.name], scoring.revisions)
-        planned = [Scores.of(cell, data[cell.name], backbones[cell.name]) for cell in grid]
+                scores.check(cell, hashes[cell.name], backbones[cell.name], scoring.revisions)
+        planned = [Scores.of(cell, hashes[cell.name], backbones[cell.name]) for cell in grid]
         check_alike([*read_cells(folder), *planned], vary)
+        check_recipes([cell for cell in grid if Scores.read(cell.path) is None], data)
         failures = []
         with tqdm(grid, unit="cell", dynamic_ncols=True) as bar:
             for cell in bar:
                 try:
-                    known = data[cell.name], backbones[cell.name]
+                    known = hashes[cell.name], backbones[cell.name]
                     run_cell(cell, *known, scoring, ranks, bar.set_description)
                     write_table(folder, reference)
                 except MghError as error:
                     bar.write(f"{cell.name} failed: {error}", file=sys.stderr)
                     failures.append(cell.name)
     return failures
-
-
-def _backbones(grid: Sequence[Cell]) -> dict[str, dict[str, str]]:
-    """Cell name → fingerprint of the model that it begins with."""
-    from mgh_ds.training.adapters import base_fingerprint
-
-    def of(cell: Cell) -> tuple[str, ...]:
-        return cell.config.model.name_or_path, *cell.config.model.adapters
-
-    cells = {of(cell): cell for cell in grid}
-    found = {names: base_fingerprint(cells[names].config.model) for names in sorted(cells)}
-    return {cell.name: found[of(cell)] for cell in grid}
-
-
-def _data_hashes(grid: Sequence[Cell]) -> dict[str, str]:
-    """Cell name → hash of the stores that it trains on; JSONL files are converted into the output folder."""
-    from mgh_ds.records.mixture import Mixture
-    from mgh_ds.training.data import open_training_data
-
-    def of(cell: Cell) -> tuple[str, ...]:
-        return cell.config.training.objective.model_dump_json(), *cell.config.data.paths
-
-    found: dict[tuple[str, ...], str] = {}
-    for cell in grid:
-        if of(cell) not in found:
-            cache = cell.path.parent / "data"
-            stores = [open_training_data(cell.config, path, cache) for path in cell.config.data.paths]
-            found[of(cell)] = Mixture(stores).manifest_hash
-    return {cell.name: found[of(cell)] for cell in grid}

@@ -19,15 +19,18 @@ class CellScoring:
     revision, the checksum of local files, or the hash of the records."""
 
     def __init__(self, tasks: Sequence[str], data_dir: Path | None, held_out: Store | None) -> None:
-        """Raises MghError for an unknown task and for data that are not there."""
+        """Raises MghError for an unknown task, for data that are not there, and for held-out records without
+        a graded negative."""
         self._data_dir, self._held_out = data_dir, held_out
         self.revisions = {task.metadata.name: _revision(task) for task in self._load(list(tasks))}
         if held_out is not None:
+            if not held_out.index().level_counts[:, 1:].any():
+                raise MghError(f"{held_out.path} has no graded negatives to score")
             self.revisions |= dict.fromkeys(OF_HELD_OUT, held_out.manifest_hash)
         self._last: tuple[Encoder, list[GradedMargin]] | None = None
 
     def score(self, encoder: Encoder, cell: Cell, task: str) -> Score:
-        """The main score of one task. Raises MghError for records without a graded negative."""
+        """The main score of one task."""
         if task in OF_HELD_OUT:
             return self._of_held_out(encoder, cell, task)
         [loaded] = self._load([task])
@@ -57,8 +60,6 @@ class CellScoring:
         if self._last is None or self._last[0] is not encoder:
             records = list(self._held_out)
             found = graded_margins(encoder, records, instructions=cell.config.model.use_instructions)
-            if not found:
-                raise MghError(f"{self._held_out.path} has no graded negatives to score")
             self._last = encoder, found
         return self._last[1]
 

@@ -29,20 +29,44 @@ def this_worker(number: int | None, count: int | None, environment: Mapping[str,
     return Worker(number, count)
 
 
-def _of_environment(environment: Mapping[str, str]) -> Worker:
-    def read(name: str, default: int) -> int:
-        try:
-            return int(environment.get(name, default))
-        except ValueError:
-            raise MghError(f"{name} is {environment[name]!r}, which is no number") from None
+def take_gpu(environment: Mapping[str, str]) -> None:
+    """Where this machine shows several GPUs, makes `cuda` mean one of them: that of this worker's place among
+    the machine's tasks of `srun` or ranks of a launcher (LOCAL_RANK). Two workers share one if there are more
+    workers than GPUs.
 
-    tasks = read("SLURM_ARRAY_TASK_COUNT", 1)
-    task = read("SLURM_ARRAY_TASK_ID", 0) - read("SLURM_ARRAY_TASK_MIN", 0) if tasks > 1 else 0
+    Raises MghError for a place that is no number.
+    """
+    import torch
+
+    name = "SLURM_LOCALID" if _is_task(environment) else "LOCAL_RANK"
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and name in environment:
+        torch.cuda.set_device(_number(environment, name, 0) % gpus)
+
+
+def _of_environment(environment: Mapping[str, str]) -> Worker:
+    tasks = _number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
+    first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+    task = _number(environment, "SLURM_ARRAY_TASK_ID", 0) - first if tasks > 1 else 0
     if not 0 <= task < tasks:
         raise MghError("the SLURM array has gaps: give one like --array=0-7")
-    ranks = read("SLURM_STEP_NUM_TASKS", 1)
-    # A batch script has SLURM_PROCID too, but is no step of several tasks.
-    rank, size = (read("SLURM_PROCID", 0), ranks) if ranks > 1 else (read("RANK", 0), read("WORLD_SIZE", 1))
+    place, all_of_them = (
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS") if _is_task(environment) else ("RANK", "WORLD_SIZE")
+    )
+    rank, size = _number(environment, place, 0), _number(environment, all_of_them, 1)
     if not 0 <= rank < size:
-        raise MghError(f"RANK is {rank}, but WORLD_SIZE is {size}")
+        raise MghError(f"{place} is {rank}, but {all_of_them} is {size}")
     return Worker(task * size + rank, tasks * size)
+
+
+def _is_task(environment: Mapping[str, str]) -> bool:
+    """Whether `srun` started this process beside others. A batch script has SLURM_PROCID too, but is no step
+    of several tasks."""
+    return _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return int(environment.get(name, default))
+    except ValueError:
+        raise MghError(f"{name} is {environment[name]!r}, which is no number") from None

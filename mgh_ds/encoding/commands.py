@@ -51,7 +51,7 @@ def encode_command(
     Raises MghError, before anything is encoded, for a bad row of the corpus, a model that cannot be loaded or
     would leave the instruction out, and an output that holds other vectors.
     """
-    from mgh_ds.distributed.workers import this_worker
+    from mgh_ds.distributed.workers import take_gpu, this_worker
 
     chosen, me = EncodingSettings(**settings), this_worker(worker, workers, os.environ)
     files.require_writable(output, f"output {output}")
@@ -61,6 +61,7 @@ def encode_command(
     from mgh_ds.encoding.vectors import Vectors
     from mgh_ds.encoding.work import describe, encode_parts, parts_of
 
+    take_gpu(os.environ)
     texts = Corpus(corpus, side, instruction)
     found = survey(texts)
     encoder = chosen.load(instructions=bool(instruction))

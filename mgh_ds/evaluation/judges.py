@@ -27,12 +27,13 @@ def load_cross_encoder(name: str) -> ScorePairs:
     Raises MghError if the model cannot be loaded, was never trained to score pairs, or gives them more than
     one number.
     """
+    from safetensors import SafetensorError
     from sentence_transformers import CrossEncoder
     from torch.nn import Sigmoid
 
     try:
         model = CrossEncoder(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise MghError(f"the cross-encoder {name!r} cannot be loaded: {reason}") from None
 

@@ -10,6 +10,7 @@ import torch
 
 from mgh_ds.common import files
 from mgh_ds.common.labels import label
+from mgh_ds.mining.arrays import Kind, read_arrays, require_kept_scores
 from mgh_ds.mining.embedding import Embedded
 from mgh_ds.mining.faiss_index import FaissIndex
 from mgh_ds.mining.inputs import Inputs
@@ -66,10 +67,18 @@ class CandidateFiles:
             np.savez(file, positives=dots(queries, positives), **found._asdict())
 
     def read(self, part: int) -> Found:
-        with np.load(self.path(part), allow_pickle=False) as found:
-            return Found(
-                self._rows(part), Candidates(found["documents"], found["scores"]), found["positives"]
-            )
+        """What was found for a part's records. Raises MghError if its file is damaged."""
+        path, rows = self.path(part), self._rows(part)
+        shape = (len(rows), self._depth)
+        documents, scores, positives = read_arrays(
+            path,
+            documents=Kind(shape, np.int64),
+            scores=Kind(shape, np.float64),
+            positives=Kind(shape[:1], np.float64),
+        )
+        require_kept_scores(path, scores, documents >= 0)
+        require_kept_scores(path, positives)
+        return Found(rows, Candidates(documents, scores), positives)
 
     def __iter__(self) -> Iterator[Found]:
         return map(self.read, range(self.parts))

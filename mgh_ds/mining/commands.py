@@ -146,7 +146,7 @@ def mine_command(
     Raises MghError, before anything is encoded, for options that contradict each other, a model that cannot
     be loaded or reads no instructions, bad rows, and an output of something else.
     """
-    from mgh_ds.distributed.workers import this_worker
+    from mgh_ds.distributed.workers import take_gpu, this_worker
 
     if cross_encoder:
         extras.need("evaluation", "--cross-encoder")
@@ -166,6 +166,7 @@ def mine_command(
         drop_unmined=drop_unmined,
     )
     files.require_writable(output, f"output {output}")
+    take_gpu(os.environ)
     if relabel:
         _refuse_search(selection, corpus=corpus, replace=replace, rank_max=rank_max, index=index)
         teacher = _teacher(model, cross_encoder, instructions, document_instruction, settings)

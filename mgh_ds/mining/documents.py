@@ -15,6 +15,7 @@ import pyarrow as pa
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
 from mgh_ds.encoding.texts import Survey, Text, survey
+from mgh_ds.mining.arrays import damaged
 from mgh_ds.records.columns import hash64
 from mgh_ds.records.convert.settings import checked_text
 from mgh_ds.records.rows import RowRefused
@@ -76,7 +77,7 @@ class Documents:
             batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
             sha256 = (self._file.schema.metadata or {})[SHA256].decode()
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise MghError(f"{path} is damaged ({error}): remove it, and it is made anew") from None
+            raise damaged(path, error) from None
         self._batches = batches
         self._starts = np.cumsum([0, *map(len, batches)], dtype=np.int64)
         self.hashes: UInt64s = np.concatenate([batch["hash"].to_numpy() for batch in batches])  # [n]

@@ -1,26 +1,26 @@
 """What is mined: records and a corpus, read once by whichever worker comes first, then at hand for all."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mgh_ds.common import files
-from mgh_ds.common.checksums import checksum
 from mgh_ds.common.claims import once
 from mgh_ds.common.errors import MghError
 from mgh_ds.common.labels import label
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.texts import Survey, Text
 from mgh_ds.mining.documents import Documents, Int64s, write_documents
-from mgh_ds.mining.result import RECORDS
+from mgh_ds.mining.result import RECORDS, REPORT
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, open_or_convert
 
 VERSION = 1  # raised when the same data are read otherwise
 INPUTS, POSITIVES, DOCUMENTS = "inputs.json", "positives.arrow", "documents.arrow"
 OWN_NEGATIVES = "the records' negatives"  # in place of a corpus
+VECTORS = "vectors"  # the folder of what is encoded
 
 
 @dataclass(frozen=True)
@@ -45,30 +45,19 @@ class Inputs:
 
 def open_inputs(
     folder: Path,
-    records: Path,
+    store: Store,
     corpus: Corpus | None,
     instructions: bool = False,
     document_instruction: str | None = None,
     replace: bool = False,
 ) -> Inputs:
-    """Records (a store, MGH JSONL, or the name of a bundled set) and corpus; without one the records' own
-    positives are searched. `folder` gets what is made of them.
+    """The records of `store` and a corpus; without one the records' own positives are searched. `folder`,
+    which is labelled as theirs, gets what is made of them.
 
-    Raises MghError for a bad record or row, with its place, if `folder` was made of other data, and if the
-    result would take the place of records or corpus.
+    Raises MghError for a bad row of the corpus, with its place.
     """
-    for file in () if corpus is None else corpus.files:
-        _keep(file, folder)
-    store = open_records(
-        folder, records, None if corpus is None else [checksum(file) for file in corpus.files]
-    )
     if corpus is not None:
-        try:
-            _write(folder / DOCUMENTS, corpus)
-        except MghError:
-            if not (folder / POSITIVES).exists():  # nothing was made yet: what is mended may come again
-                (folder / INPUTS).unlink(missing_ok=True)
-            raise
+        _write(folder / DOCUMENTS, corpus)
     _write(folder / POSITIVES, _Positives(store))
     positives = Documents(folder / POSITIVES, document_instruction)
     documents = positives if corpus is None else Documents(folder / DOCUMENTS, document_instruction)
@@ -83,18 +72,47 @@ def open_own(folder: Path, store: Store, instructions: bool, document_instructio
     return Inputs(store, positives, negatives, instructions, replace=False)
 
 
-def open_records(folder: Path, records: Path, corpus: list[str] | str | None) -> Store:
-    """The records as a store, and `folder`, which is for them and for the corpus that `corpus` identifies.
+def open_store(folder: Path, records: Path, corpus: Sequence[Path] = ()) -> Store:
+    """Records (a store, MGH JSONL, or the name of a bundled set) as a store, which `folder` keeps unless they
+    are one.
 
-    Raises MghError for a bad record, with its place, if `folder` was made of other data, and if the result
-    would take the records' place.
+    Raises MghError for a bad record, with its place, and if the result would take the place of the records
+    or of a file of the corpus.
     """
-    _keep(records, folder)
+    for data in (*corpus, records):
+        _keep(data, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with files.hold(folder / ".records.lock", wait=True) or contextlib.nullcontext():
-        store = open_or_convert(records, folder / "cache")
-    label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": corpus})
-    return store
+    with _alone(folder):
+        return open_or_convert(records, folder / "cache")
+
+
+def label_inputs(folder: Path, store: Store, corpus: list[str] | str | None) -> None:
+    """Says that `folder` is of these records, and of the corpus that `corpus` identifies. Raises MghError if
+    it is of others, or holds what is not known to be of these."""
+    with _alone(folder):
+        for path in () if (folder / INPUTS).exists() else (folder / POSITIVES, folder / DOCUMENTS):
+            if path.exists():
+                raise MghError(f"{path} lies there without {INPUTS}: remove it, or choose another folder")
+        label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": corpus})
+
+
+@contextlib.contextmanager
+def forgotten_if_refused(folder: Path) -> Iterator[None]:
+    """Takes the label of `folder` away, and what was read under it, if the block raises MghError before
+    anything was encoded: what is mended may come to the same folder."""
+    try:
+        yield
+    except MghError:
+        with _alone(folder):
+            if not any((folder / name).exists() for name in (VECTORS, REPORT)):
+                for name in (INPUTS, POSITIVES, DOCUMENTS):
+                    (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _alone(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Holds the inputs of `folder` against other workers."""
+    return files.hold(folder / ".records.lock", wait=True) or contextlib.nullcontext()
 
 
 def _keep(data: Path, folder: Path) -> None:

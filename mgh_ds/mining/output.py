@@ -1,11 +1,12 @@
 """The records with the negatives that were chosen for them, as MGH JSONL, and where each came from.
 
-The scores of positive and mined negatives are the cross-encoder's if there is one, else cosines.
+The scores of positive and mined negatives are the cross-encoder's if there is one, else cosines. A record
+that gets none stays as it was.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 from mgh_ds.common import files
 from mgh_ds.mining.candidates import CandidateFiles, Found
 from mgh_ds.mining.inputs import Inputs
+from mgh_ds.mining.provenance import MINED_KEYS, Provenance, Scores
 from mgh_ds.mining.rescoring import RescoredFiles
 from mgh_ds.mining.search import Float64s
-from mgh_ds.mining.selection import Chosen, Selection
+from mgh_ds.mining.selection import Selection
 from mgh_ds.records.schema import MAX_NEGATIVES, Record
 
 NO_LEVEL = "none"
@@ -40,21 +42,6 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Who mined: name and fingerprint of the encoder, name of the cross-encoder, if there is one, and the
-    index that found the candidates, if it is approximate."""
-
-    model: str
-    fingerprint: str
-    judge: str | None = None
-    index: str | None = None
-
-    def asked(self) -> dict[str, str | None]:
-        """For the report, which named no index when there was none."""
-        return {name: value for name, value in asdict(self).items() if value is not None or name != "index"}
-
-
 def write_records(
     path: Path,
     inputs: Inputs,
@@ -67,7 +54,7 @@ def write_records(
     outcome = Outcome()
     with files.new_file(path) as file:
         for part in found:
-            judged = None if rescored is None else rescored.of(part.rows).astype(np.float64)
+            judged = None if rescored is None else rescored.of(part).astype(np.float64)
             for record in _records(inputs, part, judged, selection, provenance, outcome):
                 file.write(record.model_dump_json().encode("utf-8") + b"\n")
     return outcome
@@ -101,44 +88,30 @@ def _records(
             if not its and selection.drop_unmined:
                 continue
             outcome.records += 1
+            if not its:
+                yield record
+                continue
             outcome.levels.update(NO_LEVEL if one.level is None else str(one.level) for one in its)
             mined = [
                 {"text": next(texts), "level": one.level, "score": float(scores[place, one.place])}
                 for one in its
             ]
-            said = _said(provenance, its, part, place, judged) if its else {}
-            yield _with_negatives(record, mined, float(positives[place]), said)
+            picked = [one.place for one in its]
+            notes = provenance.notes(
+                [rank + 1 for rank in picked],
+                Scores(part.positives[place], part.candidates.scores[place, picked].tolist()),
+                Scores() if judged is None else Scores(judged[place, 0], judged[place, 1:][picked].tolist()),
+            )
+            yield _with_negatives(record, mined, float(positives[place]), notes)
 
 
 def _with_negatives(
-    record: Record, mined: Sequence[dict[str, Any]], score: float, said: dict[str, str]
+    record: Record, mined: Sequence[dict[str, Any]], score: float, notes: dict[str, str]
 ) -> Record:
-    """The record with more negatives. All scores of a file are of one scale, so those of others go."""
+    """The record with more negatives. All scores of a record are of one scale, so those of others go, and so
+    do the notes of an earlier mining."""
     own = [{"text": negative.text, "level": negative.level} for negative in record.negatives]
+    source = {key: value for key, value in record.source.items() if key not in MINED_KEYS}
     values = record.model_dump()
-    values |= {"negatives": [*own, *mined], "score": score, "source": record.source | said}
+    values |= {"negatives": [*own, *mined], "score": score, "source": source | notes}
     return Record.model_validate(values)
-
-
-def _said(
-    provenance: Provenance, chosen: Sequence[Chosen], part: Found, place: int, judged: Float64s | None
-) -> dict[str, str]:
-    """For the record's `source`: rank and cosine of each mined negative, in their order, which is that of the
-    record's last negatives."""
-    cosines = part.candidates.scores[place]
-    said = {
-        "mined_by": provenance.model,
-        "mined_by_sha256": provenance.fingerprint,
-        "mined_ranks": " ".join(str(one.place + 1) for one in chosen),
-        "mined_scores": " ".join(f"{cosines[one.place]:.4f}" for one in chosen),
-        "mined_positive_score": f"{part.positives[place]:.4f}",
-    }
-    if provenance.index is not None:
-        said["mined_index"] = f"{provenance.index}, approximate"
-    if provenance.judge is not None and judged is not None:
-        said |= {
-            "mined_judge": provenance.judge,
-            "mined_judge_scores": " ".join(f"{judged[place, 1 + one.place]:.4f}" for one in chosen),
-            "mined_judge_positive_score": f"{judged[place, 0]:.4f}",
-        }
-    return said

@@ -17,14 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mgh_ds.common.errors import MghError
 from mgh_ds.distributed.workers import Worker
 from mgh_ds.encoding.settings import EncodingSettings
 from mgh_ds.mining.embedding import embed
-from mgh_ds.mining.inputs import OWN_NEGATIVES, open_own, open_records
+from mgh_ds.mining.inputs import OWN_NEGATIVES, VECTORS, label_inputs, open_own, open_store
 from mgh_ds.mining.known import Known
 from mgh_ds.mining.parts import make_parts
-from mgh_ds.mining.relabel_output import write_relabelled
+from mgh_ds.mining.provenance import require_room
+from mgh_ds.mining.relabel_output import NOTED, replaced, write_relabelled
 from mgh_ds.mining.rescoring import Judge
 from mgh_ds.mining.result import settled, sha256_of
 from mgh_ds.mining.selection import Selection
@@ -54,14 +57,20 @@ def relabel(
     """Does this worker's part and returns the content of `mining.json`. What is there already is not made
     again. Of `selection` the fields `ASKED` count; without `bands` levels stay.
 
-    Raises MghError for bad records, with their place, if none of them has a negative, for scores that are not
-    finite, and if `folder` was made of other data, with another teacher, or with another choice.
+    Raises MghError for bad records, with their place, if none of them has a negative, for one whose source
+    has no room for what is noted there, for scores that are not finite, for a damaged file, and if `folder`
+    was made of other data, with another teacher, or with another choice.
     """
-    store = open_records(folder, records, OWN_NEGATIVES)
-    if not store.index().level_counts.any():
+    store = open_store(folder, records)
+    with_negatives = np.flatnonzero(store.index().level_counts.any(axis=1))
+    if not len(with_negatives):
         raise MghError(
             f"none of the {len(store):,} records of {records} has a negative: there is nothing to relabel"
         )
+    require_room(store, with_negatives, NOTED, replaced)
+    if isinstance(teacher, Judge):
+        teacher.load()  # or be refused before the folder is of these records
+    label_inputs(folder, store, OWN_NEGATIVES)
     score, made_of = _scorer(folder, store, teacher, me)
     scores = TeacherScores(folder / "scores", store, score, made_of)
     make_parts(scores.parts, me, scores.path, scores.make, "score negatives")
@@ -82,5 +91,5 @@ def _scorer(folder: Path, store: Store, teacher: Teacher, me: Worker) -> tuple[S
     if isinstance(teacher, Judge):
         return by_judge(teacher.load()), {"cross_encoder": teacher.fingerprint}
     inputs = open_own(folder, store, teacher.instructions, teacher.document_instruction)
-    embedded = embed(folder / "vectors", inputs, teacher.encoder, teacher.encoding, me)
+    embedded = embed(folder / VECTORS, inputs, teacher.encoder, teacher.encoding, me)
     return by_cosine(inputs, embedded), embedded.fingerprints

@@ -74,6 +74,12 @@ class Selection:
             )
         if self.rank_min < 1:
             raise MghError(f"--rank-min is {self.rank_min}; ranks count from 1")
+        if self.level_ranks and self.level_ranks[0] < self.rank_min:
+            raise MghError(
+                f"--level-ranks ends level {HARDEST} at rank {self.level_ranks[0]}, and --rank-min "
+                f"{self.rank_min} leaves out what is before it: none would be of level {HARDEST}. "
+                "Raise the one or lower the other"
+            )
         if self.relative_max is not None:
             if self.relative_max <= 0:
                 raise MghError(f"--relative-max is {self.relative_max}; it must be above 0")
@@ -152,7 +158,7 @@ def shares(scores: Floats, positive: float) -> Floats:
 def settled_depth(asked: int | None, selection: Selection, documents: int, corpus: object) -> int:
     """The last rank that is looked at: as asked for, else ten times as many as a record may get.
 
-    Raises MghError if the corpus has fewer texts than are asked for.
+    Raises MghError if the corpus has fewer texts than are asked for, and if no rank is left for level 1.
     """
     last_border = selection.level_ranks[-1] + selection.negatives if selection.level_ranks else 0
     depth = (
@@ -169,4 +175,14 @@ def settled_depth(asked: int | None, selection: Selection, documents: int, corpu
             )
     if depth < selection.rank_min:
         raise MghError(f"--rank-max {depth} is below --rank-min {selection.rank_min}")
+    if selection.level_ranks and depth <= selection.level_ranks[-1]:
+        easiest, next_one = LEVELS[:2]
+        if asked is None:
+            last, mend = f"{corpus} has {documents:,} distinct texts", "Lower it, or search a larger corpus"
+        else:
+            last, mend = f"--rank-max {depth} leaves out what is after it", "Lower the one or raise the other"
+        raise MghError(
+            f"--level-ranks ends level {next_one} at rank {selection.level_ranks[-1]:,}, and {last}: none "
+            f"would be of level {easiest}. {mend}"
+        )
     return depth

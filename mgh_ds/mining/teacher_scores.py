@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mgh_ds.common import files
-from mgh_ds.common.errors import MghError
 from mgh_ds.common.labels import label
 from mgh_ds.common.protocols import ScorePairs
+from mgh_ds.mining.arrays import Kind, read_arrays, require_given_scores, require_kept_scores
 from mgh_ds.mining.embedding import Embedded
 from mgh_ds.mining.inputs import Inputs
 from mgh_ds.mining.search import Float64s, Int64s, dots
@@ -44,21 +44,19 @@ class TeacherScores:
         records = self._store.rows(rows)
         scores = self._score(rows, records)
         owners = np.repeat(np.arange(len(records)), [1 + len(record.negatives) for record in records])
-        bad = owners[~np.isfinite(scores)]
-        if len(bad):
-            raise MghError(
-                f"the teacher gave NaN or infinity to {len(bad)} texts, one of them of record "
-                f"{records[bad[0]].id!r}: choose another teacher"
-            )
+        require_given_scores(scores, "the teacher", lambda i: f"of record {records[owners[i]].id!r}")
         with files.new_file(self.path(part)) as file:
             np.save(file, scores, allow_pickle=False)
 
     def __iter__(self) -> Iterator[tuple[Record, Float64s]]:
-        """Each record with the scores of its positive and negatives, [1 + negatives]."""
+        """Each record with the scores of its positive and negatives, [1 + negatives]. Raises MghError for a
+        file that is damaged."""
         for part in range(self.parts):
             records = self._store.rows(self._rows(part))
             ends = np.cumsum([1 + len(record.negatives) for record in records])
-            scores = np.load(self.path(part), allow_pickle=False)
+            path = self.path(part)
+            [scores] = read_arrays(path, scores=Kind((int(ends[-1]),), np.float64))
+            require_kept_scores(path, scores)
             yield from zip(records, np.split(scores, ends[:-1]), strict=True)
 
     def _rows(self, part: int) -> Int64s:

@@ -26,6 +26,7 @@ from mgh_ds.records.subtypes import SUBTYPES, Kind
 SCHEMA_VERSION = 2  # 1 knew no scores; otherwise it is the same
 MAX_TEXT_CHARS = 100_000
 MAX_NEGATIVES = 64
+MAX_SOURCE_KEYS = 64
 MAX_ID_CHARS = 200
 MAX_SCORE = 1e9  # its square is far from what float32 cannot hold
 
@@ -129,7 +130,7 @@ class Record(_Strict):
     positive: Text
     score: Score | None = _without_score()
     negatives: Annotated[list[Negative], Field(max_length=MAX_NEGATIVES)]
-    source: Annotated[dict[Note, Note], Field(max_length=64)]
+    source: Annotated[dict[Note, Note], Field(max_length=MAX_SOURCE_KEYS)]
 
     @field_validator("negatives")
     @classmethod

@@ -32,8 +32,7 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     from mgh_ds.records.mixture import Mixture
     from mgh_ds.training.config import RunConfig
     from mgh_ds.training.data import open_training_data
-    from mgh_ds.training.needs import check_needs
-    from mgh_ds.training.objectives import ContrastiveSettings
+    from mgh_ds.training.needs import check_recipe
     from mgh_ds.training.run_folder import RunFolder
 
     run = load_config(RunConfig, ["--config", config, *settings])
@@ -41,9 +40,8 @@ def plan_command(config: str, world_size: int, export: Path | None, settings: Se
     records = Mixture([open_training_data(run, path, cache) for path in run.data.paths])
 
     def check(plan: TrainingPlan) -> None:
-        if isinstance(run.training.objective, ContrastiveSettings):
-            for remark in check_needs(plan, run.stage_losses()):
-                print(remark)
+        for remark in check_recipe(run, plan):
+            print(remark)
 
     arguments = run.plan_arguments() | {"sources": Sources(run.data.train, records.sizes)}
     commands.plan_command(records, run.curriculum, arguments, world_size, export, check)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mgh_ds.curriculum import Sources, TrainingPlan
+from mgh_ds.records.mixture import Mixture
 from mgh_ds.records.store import Store, open_or_convert
 from mgh_ds.records.texts import open_texts
 from mgh_ds.training.config import RunConfig
@@ -18,3 +20,9 @@ def open_training_data(config: RunConfig, path: str, cache_folder: Path) -> Stor
     if isinstance(objective, MntpSettings):
         return open_texts(path, cache_folder, parts=objective.texts, chars=objective.text_chars)
     return open_or_convert(path, cache_folder)
+
+
+def make_plan(config: RunConfig, records: Mixture) -> TrainingPlan:
+    """What a run of `config` trains on, step by step. Raises MghError for a plan that cannot be made."""
+    sources = Sources(config.data.train, records.sizes)
+    return TrainingPlan(records.index(), config.curriculum, **config.plan_arguments(), sources=sources)

@@ -8,6 +8,15 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.curriculum import TrainingPlan
 from mgh_ds.curriculum.stages import Stage
 from mgh_ds.losses.settings import NEEDS, InfoNCESettings, LossSettings, MatryoshkaSettings, Needs
+from mgh_ds.training.config import RunConfig
+from mgh_ds.training.objectives import ContrastiveSettings
+
+
+def check_recipe(config: RunConfig, plan: TrainingPlan) -> list[str]:
+    """What `check_needs` says of a run's losses, where its objective has any. Raises MghError as it does."""
+    if isinstance(config.training.objective, ContrastiveSettings):
+        return check_needs(plan, config.stage_losses())
+    return []
 
 
 def check_needs(plan: TrainingPlan, losses: Sequence[LossSettings]) -> list[str]:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from mgh_ds.common import files
 from mgh_ds.common.errors import MghError
-from mgh_ds.curriculum import Sources, TrainingPlan
 from mgh_ds.curriculum.plan import EMPTY
 from mgh_ds.curriculum.sources import what_is_said
 from mgh_ds.curriculum.stages import Stage
@@ -38,13 +37,13 @@ from mgh_ds.training.adapters import adapter_lines, base_fingerprint, build_run_
 from mgh_ds.training.bad_steps import BadSteps
 from mgh_ds.training.checkpoint import CheckpointWriter
 from mgh_ds.training.config import RunConfig
-from mgh_ds.training.data import open_training_data
+from mgh_ds.training.data import make_plan, open_training_data
 from mgh_ds.training.engine import make_engine
 from mgh_ds.training.evaluations import Evaluations, Scorer
 from mgh_ds.training.interpolation import Interpolation
 from mgh_ds.training.ledger import Ledger, halves, hashed, records_digest, whole
 from mgh_ds.training.loggers.opening import Loggers, open_loggers
-from mgh_ds.training.needs import check_dims, check_needs
+from mgh_ds.training.needs import check_dims, check_recipe
 from mgh_ds.training.objectives import ContrastiveSettings, make_objective
 from mgh_ds.training.prefetch import Prefetcher, shards_folder
 from mgh_ds.training.progress import TimeLeft, progress, times_due
@@ -77,14 +76,9 @@ class Trainer:
         cache, held_out = folder.store_cache, config.data.held_out
         self.store = Mixture([_opened(open_training_data, config, path, cache) for path in config.data.paths])
         self.held_out = _opened(open_or_convert, held_out, cache) if held_out else None
-        sources = Sources(config.data.train, self.store.sizes)
-        self.plan = TrainingPlan(
-            self.store.index(), config.curriculum, **config.plan_arguments(), sources=sources
-        )
+        self.plan = make_plan(config, self.store)
         # What does not fit is said now, before a model is loaded or a file of an earlier run is touched.
-        self.remarks: list[str] = []
-        if isinstance(config.training.objective, ContrastiveSettings):
-            self.remarks = check_needs(self.plan, config.stage_losses())
+        self.remarks = check_recipe(config, self.plan)
         self.plan.local_batch(0, world_size(), rank())
         self.shards = shards_folder(config.data.shards, folder.path)
         self.checkpoint = on_main(self._newest_checkpoint)

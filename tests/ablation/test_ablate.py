@@ -156,6 +156,33 @@ def test_a_cell_of_before_there_were_guides_is_as_one_without(recipes: list[str]
         scores.check(other, "data", {"config.json": "1"}, {})
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            ["--training.loss.name", "distill"],
+            r"random: the loss distill learns from a score .*, which \d+ of \d+ records",
+        ),
+        (["--training.guide.name_or_path", "no/such-guide"], "random: .*no/such-guide"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_before_the_first_one(
+    settings: list[str], complaint: str, grid: Grid
+) -> None:
+    with pytest.raises(SystemExit, match=complaint):
+        grid.ablate(*settings)
+    assert grid.started == []
+
+
+def test_held_out_records_without_grades_are_refused_before_anything_is_trained(grid: Grid) -> None:
+    record = json.loads(grid.held_out.read_text().splitlines()[0])
+    pairs = grid.output.parent / "pairs.jsonl"
+    pairs.write_text(json.dumps(record | {"negatives": []}) + "\n")
+    with pytest.raises(SystemExit, match="has no graded negatives to score"):
+        grid.ablate("--held-out", str(pairs))
+    assert grid.started == []
+
+
 def test_weights_at_another_share_of_what_was_learnt_make_another_cell(
     recipes: list[str], tmp_path: Path
 ) -> None:

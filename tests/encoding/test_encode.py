@@ -12,7 +12,7 @@ import pytest
 from mgh_ds import cli
 from mgh_ds.common import claims, files
 from mgh_ds.common.errors import MghError
-from mgh_ds.distributed.workers import Worker, this_worker
+from mgh_ds.distributed.workers import Worker, take_gpu, this_worker
 from mgh_ds.encoding import work
 from mgh_ds.encoding.commands import encode_command
 from mgh_ds.encoding.corpus import Corpus
@@ -305,3 +305,34 @@ def test_workers_that_cannot_be_are_refused():
         this_worker(None, None, {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "2"})
     with pytest.raises(MghError, match="RANK is 'x', which is no number"):
         this_worker(None, None, {"RANK": "x"})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "taken"),
+    [
+        (4, {"LOCAL_RANK": "2"}, [2]),
+        (4, {"SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3", "LOCAL_RANK": "1"}, [3]),
+        (2, {"LOCAL_RANK": "3"}, [1]),
+        (4, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "3"}, []),
+        (4, {}, []),
+        (1, {"SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3"}, []),
+        (0, {"LOCAL_RANK": "1"}, []),
+    ],
+)
+def test_workers_of_a_machine_take_a_gpu_each(gpus, environment, taken, monkeypatch):
+    found = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.set_device", found.append)
+    take_gpu(environment)
+    assert found == taken
+
+
+def test_encode_takes_its_gpu_before_a_model_is_loaded(corpus, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", found.append)
+    monkeypatch.setattr(EncodingSettings, "load", lambda *_, **__: pytest.fail(f"loaded on {found}"))
+    for name, value in (("LOCAL_RANK", "1"), ("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(pytest.fail.Exception, match=r"loaded on \[1\]"):
+        cli.main(["encode", str(corpus), str(tmp_path / "out"), "--model", "m"])

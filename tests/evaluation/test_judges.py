@@ -60,3 +60,11 @@ def test_a_model_of_three_labels_is_no_judge_of_relevance(embedder: Path, tmp_pa
 def test_a_cross_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MghError, match=r"cross-encoder '.*/nowhere' cannot be loaded"):
         load_cross_encoder(str(tmp_path / "nowhere"))
+
+
+def test_a_cross_encoder_whose_weights_were_cut_short_is_named(embedder: Path, tmp_path: Path) -> None:
+    folder = with_head(embedder, tmp_path / "scorer", labels=1)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(MghError, match=r"cross-encoder '.*/scorer' cannot be loaded"):
+        load_cross_encoder(str(folder))

@@ -1,4 +1,4 @@
-"""Settings of every loss but InfoNCE alone, as the tests try them."""
+"""Settings of every loss, as the tests try them; more of InfoNCE's own in test_info_nce.py."""
 
 from mgh_ds.losses.settings import (
     AnyLossSettings,
@@ -20,6 +20,9 @@ SUM = WeightedSumSettings(
     ]
 )
 CASES: dict[str, AnyLossSettings] = {
+    "weights by hardness and level": InfoNCESettings(
+        temperature=0.05, hardness=4.0, level_weights=[1.0, 0.5, 2.0, 0.25]
+    ),
     "listnet": ListwiseSettings(),
     "listnet, others": ListwiseSettings(others=True, gain_base=3.0),
     "listnet, gains far below 1": ListwiseSettings(gain_base=1.02),

@@ -28,7 +28,9 @@ from mgh_ds.model.onnx_model import OnnxModel
 from mgh_ds.model.tiny import SENTENCES
 from mgh_ds.records.commands import validate_command
 from mgh_ds.records.reader import read_records
+from mgh_ds.records.schema import Record
 from mgh_ds.records.store import open_or_convert
+from tests.evaluation.test_judges import with_head
 from tests.records.examples import record_values, write_jsonl
 
 ALONE = Worker()
@@ -91,6 +93,7 @@ def run(encoder, records):
         instructions=False,
         replace=False,
         index=None,
+        records=records,
         **selection,
     ):
         asked = Selection(**{"negatives": 3, "relative_max": None, **selection})
@@ -268,9 +271,62 @@ def test_a_record_for_which_nothing_is_left_stays_with_what_it_had(run, records,
     said = run(tmp_path / "out", max_score=-2.0)
     assert said["records_without_mined_negatives"] == 20
     assert said["left_out"]["above --max-score"] == sum(said["left_out"].values()) > 0
-    found = result(tmp_path / "out")
-    assert all(record.score is not None for record in found), "one scale in the whole file"
-    assert [record.model_copy(update={"score": None}) for record in found] == list(read_records(records))
+    assert result(tmp_path / "out") == list(read_records(records))
+
+
+def test_a_record_that_gets_none_keeps_its_scores_and_others_get_new_ones(run, tmp_path):
+    negatives = [{"text": "a negative", "level": 2, "score": 0.3}]
+    rows = [
+        record_values(i, query=f"{text}?", positive=text, negatives=negatives, score=0.9)
+        for i, text in enumerate(("the cat sat on the mat", "a dog"))
+    ]
+    before = write_jsonl(tmp_path / "scored.jsonl", rows)
+    corpus = write_jsonl(tmp_path / "few.jsonl", [{"id": 1, "text": rows[0]["positive"]}])
+    for replace in (False, True):
+        out = tmp_path / f"out-{replace}"
+        said = run(out, corpus, records=before, negatives=1, rank_max=None, replace=replace)
+        assert said["records_without_mined_negatives"] == 1
+        untouched, new = result(out)
+        kept = [] if replace else negatives
+        assert untouched == Record.model_validate(rows[0] | {"negatives": kept})
+        assert new.score == pytest.approx(float(new.source["mined_positive_score"]), abs=1e-4)
+        assert [negative.score for negative in new.negatives[:-1]] == [None] * len(kept)
+        assert new.negatives[-1].text == rows[0]["positive"]
+
+
+def test_notes_of_an_earlier_mining_go_with_the_next(run, tmp_path):
+    judge = Judge(
+        "by-length", {"weights": "1"}, lambda: lambda pairs: np.array([len(t) / 200 for _, t in pairs])
+    )
+    run(tmp_path / "first", judge=judge)
+    run(tmp_path / "second", records=tmp_path / "first" / "records.jsonl")
+    for record in result(tmp_path / "second"):
+        assert "mined_by" in record.source
+        assert not any(key.startswith("mined_judge") for key in record.source)
+
+
+def with_keys(count: int) -> dict[str, str]:
+    return {"dataset": "d"} | {f"key {i}": "value" for i in range(count - 1)}
+
+
+@pytest.mark.parametrize(("keys", "judged"), [(59, False), (56, True)])
+def test_a_source_without_room_for_the_notes_is_refused_before_anything_is_encoded(
+    run, tmp_path, keys, judged
+):
+    judge = (
+        Judge("alike", {"weights": "1"}, lambda: lambda pairs: np.full(len(pairs), 0.5)) if judged else None
+    )
+    rows = [record_values(i, query=f"q {i}", positive=f"p {i}", source=with_keys(keys)) for i in range(9)]
+    rows[5]["source"] |= {"mined_by": "an earlier one", "mined_ranks": "1"}  # which give way
+    fits = write_jsonl(tmp_path / "fits.jsonl", rows)
+    run(tmp_path / "out", records=fits, negatives=1, rank_max=None, judge=judge)
+    assert {len(record.source) for record in result(tmp_path / "out")} == {64}
+    rows[7]["source"] = with_keys(keys + 3)
+    few = write_jsonl(tmp_path / "fits.jsonl", rows)
+    said = rf"record 'record-7' has {keys + 3} keys in its source; {64 - keys} are .* take at least 3 of its"
+    with pytest.raises(MghError, match=said):
+        run(tmp_path / "new", records=few, negatives=1, rank_max=None, judge=judge)
+    assert not (tmp_path / "new" / "vectors").exists()
 
 
 def test_records_that_got_none_may_be_left_out(run, tmp_path):
@@ -315,7 +371,7 @@ def test_a_cross_encoder_that_gives_nan_is_refused_before_anything_is_written(ru
         return np.where(np.arange(len(pairs)) == 3, np.nan, 0.5)
 
     with pytest.raises(
-        MghError, match=r"the cross-encoder gave NaN or infinity to 1 of 64 pairs, one of them '"
+        MghError, match=r"the cross-encoder gave NaN or infinity to 1 of 64 texts, one of them '"
     ):
         run(tmp_path / "out", judge=Judge("broken", {"weights": "1"}, lambda: broken))
     assert not (tmp_path / "out" / "records.jsonl").exists()
@@ -345,6 +401,34 @@ def test_rescored_candidates_keep_their_ranks_and_say_both_scores(run, corpus, t
         run(tmp_path / "out", corpus, judge=other, rank_max=10)
 
 
+@pytest.mark.parametrize(("labels", "said"), [(None, "lack a head"), (3, "gives 3 numbers a pair")])
+def test_a_model_that_is_no_judge_is_refused_before_anything_is_encoded(
+    records, model, tmp_path, labels, said
+):
+    judge = model if labels is None else str(with_head(Path(model), tmp_path / "head", labels))
+    for task in (["--model", model], ["--relabel"]):
+        out = tmp_path / task[0]
+        words = ["data", "mine", str(records), str(out), "--cross-encoder", judge, *task]
+        with pytest.raises(SystemExit, match=said):
+            cli.main(words)
+        assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["cache"]
+
+
+def test_a_judge_is_loaded_before_anything_is_encoded_and_only_while_there_is_work_for_it(run, tmp_path):
+    out, loaded = tmp_path / "out", []
+
+    def load():
+        loaded.append((out / "vectors").exists())
+        return lambda pairs: np.full(len(pairs), 0.5)
+
+    run(out, judge=Judge("judge", {"weights": "1"}, load))
+    assert loaded[0] is False
+    loaded.clear()
+    (out / "mining.json").unlink()
+    run(out, judge=Judge("judge", {"weights": "1"}, load), max_score=0.4)
+    assert not loaded, "another choice takes moments"
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -353,7 +437,7 @@ def test_rescored_candidates_keep_their_ranks_and_say_both_scores(run, corpus, t
             r"line 1: id '3' is that of .*|line \d+: id '3' is that of .*line 4 too",
         ),
         ({"_id": "x", "text": ""}, r"corpus\.jsonl, line \d+: field 'text' is empty"),
-        ({"_id": "x", "text": "nul \0 nul"}, r"corpus\.jsonl, line \d+: no record may hold its text"),
+        ({"_id": "x", "text": "nul \0 nul"}, r"corpus\.jsonl, line \d+: field 'text' holds a NUL character"),
     ],
 )
 def test_a_bad_row_of_the_corpus_is_refused_with_its_place(run, corpus, tmp_path, row, said):
@@ -375,6 +459,53 @@ def test_more_negatives_than_the_corpus_has_texts_are_refused(run, tmp_path):
     ):
         run(tmp_path / "out", few, rank_max=None)
     assert not (tmp_path / "out" / "vectors").exists()
+
+
+def test_what_was_refused_and_is_mended_is_taken_in_the_same_folder(run, corpus, tmp_path):
+    out = tmp_path / "out"
+    lines = corpus.read_text()
+    corpus.write_text("".join(lines.splitlines(keepends=True)[:5]))
+    with pytest.raises(MghError, match="--negatives asks for 7 documents"):
+        run(out, corpus, rank_max=None, negatives=7)
+    corpus.write_text(lines)
+    run(out, corpus, rank_max=None, negatives=7)
+    run(tmp_path / "fresh", corpus, rank_max=None, negatives=7)
+    for name in RESULT:
+        assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_a_refusal_leaves_what_was_encoded_before(run, corpus, tmp_path):
+    out = tmp_path / "out"
+    run(out, corpus)
+    with pytest.raises(MghError, match="--rank-max asks for 500 documents"):
+        run(out, corpus, rank_max=500)
+    assert (out / "inputs.json").exists()
+    with pytest.raises(MghError, match=r"made of something else .corpus: "):
+        run(out)
+
+
+@pytest.mark.parametrize("name", ["documents.arrow", "positives.arrow"])
+def test_files_that_nobody_knows_are_neither_read_nor_removed(run, corpus, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / name
+    file.write_text("mine")
+    with pytest.raises(MghError, match=rf"{name} lies there without inputs\.json: remove it, or choose"):
+        run(tmp_path / "out", corpus)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank_max": 10}, r"--rank-max 10 leaves out what is after it: none would be of level 1"),
+        ({"rank_max": None}, r"level 2 at rank 50, and .* has 19 distinct texts: none would be of level 1"),
+    ],
+)
+def test_levels_that_no_rank_has_are_refused_before_anything_is_encoded(run, tmp_path, options, said):
+    with pytest.raises(MghError, match=said):
+        run(tmp_path / "out", negatives=1, level_ranks=(5, 20, 50), **options)
+    assert not (tmp_path / "out" / "vectors").exists()
+    run(tmp_path / "out", negatives=1, level_ranks=(2, 4, 6), **options)
 
 
 def test_documents_are_the_distinct_texts_at_any_row(corpus, tmp_path, run):

@@ -246,9 +246,23 @@ def test_records_without_any_negative_and_scores_that_are_none_are_refused(run, 
     with pytest.raises(MghError, match=r"none of the 1 records of .*one\.jsonl has a negative"):
         run(tmp_path / "out", records=one_record(tmp_path, []))
     records = one_record(tmp_path, [1])
-    with pytest.raises(MghError, match="NaN or infinity to 1 texts, one of them of record 'record-0'"):
+    run(tmp_path / "out", records=records)  # mended, they are taken in the same folder
+    with pytest.raises(MghError, match="NaN or infinity to 1 of 2 texts, one of them of record 'record-0'"):
         run(tmp_path / "nan", records=records, teacher=judge({"yes": 0.5, "a": np.nan}))
     assert not (tmp_path / "nan" / "records.jsonl").exists()
+
+
+def test_a_source_without_room_for_the_notes_is_refused_before_anything_is_scored(run, tmp_path):
+    keys = {"dataset": "d"} | {f"key {i}": "value" for i in range(61)}
+    records = one_record(tmp_path, [1], source=keys)
+    with pytest.raises(
+        MghError, match=r"record 'record-0' has 62 keys in its source; 5 are .* at least 3 of"
+    ):
+        run(tmp_path / "out", records=records)
+    assert not (tmp_path / "out" / "vectors").exists()
+    pair = record_values(1, negatives=[], source=keys)  # gets no notes
+    rows = [record_values(0), pair]
+    run(tmp_path / "out", records=write_jsonl(tmp_path / "two.jsonl", rows))
 
 
 def test_the_verb_relabels_and_refuses_what_it_cannot_heed(records, model, tmp_path, capsys):

@@ -86,6 +86,10 @@ def test_ranks_grade_by_the_last_rank_of_a_level_and_each_level_has_its_number()
         ({"rank_min": 0}, "ranks count from 1"),
         ({"max_score": float("nan")}, "--max-score must be finite, found nan"),
         ({"bands": (0.5, 0.7, float("inf"))}, "--bands must be finite, found inf"),
+        (
+            {"level_ranks": (5, 20, 50), "rank_min": 30},
+            "level 4 at rank 5, and --rank-min 30 leaves out what is before it: none would be of level 4",
+        ),
         ({"relative_max": 0.0}, "--relative-max is 0.0; it must be above 0"),
         (
             {"bands": (0.5, 0.7, 0.96)},
@@ -110,3 +114,13 @@ def test_the_depth_is_bounded_by_the_corpus_and_more_than_that_is_refused():
         settled_depth(None, selection, 2, "c")
     with pytest.raises(MghError, match=r"--rank-max 3 is below --rank-min 5"):
         settled_depth(3, Selection(rank_min=5), 100, "c")
+
+
+def test_every_level_by_rank_has_a_rank():
+    graded = Selection(negatives=1, level_ranks=(3, 10, 40), rank_min=3)
+    assert settled_depth(41, graded, 60, "c") == 41
+    assert settled_depth(None, graded, 41, "c") == 41
+    with pytest.raises(MghError, match=r"level 2 at rank 40, and --rank-max 40 leaves out .* of level 1"):
+        settled_depth(40, graded, 60, "c")
+    with pytest.raises(MghError, match=r"level 2 at rank 40, and c has 40 distinct texts: .* of level 1"):
+        settled_depth(None, graded, 40, "c")

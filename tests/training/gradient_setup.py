@@ -9,11 +9,13 @@ from mgh_ds.model.embedder import EmbeddingModel, build_model
 from mgh_ds.model.tokens import Tokenizer
 from mgh_ds.records.store import Store
 from mgh_ds.training.config import DataConfig, RunConfig, TrainingConfig
+from tests.losses.cases import CASES
 
 GLOBAL_BATCH = 16
 STEP = 1  # of 16 + 13 records in two batches, one is not full: see the assertion in the test
 
-# Every way of gathering, the recipe's way and how it travels; each with 4 micro-batches.
+# Every way of gathering, the recipe's way and how it travels; then each of the losses. All with micro-batches
+# of 4.
 WAYS = {
     f"{gather}, {'own' if own else 'all'} negatives, {groups} groups": TrainingConfig(
         steps=4,
@@ -32,6 +34,22 @@ WAYS = {
     for gather in ("whole", "ring")
     for own in (False, True)
     for groups in (1, 2)
+}
+LOSSES = (
+    "weights by hardness and level",
+    "listnet, others",
+    "lambda, others",
+    "wasserstein",
+    "softplus",
+    "kl",
+    "cosent",
+    "matryoshka of a sum",
+)
+WAYS |= {
+    name: TrainingConfig(
+        steps=4, global_batch=GLOBAL_BATCH, micro_batch=4, gradient_clipping=0.0, loss=CASES[name]
+    )
+    for name in LOSSES
 }
 
 

@@ -12,6 +12,7 @@ local candidates only) are wrong by 20 % and more.
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,6 +34,7 @@ WORLD_SIZES = (1, 2, 3, 4)
 # Beside micro-batches of 4: the whole local batch at once, without caching, and smaller ones.
 MICRO_BATCHES = {1: (16,), 2: (8,), 3: (), 4: (2,)}
 WAY = "whole, all negatives, 1 groups"
+TOLERANCE = {"wasserstein": 1e-3}
 
 Gradients = dict[str, torch.Tensor]
 
@@ -44,20 +46,28 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         : GLOBAL_BATCH + 13
     ]
     twin = chosen[0].model_copy(update={"id": "twin", "query": chosen[1].query})
+    random = np.random.default_rng(7)
     path = tmp_path_factory.mktemp("gradients") / "store"
     with StoreWriter(path) as writer:
         for record in [*chosen[:-1], twin]:
-            writer.add(record)
+            writer.add(with_scores(record, random))
     return Store.open(path)
+
+
+def with_scores(record: Record, random: np.random.Generator) -> Record:
+    """For the losses that learn from a teacher."""
+    scores = iter(random.uniform(size=1 + len(record.negatives)).tolist())
+    negatives = [negative.model_copy(update={"score": next(scores)}) for negative in record.negatives]
+    return record.model_copy(update={"negatives": negatives, "score": next(scores)})
 
 
 @pytest.fixture(scope="module")
 def references(store: Store) -> dict[str, Gradients]:
-    """By way; what is gathered changes the loss, but how it travels does not."""
+    """By way; what is gathered changes the loss, but how it travels does not: "ring" has those of "whole"."""
     found: dict[str, Gradients] = {}
     for way, training in WAYS.items():
         if training.gather == "whole":
-            found[way] = found[way.replace("whole", "ring")] = reference(store, training)
+            found[way] = reference(store, training)
     return found
 
 
@@ -88,16 +98,18 @@ def test_ranks_chunks_and_gathering_do_not_change_the_gradient(
     }
     run_ranks(world_size, gradient_worker.main, store.path, tmp_path, ways)
     for way in ways:
-        expected = references.get(way, references[WAY])
+        expected = references.get(way.replace("ring", "whole"), references[WAY])
         found = load_file(tmp_path / f"{way}.safetensors")
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             assert gradient.abs().max() > 0, f"{name}: a gradient of zero proves nothing"
             error = (found[name] - gradient).abs().max() / gradient.abs().max()
-            assert error < 1e-5, f"{way}; {name} with {world_size} ranks: relative error {error:.1e}"
+            assert error < TOLERANCE.get(way, 1e-5), (
+                f"{way}; {name} with {world_size} ranks: relative error {error:.1e}"
+            )
 
 
 def test_the_ways_differ(references: dict[str, Gradients]) -> None:
     """Else nothing would show that the ranks took the one they were told to."""
-    losses = {way: loss["loss"].item() for way, loss in references.items() if way.startswith("whole")}
+    losses = {way: loss["loss"].item() for way, loss in references.items()}
     assert len(set(losses.values())) == len(losses), losses
