@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgh_ds.ablation.levels import by_level, level_section
 from mgh_ds.ablation.scores import FILE, HARD_NEGATIVES, LEVEL_ORDER, OF_HELD_OUT, Scores, differing_keys
 from mgh_ds.ablation.statistics import Agreement, Estimate, agreement, estimate, paired_difference
 from mgh_ds.ablation.trade import trade
@@ -133,6 +134,14 @@ def markdown(table: dict[str, Any]) -> str:
                 "",
                 _differences(table, found),
             ]
+        levels = found["untrained_levels"] | {entry["row"]: entry["levels"] for entry in found["rows"]}
+        if any(levels.values()):
+            lines += [
+                "",
+                "Held-out negatives below the positive, and their cosines' mean distance to its:",
+                "",
+            ]
+            lines.append(level_section(levels))
     return "\n".join(lines) + "\n"
 
 
@@ -158,6 +167,7 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str], reference: str |
             "order": orders[row],
             "paper": places[row],
             "seeds": len(rows[row]),
+            "levels": by_level(rows[row]),
             "scores": {name: _plain(estimate([*by_seed.values()])) for name, by_seed in values[row].items()},
             "differences": {
                 name: None if row in compared else _plain(paired_difference(by_seed, theirs.get(name, {})))
@@ -170,7 +180,12 @@ def _of_pooling(cells: Sequence[Scores], common: Sequence[str], reference: str |
     found = agreement(
         [entry["scores"][MEAN]["mean"] for entry in placed], [entry["paper"] for entry in placed]
     )
-    return {"untrained": untrained, "rows": entries, "agreement": _plain(found)}
+    return {
+        "untrained": untrained,
+        "untrained_levels": {row: by_level(rows[row]) for row in untrained},
+        "rows": entries,
+        "agreement": _plain(found),
+    }
 
 
 def _order(recipe: dict[str, Any]) -> str:

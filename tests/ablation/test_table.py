@@ -41,6 +41,40 @@ CELLS = [
 ]
 
 
+def graded(cell: Scores, *levels: tuple[float, float]) -> Scores:
+    """With accuracy and margin of level 1, 2, …"""
+    found: Any = {
+        str(level): {"accuracy": accuracy, "margin": margin, "count": 10}
+        for level, (accuracy, margin) in enumerate(levels, 1)
+    }
+    hardest = {"metric": "accuracy", "score": levels[-1][0], "revision": "1", "levels": found}
+    return dataclasses.replace(cell, tasks=cell.tasks | {"HardNegatives": hardest})
+
+
+def test_each_level_has_its_accuracy_and_margin() -> None:
+    table = summarise(
+        [
+            graded(scores("all", None, STS17=0.5), (0.9, 0.3), (0.4, -0.1)),
+            graded(scores("random", 0, STS17=0.5), (0.9, 0.2), (0.5, -0.2)),
+            graded(scores("random", 1, STS17=0.5), (0.7, 0.4), (0.5, 0.0)),
+            scores("level-2", 0, STS17=0.1),
+        ],
+        "ablation-random",
+    )
+    found = table["poolings"]["ata"]
+    assert found["untrained_levels"]["untrained"]["2"]["margin"]["mean"] == pytest.approx(-10)
+    rows = {row["row"]: row["levels"] for row in found["rows"]}
+    assert rows["ablation-level-2"] == {}
+    assert rows["ablation-random"]["1"]["accuracy"]["values"] == pytest.approx((90, 70))
+    assert rows["ablation-random"]["2"]["margin"]["mean"] == pytest.approx(-10)
+    section = markdown(table).split("mean distance to its:")[1]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert lines[0] == "| recipe | level 1 | level 2 | level 1, margin | level 2, margin |"
+    assert lines[2] == "| untrained | 90.0 | 40.0 | 30.0 | -10.0 |"
+    assert lines[3].startswith("| ablation-random | 80.0 ± 127.1 | 50.0 ± 0.0 | 30.0 ± 127.1 | -10.0 ± ")
+    assert len(lines) == 4, "nothing is known of the other row"
+
+
 def test_means_and_paired_differences() -> None:
     table = summarise(CELLS)
     assert table["mean_of"] == ["STS17", "SICK-R"], "SciFact is not common to all"
