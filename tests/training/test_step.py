@@ -97,7 +97,7 @@ def test_a_batch_without_records_is_refused(tiny_run: Make) -> None:
     ("changes", "message"),
     [
         ({"learning_rate": -1.0}, "training.learning_rate must be above 0"),
-        ({"learning_rate": float("nan")}, "training.learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "training.learning_rate must be finite"),
         ({"warmup_steps": -5}, "training.warmup_steps must not be negative"),
         ({"checkpoint_every": 0}, "training.checkpoint_every must be above 0"),
     ],
