@@ -107,7 +107,7 @@ def _open(source: str, output: Path | None, scratch: Path) -> Callable[..., None
         open_merged_plan(Path(source))
         return partial(audit_command, Path(source))
     if output is None:
-        raise MghError(f"where the audit of the records {source} goes is not said: add --output DIR")
+        raise MghError(f"{source} is no plan's folder; for records, say where the audit goes: --output DIR")
     from mgh_ds.audit.inputs import GradedRecords
     from mgh_ds.records.relabelled import Relabelling
 

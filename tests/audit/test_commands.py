@@ -43,7 +43,10 @@ def test_what_cannot_be_audited_is_refused_before_a_model_is_loaded(
     pairs.write_text(graded_records(1)[0].model_copy(update={"negatives": []}).model_dump_json() + "\n")
     audit = tmp_path / "audit"
     for words, complaint in (
-        ([str(pairs)], r"pairs\.jsonl goes is not said: add --output DIR"),
+        (
+            [str(pairs)],
+            r"pairs\.jsonl is no plan's folder; for records, say where the audit goes: --output DIR",
+        ),
         ([str(pairs), "--output", str(audit)], "none of the 1 records has a negative of each level"),
         ([str(plan), "--output", str(audit)], "--output is for records: the audit of the plan"),
         ([str(tmp_path / "none"), "--output", str(audit)], "does not exist"),
