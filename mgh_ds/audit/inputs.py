@@ -51,17 +51,16 @@ class GradedRecords(Sequence[Record]):
     no other negative. `left_out` counts the rest."""
 
     def __init__(self, store: Store):
-        self._stored = StoredRecords(store)
-        whole = (store.index().level_counts[:, 1:] > 0).all(axis=1)
-        self._rows = np.flatnonzero(whole)
+        self._store = store
+        self._whole: Bools = np.all(store.index().level_counts[:, 1:] > 0, axis=1)
+        self._rows = np.flatnonzero(self._whole)
         self.left_out = len(store) - len(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Record]:
-        wanted = np.isin(np.arange(len(self._stored)), self._rows)
-        return (_one_of_each_level(record) for record in itertools.compress(self._stored, wanted))
+        return map(_one_of_each_level, itertools.compress(self._store, self._whole))
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -69,8 +68,8 @@ class GradedRecords(Sequence[Record]):
     def __getitem__(self, index: slice) -> list[Record]: ...
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, int):
-            return _one_of_each_level(self._stored[int(self._rows[index])])
-        return [self[place] for place in range(len(self))[index]]
+            return _one_of_each_level(self._store.rows(self._rows[[index]])[0])
+        return list(map(_one_of_each_level, self._store.rows(self._rows[index])))
 
 
 def _one_of_each_level(record: Record) -> Record:

@@ -61,9 +61,9 @@ def encode_command(
     from mgh_ds.encoding.vectors import Vectors
     from mgh_ds.encoding.work import describe, encode_parts, parts_of
 
-    take_gpu(os.environ)
     texts = Corpus(corpus, side, instruction)
     found = survey(texts)
+    take_gpu(os.environ)
     encoder = chosen.load(instructions=bool(instruction))
     named = {"corpus": [str(file) for file in texts.files]}
     vectors = Vectors.begin(output, describe(encoder, chosen, found, side, instruction, named))
