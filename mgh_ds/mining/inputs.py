@@ -90,9 +90,13 @@ def label_inputs(folder: Path, store: Store, corpus: list[str] | str | None) -> 
     """Says that `folder` is of these records, and of the corpus that `corpus` identifies. Raises MghError if
     it is of others, or holds what is not known to be of these."""
     with _alone(folder):
-        for path in () if (folder / INPUTS).exists() else (folder / POSITIVES, folder / DOCUMENTS):
-            if path.exists():
-                raise MghError(f"{path} lies there without {INPUTS}: remove it, or choose another folder")
+        if not (folder / INPUTS).exists():
+            for name in (RECORDS, POSITIVES, DOCUMENTS):
+                if (folder / name).exists():
+                    raise MghError(
+                        f"{folder / name} lies there without {INPUTS}, so it may be of something else: "
+                        "choose another folder, or remove it"
+                    )
         label(folder / INPUTS, {"version": VERSION, "records": store.manifest_hash, "corpus": corpus})
 
 
