@@ -72,20 +72,24 @@ def corpus_files(path: Path, side: Side) -> list[Path]:
 
 
 def _id(values: dict[str, Any]) -> str:
+    if not values.keys() & {"_id", "id"}:
+        raise RowRefused("_id", "missing", "there is no field '_id' or 'id'")
     name = values.get("_id", values.get("id"))
     if isinstance(name, int) and not isinstance(name, bool):
         return str(name)
     if not isinstance(name, str) or not name:
         raise RowRefused(
-            "_id", "missing", f"field '_id' or 'id' must be a text or a number, found {describe(name)}"
+            "_id", "no_id", f"field '_id' or 'id' must be a text or a number, found {describe(name)}"
         )
     return _whole(name, "_id")
 
 
 def _text(values: dict[str, Any]) -> str:
-    title, text = values.get("title") or "", values.get("text")
-    for name, value in (("title", title), ("text", "" if text is None and "text" in values else text)):
-        if not isinstance(value, str):
+    if "text" not in values:
+        raise RowRefused("text", "missing", "there is no field 'text'")
+    title, text = values.get("title") or "", values["text"]
+    for name, value in (("title", title), ("text", text)):
+        if not isinstance(value, str | None):
             raise RowRefused(name, "no_text", f"field '{name}' must be a text, found {describe(value)}")
     joined = f"{title} {text or ''}".strip()
     if not joined:

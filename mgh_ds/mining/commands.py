@@ -201,6 +201,11 @@ def mine_command(
     if said["records_without_mined_negatives"]:
         fate = " and are left out" if drop_unmined else ""
         print(f"{said['records_without_mined_negatives']:,} records got none{fate}")
+    if short := said.get("records_with_fewer_mined_negatives"):  # an earlier version did not count them
+        print(
+            f"{short:,} records got fewer than the {selection.most} asked for: a larger corpus, a higher "
+            "--rank-max or milder filters give more"
+        )
     for reason, count in said["left_out"].items():
         print(f"left out, {reason}: {count:,} candidates")
 

@@ -30,6 +30,7 @@ class Outcome:
 
     records: int = 0
     without: int = 0  # records that got no negative
+    short: int = 0  # records that got some, but fewer than asked for
     levels: Counter[str] = field(default_factory=Counter)  # negatives
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -37,6 +38,7 @@ class Outcome:
         return {
             "records": self.records,
             "records_without_mined_negatives": self.without,
+            "records_with_fewer_mined_negatives": self.short,
             "negatives_by_level": dict(sorted(self.levels.items())),
             "left_out": {reason: count for reason, count in self.dropped.items() if count},
         }
@@ -85,6 +87,7 @@ def _records(
         texts = iter(inputs.documents.texts(np.array(rows, np.int64)))
         for place, record, its in zip(block, records, chosen, strict=True):
             outcome.without += not its
+            outcome.short += 0 < len(its) < selection.most
             if not its and selection.drop_unmined:
                 continue
             outcome.records += 1

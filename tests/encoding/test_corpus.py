@@ -67,9 +67,10 @@ def test_a_saved_data_set_is_read_in_its_order_and_several_splits_are_refused(tm
     [
         ({"_id": "d", "text": " "}, "field 'text' is empty"),
         ({"_id": "d", "text": None}, "field 'text' is empty"),
-        ({"_id": "d"}, "field 'text' must be a text"),
+        ({"_id": "d"}, "there is no field 'text'"),
         ({"_id": "d", "text": 3}, "field 'text' must be a text"),
-        ({"text": "no id"}, "field '_id' or 'id' must be"),
+        ({"text": "no id"}, "there is no field '_id' or 'id'"),
+        ({"_id": None, "text": "no id"}, "field '_id' or 'id' must be a text or a number, found null"),
         ({"_id": "d", "text": "half \ud800"}, "half of a character"),
         ({"_id": "d", "text": "a\0b"}, "field 'text' holds a NUL character"),
         ({"_id": "d\0", "text": "a"}, "field '_id' holds a NUL character"),

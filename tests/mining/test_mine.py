@@ -337,6 +337,8 @@ def test_records_that_got_none_may_be_left_out(run, tmp_path):
     found = result(tmp_path / "out")
     assert len(found) == said["records"] == 20 - said["records_without_mined_negatives"]
     assert 0 < len(found) < 20
+    fewer = sum(len(mined(record)) < 3 for record in found)
+    assert said["records_with_fewer_mined_negatives"] == fewer > 0
     run(tmp_path / "whole", **chosen)
     kept = [record for record in result(tmp_path / "whole") if mined(record)]
     assert found == kept, "the others are as if nothing had been left out"
@@ -525,7 +527,14 @@ def test_the_verb_mines_and_says_what_it_left_out(records, model, tmp_path, caps
     said = capsys.readouterr().out
     assert f"20 records in {tmp_path / 'out' / 'records.jsonl'}; negatives mined: level none: " in said
     assert "left out, not needed: " in said
+    assert "fewer" not in said
     assert len(result(tmp_path / "out")) == 20
+
+
+def test_the_verb_says_how_many_records_got_fewer_than_asked_for(records, model, tmp_path, capsys):
+    words = ["data", "mine", str(records), str(tmp_path / "out"), "--model", model, "--relative-max", "inf"]
+    cli.main([*words, "--negatives", "3", "--rank-min", "2", "--rank-max", "3", "--device", "cpu"])
+    assert "20 records got fewer than the 3 asked for" in capsys.readouterr().out
 
 
 def test_the_verb_runs_a_graph_whose_vectors_are_told_from_torchs(records, tmp_path, monkeypatch):

@@ -40,9 +40,12 @@ LOSSES = (
     "listnet, others",
     "lambda, others",
     "wasserstein",
+    "hinge",
     "softplus",
     "kl",
+    "margin_mse",
     "cosent",
+    "angle",
     "matryoshka of a sum",
 )
 WAYS |= {
