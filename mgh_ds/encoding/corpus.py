@@ -74,7 +74,9 @@ def corpus_files(path: Path, side: Side) -> list[Path]:
 def _id(values: dict[str, Any]) -> str:
     if not values.keys() & {"_id", "id"}:
         raise RowRefused("_id", "missing", "there is no field '_id' or 'id'")
-    name = values.get("_id", values.get("id"))
+    name = values.get("_id")
+    if name is None:
+        name = values.get("id")
     if isinstance(name, int) and not isinstance(name, bool):
         return str(name)
     if not isinstance(name, str) or not name:

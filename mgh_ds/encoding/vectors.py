@@ -79,7 +79,9 @@ class Vectors:
             found = _read_manifest(path)
             different = differences(found.decisive(), manifest.decisive())
             if different:
-                raise MghError(f"{folder} holds other vectors ({different[0]}): choose another folder")
+                raise MghError(
+                    f"{folder} holds other vectors ({different[0]}): choose another folder, or remove it"
+                )
             return cls(folder, found)
         if occupied:
             raise MghError(f"{folder} holds something else than vectors: choose another folder")

@@ -7,6 +7,7 @@ from mgh_ds.common.errors import MghError
 from mgh_ds.common.protocols import Embed, ScorePairs
 from mgh_ds.model.config import PoolingMethod
 from mgh_ds.model.encoder import Encoder
+from mgh_ds.model.hf_logging import quiet
 
 SCORES_PAIRS = ("ForSequenceClassification", "ForCausalLM")  # the latter by the logits of yes and no
 
@@ -32,7 +33,8 @@ def load_cross_encoder(name: str) -> ScorePairs:
     from torch.nn import Sigmoid
 
     try:
-        model = CrossEncoder(name)
+        with quiet():
+            model = CrossEncoder(name)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise MghError(f"the cross-encoder {name!r} cannot be loaded: {reason}") from None

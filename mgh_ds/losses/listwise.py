@@ -140,14 +140,17 @@ def _distance(scores: torch.Tensor, targets: torch.Tensor, which: torch.Tensor) 
 
 class _NuclearNorm(torch.autograd.Function):
     """Sum of the singular values. Its gradient U Vᵀ leaves out the values that are 0, at which it has none of
-    its own and a general one would divide by differences of values."""
+    its own and a general one would divide by differences of values. Both are NaN of a matrix that is not
+    finite, which would end the decomposition with an error, and not the step alone."""
 
     @staticmethod
     def forward(ctx: Any, matrix: torch.Tensor) -> torch.Tensor:
-        left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+        finite = matrix.isfinite().all()
+        left, values, right = torch.linalg.svd(torch.where(finite, matrix.double(), 0.0), full_matrices=False)
         least = values.amax() * max(matrix.shape) * torch.finfo(matrix.dtype).eps
-        ctx.save_for_backward(((left * (values > least)) @ right).to(matrix.dtype))
-        return values.sum().to(matrix.dtype)
+        gradient = (left * (values > least)) @ right
+        ctx.save_for_backward(torch.where(finite, gradient, torch.nan).to(matrix.dtype))
+        return torch.where(finite, values.sum(), torch.nan).to(matrix.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:

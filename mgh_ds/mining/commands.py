@@ -148,6 +148,9 @@ def mine_command(
     """
     from mgh_ds.distributed.workers import take_gpu, this_worker
 
+    for option, name in (("--cross-encoder", cross_encoder), ("--index", index)):
+        if name == "":  # a variable of the shell that is not set
+            raise MghError(f"{option} is empty: name one, or leave it out")
     if cross_encoder:
         extras.need("evaluation", "--cross-encoder")
     if index:
@@ -199,13 +202,11 @@ def mine_command(
     by_level = ", ".join(f"level {name}: {count:,}" for name, count in said["negatives_by_level"].items())
     print(f"{said['records']:,} records in {output / RECORDS}; negatives mined: {by_level or 'none'}")
     if said["records_without_mined_negatives"]:
-        fate = " and are left out" if drop_unmined else ""
+        fate = " and are left out" if drop_unmined else " and have none now" if replace else ""
         print(f"{said['records_without_mined_negatives']:,} records got none{fate}")
     if short := said.get("records_with_fewer_mined_negatives"):  # an earlier version did not count them
-        print(
-            f"{short:,} records got fewer than the {selection.most} asked for: a larger corpus, a higher "
-            "--rank-max or milder filters give more"
-        )
+        each = f", {selection.negatives} of each level" if selection.graded else ""
+        print(f"{short:,} records got fewer than the {selection.most} asked for{each}")
     for reason, count in said["left_out"].items():
         print(f"left out, {reason}: {count:,} candidates")
 
@@ -215,7 +216,7 @@ def _refuse_search(selection: Selection, **others: object) -> None:
     default = Selection()
     of_search = {name: getattr(selection, name) for name in ("negatives", "rank_min", "level_ranks")}
     given = [name for name, value in of_search.items() if value != getattr(default, name)]
-    given += [name for name, value in others.items() if value]
+    given += [name for name, value in others.items() if value is not None and value is not False]
     if given:
         raise MghError(
             f"--relabel searches nothing: leave out --{given[0].replace('_', '-')}, or mine without --relabel"

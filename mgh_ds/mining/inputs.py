@@ -13,6 +13,7 @@ from mgh_ds.common.labels import label
 from mgh_ds.encoding.corpus import Corpus
 from mgh_ds.encoding.texts import Survey, Text
 from mgh_ds.mining.documents import Documents, Int64s, write_documents
+from mgh_ds.mining.provenance import of_negatives
 from mgh_ds.mining.result import RECORDS, REPORT
 from mgh_ds.records.schema import Record
 from mgh_ds.records.store import Store, open_or_convert
@@ -34,9 +35,10 @@ class Inputs:
     replace: bool  # whether the records' own negatives are forgotten
 
     def records(self, rows: Int64s) -> list[Record]:
-        """The records at these rows of the store, without their own negatives if they are replaced."""
+        """The records at these rows of the store; without their own negatives, and what their sources say of
+        those, if they are replaced."""
         found = self.store.rows(rows)
-        return [record.model_copy(update={"negatives": []}) for record in found] if self.replace else found
+        return [_without_negatives(record) for record in found] if self.replace else found
 
     @property
     def queries(self) -> "Queries":
@@ -161,6 +163,11 @@ class _Negatives:
             for negative in record.negatives:
                 yield Text(str(number), negative.text, None, _place(record))
                 number += 1
+
+
+def _without_negatives(record: Record) -> Record:
+    source = {key: value for key, value in record.source.items() if not of_negatives(key)}
+    return record.model_copy(update={"negatives": [], "source": source})
 
 
 def _place(record: Record) -> str:

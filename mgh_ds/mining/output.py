@@ -22,6 +22,7 @@ from mgh_ds.mining.selection import Selection
 from mgh_ds.records.schema import MAX_NEGATIVES, Record
 
 NO_LEVEL = "none"
+NO_ROOM = f"beyond the {MAX_NEGATIVES} negatives of a record"
 
 
 @dataclass
@@ -78,7 +79,9 @@ def _records(
         chosen = []
         for place, record in zip(block, records, strict=True):
             fitting = selection.choose(scores[place], float(positives[place]), outcome.dropped)
-            chosen.append(fitting[: MAX_NEGATIVES - len(record.negatives)])
+            room = MAX_NEGATIVES - len(record.negatives)
+            outcome.dropped[NO_ROOM] += len(fitting[room:])
+            chosen.append(fitting[:room])
         rows = [
             part.candidates.documents[i, one.place]
             for i, its in zip(block, chosen, strict=True)

@@ -33,7 +33,7 @@ from mgh_ds.mining.faiss_index import FaissIndex, IndexSpec
 from mgh_ds.mining.inputs import VECTORS, forgotten_if_refused, label_inputs, open_inputs, open_store
 from mgh_ds.mining.output import write_records
 from mgh_ds.mining.parts import make_parts
-from mgh_ds.mining.provenance import MINED_KEYS, Provenance, require_room
+from mgh_ds.mining.provenance import MINED_KEYS, Provenance, of_negatives, require_room
 from mgh_ds.mining.rescoring import Judge, RescoredFiles, load_if_needed
 from mgh_ds.mining.result import settled, sha256_of
 from mgh_ds.mining.selection import Selection, settled_depth
@@ -71,7 +71,8 @@ def mine(folder: Path, request: Request, encoder: Encoder, judge: Judge | None, 
         request.index.check(encoder.dim)
     provenance = _provenance(request, encoder, judge)
     store = open_store(folder, request.records, () if corpus is None else corpus.files)
-    require_room(store, np.arange(len(store)), provenance.keys, MINED_KEYS.__contains__)
+    replaced = of_negatives if request.replace else MINED_KEYS.__contains__
+    require_room(store, np.arange(len(store)), provenance.keys, replaced)
     label_inputs(folder, store, None if corpus is None else [checksum(file) for file in corpus.files])
     with forgotten_if_refused(folder):
         inputs = open_inputs(

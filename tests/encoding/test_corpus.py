@@ -35,6 +35,8 @@ def test_rows_of_any_file_are_read_in_their_order(tmp_path):
         assert read(tmp_path / name) == READ
     numbered = write_jsonl(tmp_path / "numbers.jsonl", [{"id": 7, "text": "seven"}])
     assert read(numbered) == [("7", "seven")]
+    both = write_jsonl(tmp_path / "both.jsonl", [{"_id": None, "id": "eight", "text": "8"}])
+    assert read(both) == [("eight", "8")]
 
 
 def test_a_folder_is_its_files_and_a_beir_folder_the_one_of_its_side(tmp_path):

@@ -58,6 +58,19 @@ def test_an_empty_place_weighs_nothing(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_an_embedding_that_is_not_finite_ends_in_a_loss_that_is_not(name: str) -> None:
+    """An error in its place would end the run, where a step that is not finite is skipped."""
+    embeddings, labels = make_batch(3, records=5, empty=False)
+    poisoned = embeddings.detach().clone()
+    poisoned[2, :, 0] = torch.nan
+    poisoned.requires_grad_()
+    total = make_loss(CASES[name], Exchange())(poisoned, labels).total
+    assert not total.isfinite()
+    (gradient,) = torch.autograd.grad(total, poisoned)
+    assert not gradient.isfinite().all()
+
+
 def graded(cosines: list[float], levels: list[int]) -> tuple[torch.Tensor, Labels]:
     """One record whose positive and negatives have these cosines."""
     vectors = [[1.0, 0.0], *([c, (1 - c * c) ** 0.5] for c in cosines)]

@@ -294,6 +294,27 @@ def test_a_record_that_gets_none_keeps_its_scores_and_others_get_new_ones(run, t
         assert new.negatives[-1].text == rows[0]["positive"]
 
 
+def test_notes_of_negatives_go_with_them(run, tmp_path):
+    source = {"dataset": "d", "mined_by": "m", "mined_ranks": "1", "relabelled_levels": "2>3"}
+    row = record_values(0, negatives=[{"text": "a negative", "level": 3}], source=source)
+    before = write_jsonl(tmp_path / "noted.jsonl", [row, record_values(1, query="b", positive="another")])
+    run(tmp_path / "out", records=before, negatives=1, rank_max=None, max_score=-2.0, replace=True)
+    without = result(tmp_path / "out")[0]
+    assert (without.negatives, without.source) == ([], {"dataset": "d"})
+    run(tmp_path / "kept", records=before, negatives=1, rank_max=None, max_score=-2.0)
+    assert result(tmp_path / "kept")[0].source == source
+
+
+def test_negatives_for_which_a_record_has_no_room_are_counted(run, tmp_path):
+    own = [{"text": f"negative {i}", "level": None} for i in range(62)]
+    rows = [record_values(i, query=f"q {i}", positive=f"p {i}", negatives=own) for i in range(5)]
+    full = write_jsonl(tmp_path / "full.jsonl", rows)
+    said = run(tmp_path / "out", records=full, negatives=4, rank_max=None)
+    assert said["negatives_by_level"] == {"none": 10}
+    assert said["left_out"] == {"beyond the 64 negatives of a record": 10}
+    assert said["records_with_fewer_mined_negatives"] == 5
+
+
 def test_notes_of_an_earlier_mining_go_with_the_next(run, tmp_path):
     judge = Judge(
         "by-length", {"weights": "1"}, lambda: lambda pairs: np.array([len(t) / 200 for _, t in pairs])
