@@ -8,7 +8,7 @@ import numpy as np
 
 from mgh_ds.common.errors import MghError
 from mgh_ds.mining.search import Int64s
-from mgh_ds.records.relabelled import PREFIX as RELABELLED
+from mgh_ds.records.relabelled import is_note
 from mgh_ds.records.schema import MAX_SOURCE_KEYS
 from mgh_ds.records.store import Store
 
@@ -73,7 +73,7 @@ MINED_KEYS = frozenset(Provenance("", "", "", "", "").keys)
 
 def of_negatives(key: str) -> bool:
     """Whether a key of `source` speaks of a record's negatives, mined or relabelled, and goes with them."""
-    return key in MINED_KEYS or key.startswith(RELABELLED)
+    return key in MINED_KEYS or is_note(key)
 
 
 def require_room(store: Store, rows: Int64s, noted: Collection[str], replaced: Callable[[str], bool]) -> None:

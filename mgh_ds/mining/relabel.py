@@ -27,12 +27,13 @@ from mgh_ds.mining.inputs import OWN_NEGATIVES, VECTORS, label_inputs, open_own,
 from mgh_ds.mining.known import Known
 from mgh_ds.mining.parts import make_parts
 from mgh_ds.mining.provenance import require_room
-from mgh_ds.mining.relabel_output import NOTED, replaced, write_relabelled
+from mgh_ds.mining.relabel_output import NOTED, write_relabelled
 from mgh_ds.mining.rescoring import Judge
 from mgh_ds.mining.result import settled, sha256_of
 from mgh_ds.mining.selection import Selection
 from mgh_ds.mining.teacher_scores import ScoreRecords, TeacherScores, by_cosine, by_judge
 from mgh_ds.model.encoder import Encoder
+from mgh_ds.records.relabelled import is_note
 from mgh_ds.records.store import Store
 
 ASKED = ("relative_max", "absolute_margin", "max_score", "bands", "drop_unmined")
@@ -67,7 +68,7 @@ def relabel(
         raise MghError(
             f"none of the {len(store):,} records of {records} has a negative: there is nothing to relabel"
         )
-    require_room(store, with_negatives, NOTED, replaced)
+    require_room(store, with_negatives, NOTED, is_note)
     if isinstance(teacher, Judge):
         teacher.load()  # or be refused before the folder is of these records
     label_inputs(folder, store, OWN_NEGATIVES)

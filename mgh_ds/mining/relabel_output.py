@@ -11,7 +11,7 @@ from mgh_ds.mining.known import Known
 from mgh_ds.mining.search import Float64s
 from mgh_ds.mining.selection import Selection, shares
 from mgh_ds.records.columns import hash64
-from mgh_ds.records.relabelled import DROPPED, NO_LEVEL, PREFIX, Change, Relabelled, Relabelling, notes
+from mgh_ds.records.relabelled import DROPPED, NO_LEVEL, Change, Relabelled, Relabelling, is_note, notes
 from mgh_ds.records.schema import Record
 
 NOTED = tuple(notes(Relabelled("", (), 0.0), ""))
@@ -89,7 +89,7 @@ def _changed(record: Record, scores: Float64s, afters: Sequence[str], by: str, s
         for negative, after, score in zip(record.negatives, afters, others, strict=True)
         if after != DROPPED
     ]
-    source = {key: value for key, value in record.source.items() if not replaced(key)}
+    source = {key: value for key, value in record.source.items() if not is_note(key)}
     source = _without_dropped(source, [after == DROPPED for after in afters])
     if afters:
         befores = [_word(negative.level) for negative in record.negatives]
@@ -97,11 +97,6 @@ def _changed(record: Record, scores: Float64s, afters: Sequence[str], by: str, s
         source |= notes(Relabelled(by, changes, positive), sha256)
     values = record.model_dump() | {"negatives": negatives, "score": positive, "source": source}
     return Record.model_validate(values)
-
-
-def replaced(key: str) -> bool:
-    """Whether a key of `source` goes, since an earlier pass noted it."""
-    return key.startswith(PREFIX)
 
 
 def _without_dropped(source: Mapping[str, str], dropped: Sequence[bool]) -> dict[str, str]:

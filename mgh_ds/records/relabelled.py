@@ -24,6 +24,11 @@ _AFTER = [*_BEFORE, DROPPED]
 _CHANGE = re.compile(rf"({'|'.join(_BEFORE)})>({'|'.join(_AFTER)})")
 
 
+def is_note(key: str) -> bool:
+    """Whether a key of `source` is one that a relabel pass noted."""
+    return key.startswith(PREFIX)
+
+
 class Change(NamedTuple):
     """What became of a negative; levels as they stand in notes."""
 
